@@ -1,0 +1,291 @@
+"""One connection's way in: who it is, whether the resource is open to them, and how the gateway logs in upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import ssl
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy.connection import Client
+
+from addons.leg import Leg
+from addons.live import LiveSession
+from addons.relay import Relay
+from guard.config.schema import ListenerConfig, ResourceConfig
+from guard.identity import IdentityError
+from guard.record.errors import RecordError
+from guard.secrets import SecretError
+from guard.state.database import StateError
+from guard.state.registry import SessionEntry
+from protocols.contract import (
+    Admission,
+    Authenticate,
+    Cancel,
+    Credential,
+    KeepKey,
+    ListenerTerms,
+    Refused,
+    SessionFacts,
+    Side,
+    StartTls,
+)
+from protocols.registry import Handover, WireProtocol
+
+if TYPE_CHECKING:
+    from addons.runtime import Runtime
+
+log = logging.getLogger("sluicegate.gate")
+
+_CANCEL_TIMEOUT = 5.0
+
+
+class Gate:
+    """Made for each connection of a listener."""
+
+    def __init__(
+        self, runtime: Runtime, protocol: WireProtocol, listener: ListenerConfig, resource: ResourceConfig, peer: str
+    ) -> None:
+        self._runtime = runtime
+        self._protocol = protocol
+        self._listener = listener
+        self._resource = resource
+        self._peer = peer
+        self._live: LiveSession | None = None
+        self._key: tuple[int, bytes] | None = None
+        self._upstream_key: tuple[int, bytes] = (0, b"")
+        self._counted = False
+        self.auth_timeout = runtime.config.limits.auth_timeout
+        self.upstream_address = (resource.host, resource.port)
+
+    def handshake(self, nonce: bytes) -> Generator[Any, Any, Any]:
+        issuer = self._runtime.config.issuers[0]
+        terms = ListenerTerms(
+            self._listener.tls.mode,
+            self._listener.client_auth == "oauth",
+            issuer.issuer.rstrip("/") + "/.well-known/openid-configuration",
+            issuer.scope,
+        )
+        return self._protocol.handshake(terms, nonce)
+
+    def refusal(self, message: str, code: str = "53300") -> bytes:
+        return self._protocol.refusal(message, code)
+
+    def tls(self, asked: StartTls) -> tuple[ssl.SSLContext, bool, str | None]:
+        if asked.side is Side.CLIENT:
+            return self._runtime.listener_tls[self._listener.name], True, None
+        context = self._runtime.upstream_tls[self._resource.name]
+        assert context is not None
+        return context, False, self._resource.tls.server_name or self._resource.host
+
+    # ------------------------------------------------------------ admission
+
+    async def admit(self, asked: Authenticate) -> Admission:
+        """Raises `Refused` with a text for the client; why exactly is on record."""
+        runtime = self._runtime
+        try:
+            return await self._admit(asked)
+        except IdentityError as e:
+            self._refused(asked, str(e), getattr(e, "detail", ""))
+            raise Refused(f"authentication failed: {e}", "28P01") from None
+        except SecretError as e:
+            log.error("credential of %s: %s", self._resource.name, e)
+            self._refused(asked, "no upstream credential", str(e))
+            raise Refused("the gateway has no credential for this resource; its log says why", "08001") from None
+        except Refused as e:
+            self._refused(asked, str(e), "")
+            raise
+        except (RecordError, StateError) as e:
+            log.error("%s refuses connections: %s", self._listener.name, e)
+            raise Refused("the gateway cannot record or check state; nothing passes until it can", "58030") from None
+        finally:
+            if self._live is None and self._counted:
+                runtime.connections -= 1
+                self._counted = False
+
+    async def _admit(self, asked: Authenticate) -> Admission:
+        runtime, config = self._runtime, self._resource
+        if runtime.connections >= runtime.config.limits.max_connections:
+            raise Refused("the gateway has too many connections; try again later", "53300")
+        if runtime.stopped:
+            raise Refused(runtime.stopped, "57P03")
+        runtime.connections += 1
+        self._counted = True
+        principal = await runtime.verifier.verify(asked.token)
+        database = config.database if asked.database in ("", asked.claimed_user) else asked.database
+        if database != config.database and database not in config.databases:
+            known = ", ".join(f"`{d}`" for d in (config.database, *config.databases))
+            raise Refused(f"database `{database[:63]}` is not behind this listener; it has {known}", "3D000")
+        resource = config.as_resource(database)
+        facts = SessionFacts(self._peer, asked.application[:256], time.time())
+        policy = runtime.policies.for_session(principal, resource, facts)
+        if not policy.may_connect:
+            raise Refused(f"no policy opens `{resource.name}` to you; ask its owner for a rule", "28000")
+        secret = await runtime.secrets.resolve(config.credential)
+        credential = Credential(config.credential.user or secret.username or "", secret.password)
+        keeper = runtime.keeper(config, database, credential)
+        live = LiveSession(runtime, secrets.token_hex(8), principal, resource, facts, policy, keeper)
+        live.listener, live.claimed_user = self._listener.name, asked.claimed_user
+        if why := live.refusal():
+            raise Refused(why, "28000")
+        self._live = live
+        keeper.acquire()
+        return Admission(principal, resource, credential, database, runtime.upstream_tls[config.name] is not None)
+
+    def _refused(self, asked: Authenticate, public: str, detail: str) -> None:
+        log.info("%s: refused %s: %s", self._listener.name, self._peer, detail or public)
+        self._runtime.note(
+            "session.refused",
+            {
+                "listener": self._listener.name,
+                "resource": self._resource.name,
+                "client": self._peer,
+                "claimed_user": asked.claimed_user[:256],
+                "application": asked.application[:256],
+                "why": public,
+                "detail": detail,
+            },
+        )
+
+    # ------------------------------------------------------------ cancel keys
+
+    def keep_key(self, asked: KeepKey) -> tuple[int, bytes]:
+        """A key of our own; the upstream's never leaves the gateway."""
+        keys = self._runtime.cancel_keys
+        while True:
+            pid = secrets.randbelow(0x7FFFFFFF) + 1
+            if pid not in keys:
+                break
+        self._upstream_key = (asked.pid, asked.secret)
+        self._key = (pid, secrets.token_bytes(asked.length))
+        return self._key
+
+    async def cancel(self, asked: Cancel) -> None:
+        """Somebody presents a cancel key. An unknown one is answered like a known one: not at all."""
+        live, secret = self._runtime.cancel_keys.get(asked.pid, (None, b""))
+        if live is None or not hmac.compare_digest(secret, asked.secret):
+            self._runtime.note("cancel.refused", {"listener": self._listener.name, "client": self._peer})
+            return
+        if live.session is None or live.relay is None:
+            return
+        if not live.session.cancelled() and live.cancel_upstream is not None:
+            live.cancel_upstream()
+        live.relay.drain()
+
+    async def _cancel_upstream(self) -> None:
+        """A connection of its own, as the protocol wants it; nothing is answered on it."""
+        config = self._resource
+        leg = Leg()
+        try:
+            async with asyncio.timeout(_CANCEL_TIMEOUT):
+                await asyncio.get_running_loop().create_connection(lambda: leg, config.host, config.port)
+                leg.send(self._protocol.cancel_request(*self._upstream_key))
+                while True:  # the server closes once it has passed the signal on
+                    await leg.receive()
+        except Exception as e:
+            log.debug("cancel request to %s: %s", config.name, e)
+        finally:
+            if leg.transport is not None:
+                leg.close()
+
+    # ------------------------------------------------------------ start and end
+
+    def start(self, handover: Handover, client: Leg, upstream: Leg, connection: Client) -> None:
+        """The session begins. Raises where it cannot be put on record: then it does not begin."""
+        runtime, live, config = self._runtime, self._live, self._runtime.config
+        assert live is not None
+        if self._upstream_key[0]:
+
+            def cancel_upstream() -> None:
+                runtime.background(self._cancel_upstream(), "cancel request")
+
+            live.cancel_upstream = cancel_upstream
+        live.session = self._protocol.session(
+            live.id,
+            live,
+            handover,
+            runtime.cache(self._protocol, self._resource.name),
+            inspect_max=config.limits.inspect_max_bytes,
+            response_max=config.record.max_response_bytes,
+        )
+        live.relay = Relay(
+            client,
+            upstream,
+            live.session,
+            hold_buffer=config.limits.hold_buffer_bytes,
+            refresh=live.refresh_catalog,
+            ended=lambda why: self._ended(why),
+            barrier=runtime.recorder.sync_barrier if runtime.recorder.strict else None,
+        )
+        principal = live.principal
+        runtime.recorder.session_start(
+            live.id,
+            {
+                "subject": principal.subject,
+                "issuer": principal.issuer,
+                "groups": sorted(principal.groups),
+                "token_id": principal.token_id,
+                "expires_at": principal.expires_at,
+                "resource": live.resource.name,
+                "protocol": live.resource.protocol,
+                "database": live.resource.database,
+                "listener": self._listener.name,
+                "client": self._peer,
+                "application": live.facts.application,
+                "claimed_user": live.claimed_user[:256],
+                "policy": live.policy.version,
+            },
+        )
+        runtime.store.sessions.start(
+            SessionEntry(
+                live.id,
+                runtime.name,
+                principal.subject,
+                principal.issuer,
+                live.resource.name,
+                live.resource.protocol,
+                self._peer,
+                live.facts.application,
+                live.facts.started_at,
+                principal.expires_at,
+            )
+        )
+        if self._key is not None:
+            runtime.cancel_keys[self._key[0]] = (live, self._key[1])
+        runtime.sessions[live.id] = live
+        runtime.watch(live, connection)
+        live.relay.start(handover.client, handover.upstream)
+        live.check(time.time())  # contained while it logged in: it ends before its first command
+
+    def failed(self, why: str) -> None:
+        """The handshake did not become a session."""
+        if self._live is not None:
+            self._runtime.note(
+                "session.failed",
+                {"subject": self._live.principal.subject, "resource": self._resource.name, "client": self._peer}
+                | {"why": why},
+            )
+            self._release()
+
+    def _release(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.keeper.release()
+        if self._counted:
+            self._runtime.connections -= 1
+            self._counted = False
+
+    def _ended(self, why: str) -> None:
+        live, runtime = self._live, self._runtime
+        if live is None:
+            return
+        if self._key is not None:
+            runtime.cancel_keys.pop(self._key[0], None)
+        runtime.sessions.pop(live.id, None)
+        reason = live.end_reason or why
+        self._release()
+        runtime.session_ended(live, reason)

@@ -1,0 +1,269 @@
+"""One side of a relayed connection: a transport, optional TLS (standard library, in memory), and who gets its bytes.
+
+A leg is first read by `receive()` (handshake), then hands its bytes to a callback (`attach`, relay). It knows nothing of
+mitmproxy: the metadata connections use it on plain asyncio transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from pyasn1.codec.der.decoder import decode as der_decode
+
+from protocols.contract import PeerGone, TlsFacts
+
+_READ = 262144
+_HANDSHAKE_BUFFER = 1 << 17  # bytes that a peer may send ahead of what the handshake asks for
+_CLOSE_GRACE = 5.0  # seconds for the last bytes to leave before the transport is cut
+
+
+class Leg(asyncio.Protocol):
+    """`on_data(bytes)` gets plaintext; `on_gone()` is called once when the peer is gone."""
+
+    def __init__(self, forward_loss: Callable[[Exception | None], None] | None = None) -> None:
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.tls: ssl.SSLObject | None = None
+        self.gone = False
+        self.writable = True
+        self.on_data: Callable[[bytes], None] | None = None
+        self.on_gone: Callable[[], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._early: list[bytes] = []
+        self._early_size = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._forward_loss = forward_loss
+        self._paused: set[str] = set()
+        self._closing = False
+
+    # ------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        if self.on_data is None:
+            self._early.append(data)
+            self._early_size += len(data)
+            if self._early_size > _HANDSHAKE_BUFFER:
+                self.pause("early")
+            self._wake()
+            return
+        if self.tls is None:
+            self.on_data(data)
+            return
+        plain, closed = self._decrypt(data)
+        if plain:
+            self.on_data(plain)
+        if closed:
+            self._peer_gone()
+
+    def eof_received(self) -> bool:
+        self._peer_gone()
+        return True  # the transport stays open for our last words; `close` ends it
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._peer_gone()
+        if self._forward_loss is not None:
+            self._forward_loss(exc)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self.on_writable is not None:
+            self.on_writable(False)
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.on_writable is not None:
+            self.on_writable(True)
+
+    def _peer_gone(self) -> None:
+        if self.gone:
+            return
+        self.gone = True
+        self._wake()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ------------------------------------------------------------ handshake: pull
+
+    async def receive(self) -> bytes:
+        """At least one byte of plaintext. Raises `PeerGone`."""
+        while True:
+            raw = await self._raw()
+            if self.tls is None:
+                return raw
+            plain, closed = self._decrypt(raw)
+            if plain:
+                return plain
+            if closed:
+                raise PeerGone
+
+    async def _raw(self) -> bytes:
+        while not self._early:
+            if self.gone:
+                raise PeerGone
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        data = b"".join(self._early)
+        self._early.clear()
+        self._early_size = 0
+        self.resume("early")
+        return data
+
+    async def start_tls(
+        self, context: ssl.SSLContext, *, server_side: bool, hostname: str | None, received: bytes = b""
+    ) -> TlsFacts:
+        """Runs the TLS handshake. Raises `ssl.SSLError` or `PeerGone`."""
+        tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=hostname)
+        self._in.write(received)
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush_tls()
+                self._in.write(await self._raw())
+                continue
+            except ssl.SSLError:
+                self._flush_tls()  # the alert that tells the peer why
+                raise
+            break
+        self._flush_tls()
+        self.tls = tls
+        if self._in.pending:
+            # application bytes that came with the last handshake record
+            self._early.insert(0, b"")
+        peer = None if server_side else tls.getpeercert(binary_form=True)
+        return TlsFacts(
+            tls.version() or "", tls.selected_alpn_protocol(), None if peer is None else server_end_point(peer)
+        )
+
+    # ------------------------------------------------------------ relay: push
+
+    def attach(
+        self, on_data: Callable[[bytes], None], on_gone: Callable[[], None], on_writable: Callable[[bool], None]
+    ) -> None:
+        """From now on bytes go to `on_data`, what came early first."""
+        early, self._early, self._early_size = b"".join(self._early), [], 0
+        pending = bool(early) or (self.tls is not None and bool(self._in.pending))
+        self.on_data, self.on_gone, self.on_writable = on_data, on_gone, on_writable
+        self.resume("early")
+        if pending:
+            asyncio.get_running_loop().call_soon(self.data_received, early)
+        if self.gone:
+            asyncio.get_running_loop().call_soon(on_gone)
+
+    def send(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self.tls is None:
+            self.transport.write(data)
+            return
+        self.tls.write(data)
+        self.transport.write(self._out.read())
+
+    def _flush_tls(self) -> None:
+        if self._out.pending and not self.transport.is_closing():
+            self.transport.write(self._out.read())
+
+    def _decrypt(self, data: bytes) -> tuple[bytes, bool]:
+        """-> (plaintext, the peer has ended TLS). Reads until OpenSSL wants more: pending() knows no later records."""
+        assert self.tls is not None
+        if data:
+            self._in.write(data)
+        parts: list[bytes] = []
+        closed = False
+        try:
+            while True:
+                part = self.tls.read(_READ)
+                if not part:
+                    closed = True
+                    break
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            closed = True  # close_notify, or bytes that are no TLS: either way nothing more is to be had
+        if self._out.pending:
+            self._flush_tls()
+        return (parts[0] if len(parts) == 1 else b"".join(parts)), closed
+
+    def pause(self, why: str) -> None:
+        """Stops reading from the socket for this reason; the kernel then pushes back on the peer."""
+        if not self._paused and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._paused.add(why)
+
+    def resume(self, why: str) -> None:
+        if why in self._paused:
+            self._paused.discard(why)
+            if not self._paused and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def peer_left(self) -> bool:
+        """Whether the peer has hung up, also while reading is paused (asyncio then sees neither EOF nor loss)."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.gone:
+            return True
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Sends what is buffered, then ends the connection; cuts it where the peer does not take the last bytes."""
+        if self._closing:
+            return
+        self._closing = True
+        if self.transport.is_closing():
+            return
+        if self.tls is not None:
+            try:
+                self.tls.unwrap()
+            except ssl.SSLError:
+                pass  # the peer's half of the closure is not waited for
+            self._flush_tls()
+        self.transport.close()
+        loop = asyncio.get_running_loop()
+        loop.call_later(_CLOSE_GRACE, self._cut)
+
+    def _cut(self) -> None:
+        self.transport.abort()
+
+
+def server_end_point(der: bytes) -> bytes:
+    """RFC 5929 section 4.1: the certificate's hash under its own signature's hash; MD5 and SHA-1 become SHA-256.
+
+    Where the signature names no single hash (Ed25519), OpenSSL and libpq have none either; SHA-512 is what PostgreSQL
+    18 uses for Ed25519, from the signature's definition.
+    """
+    algorithm: hashes.HashAlgorithm | None
+    try:
+        algorithm = x509.load_der_x509_certificate(der).signature_hash_algorithm
+    except ValueError:
+        algorithm = None
+    if algorithm is None:
+        oid = str(cast(Any, der_decode(der)[0])[1][0])
+        name = "sha512" if oid == "1.3.101.112" else "sha256"
+    else:
+        name = "sha256" if algorithm.name in ("md5", "sha1") else algorithm.name
+    return hashlib.new(name, der).digest()

@@ -1,0 +1,268 @@
+"""A live session: the port that a protocol's session speaks to, with everything that belongs to one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from addons.catalogs import CatalogKeeper
+from addons.relay import Relay
+from guard.approve.book import ApprovalError
+from guard.approve.book import Held as HeldApproval
+from guard.enforce import SessionPolicy
+from guard.mask import Masker
+from guard.record.errors import RecordError
+from guard.record.redact import redact_sql
+from guard.state.database import StateError
+from protocols.contract import (
+    Action,
+    Analysis,
+    CatalogSnapshot,
+    Decision,
+    HoldRefused,
+    HoldRequest,
+    HoldTicket,
+    Outcome,
+    Principal,
+    RecordFailed,
+    Resource,
+    Session,
+    SessionFacts,
+)
+
+if TYPE_CHECKING:
+    from addons.runtime import Runtime
+
+log = logging.getLogger("sluicegate.session")
+
+WARN_BEFORE = 60.0  # seconds before its end that a session is told
+_RECENT = 512  # records kept for the live view between two of its looks
+
+_OUTCOMES = {
+    "approved": Outcome.APPROVED,
+    "denied": Outcome.DENIED,
+    "expired": Outcome.EXPIRED,
+    "withdrawn": Outcome.WITHDRAWN,
+}
+
+
+class LiveSession:
+    """Implements `protocols.contract.SessionPort` for one session."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        session_id: str,
+        principal: Principal,
+        resource: Resource,
+        facts: SessionFacts,
+        policy: SessionPolicy,
+        keeper: CatalogKeeper,
+    ) -> None:
+        self.runtime = runtime
+        self.id = session_id
+        self.principal = principal
+        self.resource = resource
+        self.facts = facts
+        self.policy = policy
+        self.keeper = keeper
+        self.masker = Masker(policy.masks, runtime.mask_key) if policy.masks else None
+        self.listener = ""
+        self.claimed_user = ""
+        self.session: Session | None = None
+        self.relay: Relay | None = None
+        self.cancel_upstream: Callable[[], None] | None = None
+        self.recent: deque[tuple[str, bytes]] | None = deque(maxlen=_RECENT) if runtime.watched else None
+        self.commands = 0
+        self.end_reason = ""
+        self._epoch: object = object()
+        self._needs_after = 0.0
+        self._warned = False
+        self._held: dict[str, HeldApproval] = {}
+        self._recorder = runtime.recorder
+
+    # ------------------------------------------------------------ SessionPort
+
+    def catalog(self) -> CatalogSnapshot | None:
+        return self.keeper.current(self._needs_after)
+
+    def catalog_changed(self) -> None:
+        self._needs_after = time.monotonic()
+
+    async def refresh_catalog(self) -> None:
+        await self.keeper.refresh(self._needs_after)
+
+    def decide(self, analysis: Analysis) -> Decision:
+        stopped = self.runtime.stopped
+        if stopped:
+            return Decision(Action.DENY, "gateway", stopped, self.policy.version)
+        return self.policy.decide(analysis, now=time.time(), facts=self.facts)
+
+    def policy_epoch(self) -> object:
+        return self._epoch
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def redact(self, text: str) -> str:
+        return redact_sql(text)
+
+    def record(self, kind: str, body: bytes) -> None:
+        try:
+            self._recorder.buffer(kind, body)
+        except RecordError as e:
+            raise RecordFailed(str(e)) from e
+        if kind == "command":
+            self.commands += 1
+        if self.recent is not None:
+            self.recent.append((kind, body))
+
+    def flush(self) -> None:
+        try:
+            self._recorder.flush()
+        except RecordError as e:
+            raise RecordFailed(str(e)) from e
+
+    def hold(self, request: HoldRequest) -> HoldTicket:
+        assert request.decision.hold is not None
+        try:
+            held = self.runtime.approvals.request(
+                self.id,
+                self.principal,
+                self.resource,
+                request.decision.hold,
+                request.text,
+                request.digest,
+                request.analysis,
+                request.decision.rule,
+                request.params,
+            )
+        except (ApprovalError, StateError) as e:
+            raise HoldRefused(str(e)) from e
+        self._held[held.id] = held
+        held.future.add_done_callback(lambda _: self._decided(held, request))
+        return HoldTicket(held.id, held.expires_at)
+
+    def _decided(self, held: HeldApproval, request: HoldRequest) -> None:
+        """An outcome arrived. An approval is spent here, and only then is the command let go."""
+        self._held.pop(held.id, None)
+        relay, session = self.relay, self.session
+        if held.future.cancelled() or relay is None or session is None:
+            return
+        outcome = held.future.result()
+        result, why = _OUTCOMES.get(outcome.status, Outcome.DENIED), outcome.reason
+        if result is Outcome.APPROVED:
+            why = ", ".join(outcome.by)
+            refusal = self.refusal() or self._still_allowed(request)
+            try:
+                if refusal:
+                    raise ApprovalError(refusal)
+                self.runtime.approvals.spend(held.id, request.digest)
+                self.runtime.recorder.flush()
+            except (ApprovalError, StateError, RecordError) as e:
+                result, why = Outcome.DENIED, str(e)
+        relay.step(lambda: session.resume(result, why))
+
+    def _still_allowed(self, request: HoldRequest) -> str:
+        """While it waited the policy may have become stricter: an approval does not overrule a denial."""
+        decision = self.decide(request.analysis)
+        if decision.action > Action.HOLD:
+            return f"the policy changed meanwhile: denied by rule `{decision.rule}`"
+        return ""
+
+    def withdraw(self, ticket: HoldTicket, why: str) -> None:
+        self._held.pop(ticket.id, None)
+        self.runtime.approvals.withdraw(ticket.id, why)
+
+    def alert(self, names: Sequence[str], number: int) -> None:
+        for name in names:
+            payload = {"s": self.id, "n": number, "alert": name, "subject": self.principal.subject}
+            self.runtime.recorder.event("alert", {**payload, "resource": self.resource.name})
+            self.runtime.webhooks.send("alert", payload)
+
+    # ------------------------------------------------------------ from the runtime
+
+    @property
+    def label(self) -> str:
+        return f"{self.principal.subject} on {self.resource.name}"
+
+    def refusal(self) -> str:
+        """Why this session may not go on; empty: it may."""
+        blocked = self.runtime.blocked(self.principal)
+        if blocked:
+            return blocked
+        if time.time() >= self.principal.expires_at:
+            return "the token of this session has expired; connect again with a new one"
+        return ""
+
+    def check(self, now: float) -> None:
+        """The regular look: ends the session whose time has come, warns a minute before."""
+        why = self.refusal()
+        if why:
+            self.terminate(why)
+        elif not self._warned and now >= self.principal.expires_at - WARN_BEFORE:
+            self._warned = True
+            left = max(0, round(self.principal.expires_at - now))
+            text = f"this session ends in {left} s, with its token; connect again with a new token"
+            if self.relay is not None and self.session is not None:
+                session = self.session
+                self.relay.step(lambda: session.notice(text))
+
+    def new_policy(self, policy: SessionPolicy) -> None:
+        """A reload: later commands are judged by it; a session that lost its resource ends.
+
+        A change of masks ends the session too: statements that the server has planned were described under the old.
+        """
+        if not policy.may_connect:
+            self.terminate("the policy no longer gives you this resource")
+            return
+        if policy.masks != self.policy.masks:
+            self.terminate("what is masked for you has changed; connect again")
+            return
+        self.policy = policy
+        self.forget_decisions()
+
+    def forget_decisions(self) -> None:
+        """No earlier decision stands any more."""
+        self._epoch = object()
+
+    def terminate(self, why: str) -> None:
+        """The polite end, and the upstream's running query cancelled. Safe to call twice."""
+        relay, session = self.relay, self.session
+        if relay is None or session is None:
+            return
+        self.end_reason = self.end_reason or why
+        if self.cancel_upstream is not None:
+            self.cancel_upstream()
+        relay.step(lambda: session.terminate(f"terminating connection: {why}"))
+
+    def summary(self) -> dict[str, object]:
+        """For `sessions`."""
+        return {
+            "session": self.id,
+            "subject": self.principal.subject,
+            "issuer": self.principal.issuer,
+            "groups": sorted(self.principal.groups),
+            "resource": self.resource.name,
+            "protocol": self.resource.protocol,
+            "database": self.resource.database,
+            "client": self.facts.client_address,
+            "application": self.facts.application,
+            "started_at": self.facts.started_at,
+            "expires_at": self.principal.expires_at,
+            "commands": self.commands,
+            "denied": self.session.refused if self.session is not None else 0,
+            "token_id": self.principal.token_id,
+            "waiting": self.session.waiting.value if self.session is not None and self.session.waiting else None,
+            "live": True,
+        }
+
+
+def in_background(work: Callable[[], object]) -> None:
+    """Runs a cancel request's connection without anybody waiting for it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    task.add_done_callback(lambda t: t.cancelled() or t.exception() and log.warning("cancel: %s", t.exception()))

@@ -1,0 +1,216 @@
+"""Two legs and a session between them: bytes go in, bytes come out, back-pressure and waits in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from addons.leg import Leg
+from protocols.contract import Session, Side, Wait
+
+log = logging.getLogger("sluicegate.relay")
+
+_PROBE_EVERY = 1.0  # seconds between looks whether a client whose socket is not read has left
+
+
+class Relay:
+    """Owns both legs until `ended` is called, once, with the reason."""
+
+    def __init__(
+        self,
+        client: Leg,
+        upstream: Leg,
+        session: Session,
+        *,
+        hold_buffer: int,
+        refresh: Callable[[], Awaitable[None]],
+        ended: Callable[[str], None],
+        barrier: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`barrier` (durability: strict) is awaited before bytes go upstream."""
+        self.client_leg = client
+        self.upstream_leg = upstream
+        self.session = session
+        self._hold_buffer = hold_buffer
+        self._refresh = refresh
+        self._ended = ended
+        self._barrier = barrier
+        self._outbox: list[bytes] = []
+        self._sync: asyncio.Task[None] | None = None
+        self._over = False
+        self._task: asyncio.Task[None] | None = None
+        self._probe: asyncio.TimerHandle | None = None
+
+    def start(self, client_bytes: bytes, upstream_bytes: bytes) -> None:
+        """Begins relaying with bytes that the handshake had read already."""
+        if upstream_bytes:
+            self.from_upstream(upstream_bytes)
+        if client_bytes and not self._over:
+            self.from_client(client_bytes)
+        if self._over:
+            return
+        self.upstream_leg.attach(self.from_upstream, self._upstream_gone, self._upstream_writable)
+        self.client_leg.attach(self.from_client, self._client_gone, self._client_writable)
+
+    # ------------------------------------------------------------ bytes
+
+    def from_client(self, data: bytes) -> None:
+        try:
+            self.session.client(data)
+        except Exception:
+            self._crashed()
+            return
+        self.drain()
+
+    def from_upstream(self, data: bytes) -> None:
+        try:
+            self.session.server(data)
+        except Exception:
+            self._crashed()
+            return
+        self.drain()
+
+    def drain(self) -> None:
+        """Sends what the session has put out, and obeys its waits and its end."""
+        if self._over:
+            return
+        session = self.session
+        up, down = session.up, session.down
+        if up:
+            if self._barrier is None:
+                self.upstream_leg.send(up[0] if len(up) == 1 else b"".join(up))
+            else:
+                self._send_synced(up)
+            up.clear()
+        if down:
+            self.client_leg.send(down[0] if len(down) == 1 else b"".join(down))
+            down.clear()
+        if session.ended:
+            self.end("ended by the gateway")
+        elif session.waiting is not None:
+            self._wait(session.waiting)
+        elif self._probe is not None:
+            self._stop_probe()
+
+    def _send_synced(self, up: list[bytes]) -> None:
+        self._outbox.extend(up)
+        self.client_leg.pause("sync")
+        if self._sync is None:
+            self._sync = asyncio.ensure_future(self._send_after_sync())
+
+    async def _send_after_sync(self) -> None:
+        """Forwards in order, each batch after the journal's bytes for it are on the disk."""
+        assert self._barrier is not None
+        try:
+            while self._outbox and not self._over:
+                batch, self._outbox = self._outbox, []
+                await self._barrier()
+                if not self._over:
+                    self.upstream_leg.send(b"".join(batch))
+        except Exception:
+            self._sync = None
+            self._crashed()
+            return
+        self._sync = None
+        self.client_leg.resume("sync")
+
+    def _crashed(self) -> None:
+        """A bug of ours must not become a hole: the session ends, nothing more of it is forwarded."""
+        log.exception("a session ended by an internal error")
+        self.session.up.clear()
+        try:
+            self.session.terminate("internal error in the gateway; the session ends")
+        except Exception:
+            log.exception("the session could not say goodbye")
+        if self.session.down:
+            self.client_leg.send(b"".join(self.session.down))
+        self.end("internal error")
+
+    # ------------------------------------------------------------ waits and back-pressure
+
+    def _wait(self, wait: Wait) -> None:
+        if wait is Wait.CATALOG and self._task is None:
+            self._task = asyncio.ensure_future(self._refresh_catalog())
+            self._task.add_done_callback(self._refreshed)
+        if self.session.backlog > self._hold_buffer:
+            self.client_leg.pause("wait")
+        if self._probe is None:
+            self._probe = asyncio.get_running_loop().call_later(_PROBE_EVERY, self._look)
+
+    async def _refresh_catalog(self) -> None:
+        await self._refresh()
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled() or self._over:
+            return
+        if (e := task.exception()) is not None:
+            log.warning("the catalog could not be refreshed: %s", e)
+        self.step(lambda: self.session.resume(None))
+
+    def step(self, change: Callable[[], object]) -> None:
+        """Runs something that moves the session, then drains it."""
+        if self._over:
+            return
+        try:
+            change()
+        except Exception:
+            self._crashed()
+            return
+        self.drain()
+
+    def _look(self) -> None:
+        self._probe = None
+        if self._over:
+            return
+        if self.session.waiting is not None:
+            if self.client_leg.gone or self.client_leg.peer_left():
+                self._client_gone()
+                return
+            self._probe = asyncio.get_running_loop().call_later(_PROBE_EVERY, self._look)
+
+    def _stop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        self.client_leg.resume("wait")
+
+    def _client_writable(self, writable: bool) -> None:
+        (self.upstream_leg.resume if writable else self.upstream_leg.pause)("peer")
+
+    def _upstream_writable(self, writable: bool) -> None:
+        (self.client_leg.resume if writable else self.client_leg.pause)("peer")
+
+    # ------------------------------------------------------------ ends
+
+    def _client_gone(self) -> None:
+        self._lost(Side.CLIENT, "the client closed the connection")
+
+    def _upstream_gone(self) -> None:
+        self._lost(Side.UPSTREAM, "the upstream closed the connection")
+
+    def _lost(self, side: Side, why: str) -> None:
+        if self._over:
+            return
+        try:
+            self.session.lost(side)
+        except Exception:
+            log.exception("a session could not record its end")
+        if side is Side.UPSTREAM and self.session.down:
+            self.client_leg.send(b"".join(self.session.down))
+            self.session.down.clear()
+        self.end(why)
+
+    def end(self, why: str) -> None:
+        """Closes both legs, once."""
+        if self._over:
+            return
+        self._over = True
+        if self._probe is not None:
+            self._probe.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self.client_leg.close()
+        self.upstream_leg.close()
+        self._ended(why)

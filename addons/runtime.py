@@ -1,0 +1,384 @@
+"""The process around the sessions: builds every part of the guard from the configuration, and keeps them going.
+
+INVARIANT: what fails here closes. A part that cannot be built stops the start; a store or recorder that stops answering
+stops the traffic (`stopped` says why) until it answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mitmproxy.connection import Client
+
+from addons import takeover, tls
+from addons.catalog_client import CatalogClient
+from addons.catalogs import CatalogKeeper
+from addons.gate import Gate
+from addons.live import LiveSession
+from addons.live_view import LiveView
+from guard.approve import ApprovalBook, Webhooks
+from guard.config import Config, load
+from guard.config.schema import ResourceConfig
+from guard.control import ControlServer, Handlers, Roles
+from guard.control.evidence import Evidence
+from guard.enforce import PolicySet
+from guard.identity import Verifier
+from guard.mask import keys as mask_keys
+from guard.record.errors import RecordError
+from guard.record.journal import Recorder
+from guard.secrets import Secrets
+from guard.state import StateError, StateStore
+from protocols.contract import Credential, Principal
+from protocols.registry import PROTOCOLS, WireProtocol
+
+log = logging.getLogger("sluicegate")
+
+_TICK = 0.2  # seconds between looks at approvals, containment and deadlines
+_LOST_AFTER = 5.0  # seconds without the state store after which nothing passes
+
+_current: Runtime | None = None
+
+
+def gate(protocol: str, listener: str, peer: str) -> Gate | None:
+    """The gate of one new connection; None while the gateway is not serving."""
+    runtime = _current
+    if runtime is None or runtime.draining:
+        return None
+    return runtime.gate(protocol, listener, peer)
+
+
+class Runtime:
+    """Everything that outlives a connection. `start` builds it all or raises."""
+
+    def __init__(self, config: Config, *, watched: bool = False) -> None:
+        self.config = config
+        self.name = config.path.stem
+        self.watched = watched
+        self.stopped = ""
+        self.draining = False
+        self.connections = 0
+        self.sessions: dict[str, LiveSession] = {}
+        self.cancel_keys: dict[int, tuple[LiveSession, bytes]] = {}
+        self.secrets = Secrets()
+        self.started_at = time.time()
+        self._keepers: dict[tuple[str, str], CatalogKeeper] = {}
+        self._caches: dict[str, Any] = {}
+        self._contained: frozenset[str] = frozenset()
+        self._revoked: frozenset[str] = frozenset()
+        self._change: Any = None
+        self._store_seen = time.monotonic()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._indexer: asyncio.subprocess.Process | None = None
+
+    # ------------------------------------------------------------ start and stop
+
+    async def start(self) -> None:
+        """Raises ConfigError, RecordError, StateError, SecretError, OSError, ...: then nothing is served."""
+        global _current
+        takeover.self_check()
+        config = self.config
+        state = config.state_dir
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.policies = PolicySet.load(config.policies)
+        self.recorder = Recorder(config.record, state)
+        self.store = StateStore(state / "state.db", journal=self.recorder.event)
+        self.mask_key = mask_keys.load_or_create(state / "keys" / "mask.key")
+        self._read_state()
+        self.store.sessions.end_all(self.name, time.time(), "the gateway was restarted")
+        self.webhooks = Webhooks(config.notify, self.recorder.event, gateway=self.name)
+        self.roles = Roles(config.roles)
+        self.approvals = ApprovalBook(
+            self.store,
+            self.recorder,
+            self.webhooks,
+            gateway=self.name,
+            max_hold=config.limits.hold_timeout,
+            is_approver=lambda principal: self.roles.has(principal, "approver"),
+        )
+        self.approvals.start()
+        self.verifier = Verifier(config.issuers, blocked=self.blocked)
+        self.ca = tls.LocalCa(state / "ca")
+        self.listener_tls = {x.name: tls.listener_context(x, self.ca) for x in config.listeners if x.tls.mode != "off"}
+        self.upstream_tls = {r.name: tls.upstream_context(r.tls) for r in config.resources}
+        self.view = LiveView(self) if self.watched else None
+        self.handlers = Handlers(
+            roles=self.roles,
+            store=self.store,
+            book=self.approvals,
+            live=LiveSessions(self),
+            evidence=Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush),
+            status=self.status,
+            reload=self.reload,
+            notifier=self.webhooks,
+        )
+        self.control = ControlServer(
+            state / "control.sock", self.verifier, self.roles, self.handlers.table(), self.recorder
+        )
+        await self.verifier.start()
+        await self.webhooks.start()
+        await self.control.start()
+        self.recorder.event("gateway.start", {"pid": os.getpid(), "policy": self.policies.version, "gateway": self.name})
+        self._ticker = asyncio.create_task(self._tick(), name="sluicegate ticker")
+        self._ticker.add_done_callback(self._ticker_ended)
+        self.background(self._run_indexer(), "indexer")
+        _current = self
+
+    def ready(self, addresses: Mapping[str, Any]) -> None:
+        """The listeners are up: says so on the log and in `state_dir/ready.json`."""
+        ready = {
+            "pid": os.getpid(),
+            "listeners": addresses,
+            "control": str(self.control.path),
+            "ca_file": str(self.ca.certificate_file),
+            "policy": self.policies.version,
+        }
+        path = self.config.state_dir / "ready.json"
+        partial = path.with_suffix(".new")
+        partial.write_text(json.dumps(ready))
+        partial.replace(path)
+        log.warning("sluicegate ready: %s", ", ".join(f"{k} at {v}" for k, v in addresses.items()))
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Stops admitting, gives transactions `grace` seconds, ends the sessions, closes the record."""
+        global _current
+        self.draining = True
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and any(s.session and s.session.busy for s in self.sessions.values()):
+            await asyncio.sleep(0.05)
+        for live in list(self.sessions.values()):
+            live.terminate("the gateway shuts down")
+        await asyncio.sleep(0)
+        _current = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self.control.stop()
+        await self.verifier.stop()
+        await self.webhooks.stop()
+        for keeper in self._keepers.values():
+            keeper.close()
+        if self._indexer is not None and self._indexer.returncode is None:
+            self._indexer.terminate()
+        for task in list(self._tasks):
+            task.cancel()
+        (self.config.state_dir / "ready.json").unlink(missing_ok=True)
+        self.recorder.event("gateway.stop", {"pid": os.getpid(), "gateway": self.name})
+        self.recorder.close()
+        self.store.close()
+
+    async def _run_indexer(self) -> None:
+        """The index is made by a child process: it shares neither our loop nor our GIL. It is started again if it ends."""
+        pause = 1.0
+        while not self.draining:
+            self._indexer = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "guard.record.indexer",
+                "--state",
+                str(self.config.state_dir),
+                cwd=Path(__file__).resolve().parent.parent,
+                stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we end
+            )
+            code = await self._indexer.wait()
+            if self.draining:
+                return
+            log.error("the indexer ended with %s; starting it again in %g s", code, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 60.0)
+
+    # ------------------------------------------------------------ what connections need
+
+    def gate(self, protocol: str, listener: str, peer: str) -> Gate | None:
+        found = next((x for x in self.config.listeners if x.name == listener and x.protocol == protocol), None)
+        if found is None:
+            return None
+        resource = next(r for r in self.config.resources if r.name == found.resource)
+        return Gate(self, PROTOCOLS[protocol], found, resource, peer)
+
+    def keeper(self, config: ResourceConfig, database: str, credential: Credential) -> CatalogKeeper:
+        key = (config.name, database)
+        keeper = self._keepers.get(key)
+        if keeper is None:
+
+            async def connect() -> CatalogClient:
+                client = CatalogClient(config.catalog.timeout)
+                secret = await self.secrets.resolve(config.credential)
+                user = config.credential.user or secret.username or credential.username
+                await client.connect(
+                    config.host,
+                    config.port,
+                    Credential(user, secret.password),
+                    database,
+                    self.upstream_tls[config.name],
+                    config.tls.server_name,
+                )
+                return client
+
+            name = f"{config.name}/{database}"
+            keeper = self._keepers[key] = CatalogKeeper(name, connect, config.catalog.max_age, config.catalog.timeout)
+        return keeper
+
+    def cache(self, protocol: WireProtocol, resource: str) -> Any:
+        return self._caches.setdefault(resource, protocol.cache())
+
+    def blocked(self, principal: Principal) -> str | None:
+        """Why this principal may not act although its token is good; None: it may."""
+        if principal.subject in self._contained:
+            return f"`{principal.subject}` is contained: every access is cut until a responder releases it"
+        if principal.token_id is not None and principal.token_id in self._revoked:
+            return "this token was revoked; get a new one"
+        return None
+
+    def contain_now(self, subject: str) -> None:
+        """Until the next look at the store, which has it too unless it failed."""
+        self._contained |= {subject}
+
+    def note(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Records what happened outside a session; a failure is logged: nothing was let through."""
+        try:
+            self.recorder.event(kind, payload)
+        except RecordError as e:
+            log.error("not recorded (%s): %s", kind, e)
+
+    def background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """A task that nobody waits for; its failure is logged."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    def watch(self, live: LiveSession, client: Client) -> None:
+        if self.view is not None:
+            self.view.begin(live, client)
+
+    def session_ended(self, live: LiveSession, reason: str) -> None:
+        self.note_end(live, reason)
+        if self.view is not None:
+            self.view.end(live, reason)
+
+    def note_end(self, live: LiveSession, reason: str) -> None:
+        payload = {"commands": live.commands, "reason": reason}
+        try:
+            self.recorder.session_end(live.id, payload)
+        except RecordError as e:
+            log.error("the end of session %s is not recorded: %s", live.id, e)
+        try:
+            self.store.sessions.end(live.id, time.time(), reason)
+        except StateError as e:
+            log.error("the end of session %s is not in the registry: %s", live.id, e)
+
+    # ------------------------------------------------------------ the regular look
+
+    def _read_state(self) -> None:
+        self._change, changed = self.store.changed_since(self._change)
+        if changed or not self._store_seen:
+            self._contained = self.store.contained()
+            self._revoked = self.store.revoked_tokens()
+        self._store_seen = time.monotonic()
+
+    def look(self) -> None:
+        """Containment, revocation, approvals, deadlines, checkpoints: one round."""
+        try:
+            self._read_state()
+            self.approvals.poll()
+            store = ""
+        except StateError as e:
+            lost = time.monotonic() - self._store_seen
+            store = f"the gateway's state store does not answer: {e}" if lost > _LOST_AFTER else self.stopped
+        try:
+            self.recorder.tick()
+            record = ""
+        except RecordError as e:
+            record = "the gateway cannot record; nothing passes until it can"
+            if self.recorder.recover():
+                record = ""
+            elif not self.stopped:
+                log.error("recording stopped: %s", e)
+        stopped = store or record
+        if stopped != self.stopped:
+            self.stopped = stopped
+            log.error("stopped: %s", stopped) if stopped else log.warning("serving again")
+            for live in list(self.sessions.values()):
+                live.forget_decisions()
+        now = time.time()
+        for live in list(self.sessions.values()):
+            live.check(now)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self.look()
+
+    def _ticker_ended(self, task: asyncio.Task[None]) -> None:
+        """Without the regular look containment would not reach anybody: nothing may pass."""
+        if task.cancelled():
+            return
+        log.critical("the regular look failed; everything stops", exc_info=task.exception())
+        self.stopped = "internal error in the gateway; nothing passes until it is restarted"
+        self.draining = True
+        for live in list(self.sessions.values()):
+            live.terminate("internal error in the gateway")
+
+    # ------------------------------------------------------------ for the control API
+
+    async def reload(self) -> dict[str, Any]:
+        """Loads the policies anew; where that fails the old ones stay, and the error says why."""
+        policies = PolicySet.load(load(self.config.path).policies)
+        old, self.policies = self.policies.version, policies
+        self.recorder.event("policy.loaded", {"version": policies.version, "before": old})
+        for live in list(self.sessions.values()):
+            live.new_policy(policies.for_session(live.principal, live.resource, live.facts))
+        return {"version": policies.version, "before": old, "changed": old != policies.version}
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "gateway": self.name,
+            "pid": os.getpid(),
+            "started_at": self.started_at,
+            "connections": self.connections,
+            "policy": self.policies.version,
+            "stopped": self.stopped or None,
+            "contained": sorted(self._contained),
+            "catalogs": {k.name: k.error or "fresh" for k in self._keepers.values()},
+        }
+
+
+
+class LiveSessions:
+    """What the control API may see of, and do to, the sessions of this process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def list(self) -> Sequence[Mapping[str, Any]]:
+        return [live.summary() for live in self._runtime.sessions.values()]
+
+    def terminate(self, session_id: str, reason: str) -> bool:
+        live = self._runtime.sessions.get(session_id)
+        if live is None:
+            return False
+        live.terminate(reason)
+        return True
+
+    def contain(self, subject: str) -> int:
+        """In force at once, whatever the store says: what it holds is read again at the next look."""
+        runtime = self._runtime
+        runtime.contain_now(subject)
+        ended = 0
+        for live in list(runtime.sessions.values()):
+            if live.principal.subject == subject:
+                live.terminate(f"`{subject}` is contained: every access is cut until a responder releases it")
+                ended += 1
+        return ended

@@ -1,0 +1,200 @@
+"""The addons of sluicegate, made once per process: a reloaded script gets the same ones.
+
+INVARIANT: until the configuration is in force, and whenever it is not, every flow of every kind is refused. mitmproxy
+logs an exception of a hook and lets the traffic go on; therefore no refusal here depends on a hook that can fail, and
+each hook that could is wrapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import ctx, http, tcp, udp
+from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
+from mitmproxy.dns import DNSFlow
+
+from addons import listeners, live_view, takeover
+from addons.runtime import Runtime
+from guard.config import ConfigError, load
+
+log = logging.getLogger("sluicegate")
+
+_ENV = "SLUICEGATE_CONFIG"
+_DEFAULT = "sluicegate.yaml"
+_REFUSED = "sluicegate serves no such traffic here"
+
+HOW = """\
+sluicegate lets nothing through: {why}
+
+Write one, for instance:
+
+    version: 1
+    listeners:
+      - {{name: shop-db, protocol: postgres, listen: "127.0.0.1:6432", resource: shop}}
+    resources:
+      - name: shop
+        protocol: postgres
+        host: db.internal
+        database: shop
+        credential: {{provider: env, user: app, name: SHOP_DB_PASSWORD}}
+    issuers:
+      - {{issuer: "https://idp.example", audience: sluicegate}}
+    policies: [policies/read-only.yaml]
+
+and name it: mitmdump -s addons/gateway.py --set sluicegate=FILE   (or {env}=FILE)
+Check it first: sluicegate check FILE. Every field: docs/reference/config.md"""
+
+
+def closed(refuse: Callable[[Any], None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Wraps a hook: when it raises, `refuse` is applied to what it was given, and the exception is logged."""
+
+    def wrap(hook: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(hook)
+        def guarded(self: Any, data: Any) -> None:
+            try:
+                hook(self, data)
+            except Exception:
+                log.exception("hook %s failed; refused", hook.__name__)
+                refuse(data)
+
+        return guarded
+
+    return wrap
+
+
+def _refuse_client(client: Client) -> None:
+    client.error = _REFUSED
+
+
+def _refuse_http(flow: http.HTTPFlow) -> None:
+    flow.response = http.Response.make(403, _REFUSED.encode(), {"Content-Type": "text/plain"})
+
+
+def _kill(flow: Any) -> None:
+    if flow.killable:
+        flow.kill()
+
+
+class Closed:
+    """Refuses every connection that is not one of our listeners', and every flow that comes about all the same."""
+
+    @closed(_refuse_client)
+    def client_connected(self, client: Client) -> None:
+        mode = client.proxy_mode.type_name if client.proxy_mode is not None else ""
+        if mode not in ("postgres",):
+            client.error = _REFUSED
+
+    @closed(_refuse_http)
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        _refuse_http(flow)
+
+    @closed(_refuse_http)
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        _refuse_http(flow)
+
+    @closed(_kill)
+    def dns_request(self, flow: DNSFlow) -> None:
+        _kill(flow)
+
+    @closed(_kill)
+    def udp_start(self, flow: udp.UDPFlow) -> None:
+        _kill(flow)
+
+    @closed(_kill)
+    def tcp_start(self, flow: tcp.TCPFlow) -> None:
+        if not flow.metadata.get("sluicegate"):
+            _kill(flow)
+
+
+class Gateway:
+    """Loads the configuration when mitmproxy runs, starts the runtime, opens the listeners."""
+
+    def __init__(self) -> None:
+        self.runtime: Runtime | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self.failed = asyncio.Event()
+
+    def load(self, loader: Loader) -> None:
+        if "sluicegate" not in ctx.options:
+            loader.add_option("sluicegate", str, "", "sluicegate's configuration file (or $SLUICEGATE_CONFIG)")
+
+    def config_path(self) -> Path:
+        return Path(ctx.options.sluicegate or os.environ.get(_ENV, "") or _DEFAULT).expanduser()
+
+    def running(self) -> None:
+        """The listeners of mitmproxy's own command line go: only the configured ones remain."""
+        if self._starting is not None:
+            return  # a script reload calls this again
+        ctx.options.update(mode=[], connection_strategy="lazy")
+        self._starting = asyncio.create_task(self._start(), name="sluicegate start")
+        self._starting.add_done_callback(self._started)
+
+    async def _start(self) -> None:
+        path = self.config_path()
+        if not path.exists():
+            where = "it was not named, so this is the default" if path == Path(_DEFAULT) else "as named"
+            log.error(HOW.format(why=f"there is no configuration file `{path.absolute()}` ({where}).", env=_ENV))
+            self.failed.set()
+            return
+        watched = ctx.master.addons.get("view") is not None or bool(ctx.options.save_stream_file)
+        runtime = Runtime(load(path), watched=watched)
+        await runtime.start()
+        self.runtime = runtime
+        await self._listen(runtime)
+
+    async def _listen(self, runtime: Runtime) -> None:
+        specs = [f"{x.protocol}:{x.name}@{x.host}:{x.port}" for x in runtime.config.listeners]
+        ctx.options.update(mode=specs, server=True)
+        servers = ctx.master.addons.get("proxyserver").servers
+        for _ in range(200):
+            up = {i.mode.data: i.listen_addrs[0] for i in servers if i.is_running and i.mode.full_spec in specs}
+            if len(up) == len(specs):
+                runtime.ready({k: f"{a[0]}:{a[1]}" for k, a in up.items()})
+                return
+            await asyncio.sleep(0.05)
+        raise OSError("a listener did not open; the log above says which port")
+
+    def _started(self, task: asyncio.Task[None]) -> None:
+        """A start that fails leaves nothing open and says why."""
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        if isinstance(error, ConfigError):
+            log.error("sluicegate lets nothing through, its configuration has problems:\n%s", error)
+        else:
+            log.error("sluicegate lets nothing through: %s: %s", type(error).__name__, error, exc_info=error)
+        self.failed.set()
+        ctx.options.update(mode=[])
+
+    async def drain(self, grace: float) -> None:
+        """No new connections; open transactions get `grace` seconds; then every session ends."""
+        if self.runtime is not None:
+            runtime, self.runtime = self.runtime, None
+            ctx.options.update(mode=[])
+            await runtime.stop(grace)
+
+    async def done(self) -> None:
+        if self.runtime is not None:
+            runtime, self.runtime = self.runtime, None
+            await runtime.stop()
+
+
+_suite: Sequence[Any] | None = None
+
+
+def suite() -> list[Any]:
+    """The same objects at every call: mitmproxy then keeps them over a reload of the script."""
+    global _suite
+    takeover.self_check()
+    assert listeners.PostgresMode.type_name == "postgres"
+    if _suite is None:
+        live_view.register()
+        _suite = (Closed(), Gateway())
+    return list(_suite)

@@ -1,0 +1,85 @@
+"""The one place that relies on mitmproxy's private attributes: taking a connection's transport from its streams.
+
+mitmproxy accepts and connects (its hooks, its connection list, its shutdown); the bytes then go straight to a `Leg`. When
+a leg ends, the loss goes back to the original protocol, so that mitmproxy tears the connection down its own way.
+
+`self_check` runs at start: where mitmproxy no longer looks as it must, the gateway refuses to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+from importlib.metadata import version
+from typing import Any, cast
+
+from mitmproxy import ctx
+from mitmproxy.connection import Connection
+from mitmproxy.proxy import mode_servers, mode_specs, server
+
+from addons.leg import Leg
+
+WORKS_WITH = "12.2.1 to 12.2.x"
+
+
+class Incompatible(RuntimeError):
+    """This mitmproxy (or asyncio) does not have what the takeover needs."""
+
+
+def self_check() -> None:
+    """Raises `Incompatible` with the versions that work."""
+    problems = []
+    handler = inspect.getsource(server.ConnectionHandler)
+    for needed in ("self.transports", "self.timeout_watchdog", "self.layer.handle_event", "_server_event_lock"):
+        if needed not in handler:
+            problems.append(f"ConnectionHandler lacks `{needed}`")
+    io = {f.name for f in dataclasses.fields(server.ConnectionIO)}
+    if not {"handler", "reader", "writer"} <= io:
+        problems.append("ConnectionIO has other fields")
+    if not hasattr(mode_servers.AsyncioServerInstance, "make_top_layer"):
+        problems.append("AsyncioServerInstance has no make_top_layer")
+    if not hasattr(mode_specs.ProxyMode, "parse"):
+        problems.append("ProxyMode has no parse")
+    if "self._buffer = " not in inspect.getsource(asyncio.StreamReader.__init__):
+        problems.append("asyncio.StreamReader has no _buffer")
+    if problems:
+        raise Incompatible(
+            f"mitmproxy {version('mitmproxy')} does not fit ({'; '.join(problems)}); versions that work: {WORKS_WITH}"
+        )
+
+
+def handler_of(client_id: str) -> server.ConnectionHandler:
+    """The handler that mitmproxy runs for a client."""
+    proxyserver = ctx.master.addons.get("proxyserver")
+    return cast(server.ConnectionHandler, proxyserver.connections[client_id])
+
+
+def take_over(handler: server.ConnectionHandler, connection: Connection) -> Leg:
+    """Makes a `Leg` the owner of this connection's transport. Bytes already read go to the leg first."""
+    io = handler.transports[connection]
+    reader, writer = cast(asyncio.StreamReader, io.reader), cast(asyncio.StreamWriter, io.writer)
+    transport = writer.transport
+    original = cast(asyncio.Protocol, transport.get_protocol())
+
+    def lost(exc: Exception | None) -> None:
+        original.connection_lost(exc)
+
+    leg = Leg(forward_loss=lost)
+    buffered = cast(Any, reader)._buffer
+    early = bytes(buffered)
+    buffered.clear()
+    transport.set_protocol(leg)
+    leg.connection_made(transport)
+    if early:
+        leg.data_received(early)
+    if reader.at_eof():
+        leg.eof_received()
+    else:
+        transport.resume_reading()
+    return leg
+
+
+def disarm_timeout(handler: server.ConnectionHandler) -> None:
+    """No idle timeout: a database session may sleep for days, and TCP keepalive finds dead peers."""
+    handler.timeout_watchdog.can_timeout.clear()

@@ -1,0 +1,149 @@
+"""The mitmproxy layer of every wire protocol: takes the connection over, runs the handshake, starts the relay.
+
+mitmproxy sees the connections open and close (its hooks, its list, its shutdown); their bytes never pass its layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from mitmproxy import connection
+from mitmproxy.proxy import commands, context, events, layer
+
+from addons import runtime, takeover
+from addons.drive import drive
+from addons.leg import Leg
+from protocols.contract import Authenticate, Cancel, Connect, KeepKey, PeerGone, Refused, Side, StartTls, WireError
+
+log = logging.getLogger("sluicegate.wire")
+
+_CONNECT_TIMEOUT = 10.0  # seconds until an upstream has accepted
+
+
+class OpenUpstream(events.Event):
+    """Injected by ourselves: the handshake wants its upstream connection."""
+
+
+class WireLayer(layer.Layer):
+    """One connection of one listener."""
+
+    def __init__(self, context: context.Context, protocol: str, listener: str) -> None:
+        super().__init__(context)
+        self._protocol = protocol
+        self._listener = listener
+        self._client: Leg | None = None
+        self._upstream: Leg | None = None
+        self._connected: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._gate: runtime.Gate | None = None
+
+    def _handle_event(self, event: events.Event) -> Iterator[commands.Command]:
+        return self.handle_event(event)
+
+    def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
+        """Bypasses mitmproxy's pausing of layers: nothing here ever waits in a generator."""
+        if isinstance(event, events.Start):
+            self._begin()
+        elif isinstance(event, OpenUpstream):
+            yield commands.OpenConnection(self.context.server)
+        elif isinstance(event, events.OpenConnectionCompleted):
+            self._opened(event.reply)
+        elif isinstance(event, events.ConnectionClosed):
+            for conn in (self.context.server, self.context.client):
+                if conn.state is not connection.ConnectionState.CLOSED or conn is event.connection:
+                    yield commands.CloseConnection(conn)
+
+    def _begin(self) -> None:
+        handler = takeover.handler_of(self.context.client.id)
+        takeover.disarm_timeout(handler)
+        self._client = takeover.take_over(handler, self.context.client)
+        self._task = asyncio.create_task(self._run(), name=f"{self._listener} handshake")
+
+    def _opened(self, error: str | None) -> None:
+        waiting, self._connected = self._connected, None
+        if error is None:
+            self._upstream = takeover.take_over(takeover.handler_of(self.context.client.id), self.context.server)
+        if waiting is None or waiting.done():
+            if self._upstream is not None:
+                self._upstream.close()  # it came too late: nobody waits for it any more
+        elif error is None:
+            waiting.set_result(None)
+        else:
+            log.warning("upstream of %s: %s", self._listener, error)
+            waiting.set_exception(Refused("the gateway cannot reach the upstream", "08001"))
+
+    async def _run(self) -> None:
+        assert self._client is not None
+        address = self.context.client.peername
+        gate = runtime.gate(self._protocol, self._listener, str(address[0]) if address else "")
+        if gate is None:
+            self._client.close()
+            return
+        self._gate = gate
+        why = "the handshake failed"
+        try:
+            async with asyncio.timeout(gate.auth_timeout):
+                handover = await drive(gate.handshake(os.urandom(18)), self._leg, self._tls, self._ask)
+            if handover is None:
+                why = "a cancel request"
+            else:
+                assert self._upstream is not None
+                gate.start(handover, self._client, self._upstream, self.context.client)
+                return
+        except PeerGone as e:
+            why = f"the client left during the handshake{f' ({e})' if str(e) else ''}"
+        except Refused as e:
+            why = str(e)
+            if e.__cause__ is not None:
+                log.warning("%s: %s (%s)", self._listener, e, e.__cause__)
+        except TimeoutError:
+            why = "the handshake took too long"
+            self._client.send(gate.refusal("the login took too long", "57014"))
+        except WireError as e:
+            why = f"protocol error: {e}"
+        except Exception as e:
+            why = f"{type(e).__name__} in the handshake"
+            log.exception("%s: %s", self._listener, why)
+        gate.failed(why)
+        self._client.close()
+        if self._upstream is not None:
+            self._upstream.close()
+
+    # ------------------------------------------------------------ what a handshake asks for
+
+    def _leg(self, side: Side) -> Leg:
+        leg = self._client if side is Side.CLIENT else self._upstream
+        if leg is None:
+            raise Refused("the upstream is not connected", "08001")
+        return leg
+
+    def _tls(self, asked: StartTls) -> tuple[ssl.SSLContext, bool, str | None]:
+        assert self._gate is not None
+        return self._gate.tls(asked)
+
+    async def _ask(self, asked: Any) -> Any:
+        gate = self._gate
+        assert gate is not None
+        if isinstance(asked, Authenticate):
+            admission = await gate.admit(asked)
+            self.context.server.address = gate.upstream_address
+            return admission
+        if isinstance(asked, Connect):
+            self._connected = asyncio.get_running_loop().create_future()
+            waiting = self._connected
+            await takeover.handler_of(self.context.client.id).server_event(OpenUpstream())
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT):
+                    return await waiting
+            except TimeoutError:
+                raise Refused("the gateway cannot reach the upstream in time", "08001") from None
+        if isinstance(asked, KeepKey):
+            return gate.keep_key(asked)
+        if isinstance(asked, Cancel):
+            return await gate.cancel(asked)
+        raise TypeError(f"a handshake asked for {type(asked).__name__}")

@@ -1,0 +1,172 @@
+"""What single values cannot show: names that must exist or be unique, ports that clash, files that must be there."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from guard.config.schema import Config, ListenerConfig
+from guard.config.values import is_loopback
+from guard.documents import Document, Problem
+from guard.documents.reader import Location
+from guard.documents.validate import suggest
+from guard.enforce import PolicySet
+
+
+def cross_check(config: Config, document: Document) -> list[Problem]:
+    """Everything wrong in the configuration as a whole, the policies' rules against it excepted."""
+    return [
+        *_unique(document, "listeners", [one.name for one in config.listeners], "name"),
+        *_unique(document, "resources", [one.name for one in config.resources], "name"),
+        *_unique(document, "issuers", [one.issuer for one in config.issuers], "issuer"),
+        *_unique(document, "policies", [str(one) for one in config.policies], None),
+        *_resources_of_listeners(config, document),
+        *_ports(config, document),
+        *_plaintext(config, document),
+        *_tls_files(config, document),
+        *_other_files(config, document),
+        *_state_dir(config, document),
+    ]
+
+
+def check_rules(config: Config, document: Document, policies: PolicySet) -> list[Problem]:
+    """The policies' rules against the configuration that they are used in."""
+    problems: list[Problem] = []
+    approver = config.roles.approver
+    if policies.holds and not (approver.groups or approver.subjects):
+        problems.append(
+            document.problem(
+                ("roles",),
+                f"nobody has the role `approver`, but rule `{policies.holds[0]}` holds: nobody could release a command",
+                key=True,
+            )
+        )
+    known = [resource.name for resource in config.resources]
+    for rule, name in policies.named_resources:
+        if name not in known:
+            problems.append(
+                document.problem(
+                    ("policies",),
+                    f"rule `{rule}` is about resource `{name}`, which is not configured here{suggest(name, known)}",
+                    key=True,
+                    warning=True,
+                )
+            )
+    return problems
+
+
+def _unique(document: Document, section: str, names: Sequence[str], key: str | None) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            place: Location = (section, index, key) if key else (section, index)
+            yield document.problem(place, f"`{name}` is given twice: also as number {seen[name] + 1} of `{section}`")
+        seen.setdefault(name, index)
+
+
+def _resources_of_listeners(config: Config, document: Document) -> Iterator[Problem]:
+    resources = {resource.name: resource for resource in config.resources}
+    for index, listener in enumerate(config.listeners):
+        resource = resources.get(listener.resource)
+        if resource is None:
+            hint = suggest(listener.resource, resources)
+            yield document.problem(("listeners", index, "resource"), f"no resource `{listener.resource}`{hint}")
+        elif resource.protocol != listener.protocol:
+            yield document.problem(
+                ("listeners", index, "protocol"),
+                f"listener `{listener.name}` speaks {listener.protocol}, its resource `{resource.name}` speaks "
+                f"{resource.protocol}",
+            )
+
+
+def _ports(config: Config, document: Document) -> Iterator[Problem]:
+    for index, listener in enumerate(config.listeners):
+        for other in config.listeners[:index]:
+            if _same_port(listener, other):
+                yield document.problem(
+                    ("listeners", index, "listen"), f"port {listener.port} is already taken by listener `{other.name}`"
+                )
+                break
+
+
+def _same_port(one: ListenerConfig, other: ListenerConfig) -> bool:
+    if one.port != other.port or one.port == 0:
+        return False
+    return one.host == other.host or _is_any(one.host) or _is_any(other.host)
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _plaintext(config: Config, document: Document) -> Iterator[Problem]:
+    for index, listener in enumerate(config.listeners):
+        if listener.tls.mode != "required" and not is_loopback(listener.host) and not listener.insecure_plaintext:
+            yield document.problem(
+                ("listeners", index, "tls"),
+                f"`tls.mode: {listener.tls.mode}` lets tokens cross the network in clear: use `required`, listen on "
+                "loopback, or say `insecure_plaintext: true` in this listener",
+            )
+
+
+def _tls_files(config: Config, document: Document) -> Iterator[Problem]:
+    pairs = [
+        *((("listeners", i, "tls"), one.tls.certificate, one.tls.key) for i, one in enumerate(config.listeners)),
+        *((("resources", i, "tls"), one.tls.certificate, one.tls.key) for i, one in enumerate(config.resources)),
+    ]
+    for place, certificate, key in pairs:
+        if (certificate is None) != (key is None):
+            yield document.problem(place, "`certificate` and `key` belong together: give both or neither", key=True)
+        elif certificate is not None and key is not None:
+            yield from _load(document, (*place, "certificate"), partial(_pair, certificate, key))
+
+
+def _other_files(config: Config, document: Document) -> Iterator[Problem]:
+    bundles: list[tuple[Location, Path | None]] = [
+        *((("resources", i, "tls", "ca"), one.tls.ca) for i, one in enumerate(config.resources)),
+        *((("resources", i, "credential", "ca"), one.credential.ca) for i, one in enumerate(config.resources)),
+        *((("issuers", i, "ca"), one.ca) for i, one in enumerate(config.issuers)),
+        *((("notify", i, "secret", "ca"), one.secret.ca) for i, one in enumerate(config.notify)),
+    ]
+    for place, bundle in bundles:
+        if bundle is not None:
+            yield from _load(document, place, partial(_bundle, bundle))
+
+
+def _pair(certificate: Path, key: Path) -> None:
+    # an empty password: an encrypted key must fail here, not ask on the terminal
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+
+
+def _bundle(path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(path)
+    if not context.cert_store_stats()["x509"]:
+        raise ssl.SSLError("no certificate in it")
+
+
+def _load(document: Document, place: Location, load: Callable[[], None]) -> Iterable[Problem]:
+    try:
+        load()
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        return [document.problem(place, f"not a usable PEM file (certificate and key must match): {reason}")]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return [document.problem(place, f"cannot be read: {reason.lower()}")]
+    return []
+
+
+def _state_dir(config: Config, document: Document) -> Iterator[Problem]:
+    path = config.state_dir
+    try:
+        if path.exists() and not path.is_dir():
+            yield document.problem(("state_dir",), "exists, but is no folder")
+    except OSError as error:
+        yield document.problem(("state_dir",), f"cannot be reached: {(error.strerror or '').lower()}")

@@ -1,0 +1,362 @@
+"""What a gateway configuration may say. The reference in docs/ is generated from these models and their descriptions.
+
+Relative paths are relative to the configuration file. Durations are seconds, sizes are bytes. A secret has no field
+here that could hold it: there are only references to where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, model_validator
+
+from guard.config.values import absolute, check_address, check_name, check_text, check_url, split_address
+from guard.documents.values import not_empty
+from protocols import contract
+
+Protocol = Literal["postgres"]
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+NotifyEvent = Literal["approval.requested", "approval.decided", "containment", "alert"]
+
+# pydantic would turn "5432" and true into numbers; a document means what it says
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, AfterValidator(check_text)]
+Name = Annotated[str, AfterValidator(check_name)]
+Url = Annotated[str, AfterValidator(check_url)]
+Address = Annotated[str, AfterValidator(check_address)]
+FilePath = Annotated[Path, AfterValidator(absolute)]
+
+
+class Model(BaseModel):
+    """Immutable, and closed: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "env": ("name",),
+    "file": ("path",),
+    "vault": ("address", "path", "key", "token"),
+    "none": (),
+}
+_TAKES: Mapping[str, frozenset[str]] = {
+    "env": frozenset({"name"}),
+    "file": frozenset({"path"}),
+    "vault": frozenset({"address", "path", "key", "token", "ca", "namespace", "username_key"}),
+    "none": frozenset(),
+}
+
+
+def _file_path(data: Any, info: ValidationInfo) -> Any:
+    if isinstance(data, dict) and data.get("provider") == "file" and isinstance(data.get("path"), str):
+        return {**data, "path": str(absolute(Path(data["path"]), info))}
+    return data
+
+
+class SecretRef(Model):
+    """Where a secret is kept. The secret itself can never be written in a configuration."""
+
+    provider: Literal["env", "file", "vault"] = Field(
+        description="`env`: an environment variable of the gateway; `file`: a file that only the gateway's user can "
+        "read; `vault`: HashiCorp Vault, key/value engine version 2"
+    )
+    name: Text | None = Field(default=None, description="`env`: the variable's name")
+    path: Text | None = Field(
+        default=None,
+        description="`file`: the file. `vault`: the secret's path after `/v1/`, engine and `data/` included "
+        "(`secret/data/shop`)",
+    )
+    address: Url | None = Field(default=None, description="`vault`: the server, `https://vault.example:8200`")
+    key: Text | None = Field(default=None, description="`vault`: the key of the secret's value, e.g. `password`")
+    token: SecretRef | None = Field(default=None, description="`vault`: where Vault's own token is kept")
+    ca: FilePath | None = Field(default=None, description="`vault`: CA bundle (PEM); null: the system's")
+    namespace: Text | None = Field(default=None, description="`vault`: namespace, where Vault has them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_out(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, str):
+            raise ValueError("a secret is never written in this file: name where it is with `provider:`")
+        return _file_path(data, info)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        _check_provider(self, self.provider, shared=frozenset({"provider"}))
+        return self
+
+
+class Credential(Model):
+    """With what the gateway logs in upstream. The client never sees it."""
+
+    provider: Literal["env", "file", "vault", "none"] = Field(
+        description="where the password is kept, as in a secret reference; `none`: the server asks for no password"
+    )
+    user: Text | None = Field(
+        default=None, description="the database user; null with `vault`: the same secret's `username_key`"
+    )
+    name: Text | None = Field(default=None, description="`env`: the variable's name")
+    path: Text | None = Field(default=None, description="`file`: the file; `vault`: the secret's path")
+    address: Url | None = Field(default=None, description="`vault`: the server")
+    key: Text | None = Field(default=None, description="`vault`: the key of the password in the secret")
+    username_key: Text | None = Field(
+        default=None, description="`vault`: the key of the user name in the secret; null: `username`"
+    )
+    token: SecretRef | None = Field(default=None, description="`vault`: where Vault's own token is kept")
+    ca: FilePath | None = Field(default=None, description="`vault`: CA bundle (PEM); null: the system's")
+    namespace: Text | None = Field(default=None, description="`vault`: namespace, where Vault has them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_out(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, str):
+            raise ValueError("a credential is never written in this file: name where it is with `provider:`")
+        return _file_path(data, info)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        _check_provider(self, self.provider, shared=frozenset({"provider", "user"}))
+        if self.user is None and self.provider != "vault":
+            raise ValueError("`user` is required here: the database user that the gateway logs in as")
+        return self
+
+
+def _check_provider(model: BaseModel, provider: str, shared: frozenset[str]) -> None:
+    for needed in _NEEDS[provider]:
+        if getattr(model, needed) is None:
+            raise ValueError(f"`{needed}` is required with `provider: {provider}`")
+    given = {name for name in model.model_fields_set if getattr(model, name) is not None}
+    for name in sorted(given - shared - _TAKES[provider]):
+        raise ValueError(f"`{name}` means nothing with `provider: {provider}`")
+
+
+class ListenerTls(Model):
+    """TLS towards clients."""
+
+    mode: Literal["required", "optional", "off"] = Field(
+        default="required", description="`optional` lets a client choose plaintext; `off` offers no TLS"
+    )
+    certificate: FilePath | None = Field(
+        default=None, description="certificate chain (PEM); null: minted by the gateway's own CA in `state_dir/ca`"
+    )
+    key: FilePath | None = Field(default=None, description="private key (PEM) of `certificate`")
+
+
+class ListenerConfig(Model):
+    """One port that clients connect to. A listener leads to exactly one resource."""
+
+    name: Name = Field(description="unique name, used in records and logs")
+    protocol: Protocol = Field(description="the wire protocol that clients speak")
+    listen: Address = Field(description="`address:port`, `[::1]:port` for IPv6; port 0 takes a free one")
+    resource: Name = Field(description="the resource behind it")
+    client_auth: Literal["password", "oauth"] = Field(
+        default="password",
+        description="how the client sends its token: as its password, or with SASL OAUTHBEARER",
+    )
+    tls: ListenerTls = Field(default=ListenerTls(), description="TLS towards clients")
+    insecure_plaintext: Flag = Field(
+        default=False,
+        description="accept that tokens and data cross a network unencrypted; needed for `tls.mode` other than "
+        "`required` on an address that is not loopback",
+    )
+
+    @property
+    def host(self) -> str:
+        """The address part of `listen`."""
+        return split_address(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port part of `listen`."""
+        return split_address(self.listen)[1]
+
+
+class UpstreamTls(Model):
+    """TLS towards the resource."""
+
+    mode: Literal["off", "require", "verify-ca", "verify-full"] = Field(
+        default="verify-full",
+        description="`verify-full`: chain and host name; `verify-ca`: chain only; `require`: encrypted, unverified",
+    )
+    ca: FilePath | None = Field(default=None, description="CA bundle (PEM) to verify with; null: the system's")
+    certificate: FilePath | None = Field(default=None, description="client certificate (PEM), where the server asks")
+    key: FilePath | None = Field(default=None, description="private key (PEM) of `certificate`")
+    server_name: Text | None = Field(default=None, description="name to verify and to send as SNI; null: `host`")
+
+
+class CatalogConfig(Model):
+    """The gateway's own view of what exists in the database; statements are judged against it."""
+
+    max_age: Annotated[Number, Field(gt=0, le=60)] = Field(
+        default=1.0, description="oldest view a statement may be judged by: the window in which a change is not seen"
+    )
+    timeout: Annotated[Number, Field(gt=0, le=60)] = Field(
+        default=5.0, description="longest wait for a look-up, its locks included; after it the statement is denied"
+    )
+
+
+class ResourceConfig(Model):
+    """One protected server."""
+
+    name: Name = Field(description="unique name; policies match it")
+    protocol: Protocol = Field(description="the wire protocol that the server speaks")
+    host: Text = Field(description="host name or address of the server")
+    port: Annotated[Whole, Field(ge=1, le=65535)] = Field(default=5432, description="its port")
+    database: Text = Field(description="the database that clients get when they ask for no other")
+    databases: tuple[Text, ...] = Field(default=(), description="further databases that a client may ask for")
+    labels: dict[Name, Text] = Field(default_factory=dict, description="facts for policies to match, `env: prod`")
+    tls: UpstreamTls = Field(default=UpstreamTls(), description="TLS towards the server")
+    credential: Credential = Field(description="what the gateway logs in with")
+    catalog: CatalogConfig = Field(default=CatalogConfig(), description="how fresh the view of the database must be")
+
+    def as_resource(self, database: str | None = None) -> contract.Resource:
+        """The value that policies and records see; `database` is what the client asked for."""
+        return contract.Resource(self.name, self.protocol, dict(self.labels), database or self.database)
+
+
+class IssuerConfig(Model):
+    """One OpenID Connect issuer whose signed tokens open sessions."""
+
+    issuer: Url = Field(description="exactly the `iss` of its tokens; https, or http on loopback")
+    audience: Text = Field(description="what `aud` of a token must be or contain")
+    preset: Literal["github-actions", "gitlab-ci", "kubernetes", "keycloak", "okta"] | None = Field(
+        default=None, description="claim names of a well-known issuer; the fields below override it"
+    )
+    jwks_uri: Url | None = Field(default=None, description="where its keys are; null: what its discovery says")
+    ca: FilePath | None = Field(default=None, description="CA bundle (PEM) for fetching them; null: the system's")
+    algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(not_empty)] = Field(
+        default=("RS256", "ES256"), description="signatures accepted; only asymmetric ones exist here"
+    )
+    subject_claim: Text = Field(default="sub", description="claim that names who it is")
+    groups_claim: Text = Field(default="groups", description="claim with the list of groups")
+    attributes: dict[Name, Text] = Field(
+        default_factory=dict, description="attribute name -> claim; policies match attributes with `claims`"
+    )
+    azp: Text | None = Field(default=None, description="what `azp` (authorised party) must be; null: not checked")
+    leeway: Annotated[Number, Field(ge=0, le=30)] = Field(default=30, description="clock skew accepted")
+    session_end: Literal["token", "duration"] = Field(
+        default="token",
+        description="`token`: a session ends when its token does; `duration`: after `session_max` from its start, for "
+        "issuers whose tokens live minutes (CI)",
+    )
+    session_max: Annotated[Number, Field(gt=0, le=604800)] = Field(
+        default=28800, description="longest session with `session_end: duration`"
+    )
+    client_id: Text | None = Field(default=None, description="client id that OAUTHBEARER discovery tells clients")
+    scope: Text = Field(default="openid", description="scope that OAUTHBEARER discovery tells clients")
+
+
+class RoleMembers(Model):
+    """Who has a role. Nobody has it when both lists are empty."""
+
+    groups: tuple[Text, ...] = Field(default=(), description="members of any of these groups")
+    subjects: tuple[Text, ...] = Field(default=(), description="exactly these subjects")
+
+
+class RolesConfig(Model):
+    """Who may do what through the control socket."""
+
+    approver: RoleMembers = Field(default=RoleMembers(), description="approve and refuse held commands")
+    responder: RoleMembers = Field(
+        default=RoleMembers(), description="contain, revoke, terminate; read sessions, replay, search"
+    )
+    auditor: RoleMembers = Field(default=RoleMembers(), description="read sessions, replay, search, export")
+    operator: RoleMembers = Field(default=RoleMembers(), description="reload policies, read the gateway's status")
+
+
+class RecordConfig(Model):
+    """The journal."""
+
+    max_response_bytes: Annotated[Whole, Field(ge=0, le=1 << 30)] = Field(
+        default=65536, description="how much of one response is kept, as the client saw it"
+    )
+    segment_bytes: Annotated[Whole, Field(ge=65536, le=1 << 34)] = Field(
+        default=67108864, description="size at which a new journal segment begins"
+    )
+    durability: Literal["write", "strict"] = Field(
+        default="write",
+        description="`write`: survives a killed gateway; `strict`: also a killed machine (fsync before forwarding)",
+    )
+    checkpoint_every: Annotated[Whole, Field(ge=1, le=1000000)] = Field(
+        default=1000, description="signed checkpoint after so many records"
+    )
+    checkpoint_seconds: Annotated[Number, Field(gt=0, le=3600)] = Field(
+        default=10, description="signed checkpoint at least so often while there are new records"
+    )
+
+
+class LimitsConfig(Model):
+    """What is bounded, and by how much."""
+
+    max_connections: Annotated[Whole, Field(ge=1, le=1000000)] = Field(
+        default=2000, description="client connections at a time; further ones get the protocol's own error"
+    )
+    inspect_max_bytes: Annotated[Whole, Field(ge=1024, le=1 << 30)] = Field(
+        default=16777216, description="largest command that is judged; a larger one is denied"
+    )
+    hold_buffer_bytes: Annotated[Whole, Field(ge=1024, le=1 << 24)] = Field(
+        default=65536, description="what a held client may still send before its socket is not read any more"
+    )
+    auth_timeout: Annotated[Number, Field(gt=0, le=600)] = Field(
+        default=30, description="longest time from connection to the end of the login"
+    )
+    hold_timeout: Annotated[Number, Field(gt=0, le=86400)] = Field(
+        default=600, description="longest hold; a rule may ask for less, never for more"
+    )
+
+
+class NotifyConfig(Model):
+    """A webhook that is told what happened. Deliveries are signed and retried."""
+
+    url: Url = Field(description="where to send; https, or http on loopback")
+    secret: SecretRef = Field(description="key of the HMAC-SHA256 signature")
+    events: Annotated[tuple[NotifyEvent, ...], AfterValidator(not_empty)] = Field(
+        default=("approval.requested", "alert"), description="what to send"
+    )
+
+
+class Config(Model):
+    """A whole gateway configuration."""
+
+    version: Literal[1] = Field(description="version of this format")
+    state_dir: FilePath = Field(
+        default=Path("var"), description="journal, state, index, control socket and the gateway's own CA"
+    )
+    listeners: Annotated[tuple[ListenerConfig, ...], AfterValidator(not_empty)] = Field(
+        description="ports that clients connect to"
+    )
+    resources: Annotated[tuple[ResourceConfig, ...], AfterValidator(not_empty)] = Field(
+        description="servers behind them"
+    )
+    issuers: Annotated[tuple[IssuerConfig, ...], AfterValidator(not_empty)] = Field(
+        description="whose tokens are accepted"
+    )
+    policies: Annotated[tuple[FilePath, ...], AfterValidator(not_empty)] = Field(
+        description="policy bundles; the strictest rule of all of them decides"
+    )
+    roles: RolesConfig = Field(default=RolesConfig(), description="who may do what through the control socket")
+    record: RecordConfig = Field(default=RecordConfig(), description="the journal")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="bounds")
+    notify: tuple[NotifyConfig, ...] = Field(default=(), description="webhooks")
+
+    _path: Path = PrivateAttr(default=Path())
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remember where the document came from, when a loader says so."""
+        if isinstance(context, dict) and "path" in context:
+            self._path = context["path"]
+
+    @property
+    def path(self) -> Path:
+        """The file that this configuration was read from."""
+        return self._path
+
+    def resource(self, name: str) -> ResourceConfig:
+        """The resource of that name; raises KeyError."""
+        for resource in self.resources:
+            if resource.name == name:
+                return resource
+        raise KeyError(name)

@@ -1,0 +1,9 @@
+"""placeholder"""
+from typing import Any
+
+
+class Evidence:
+    sessions: Any
+    show: Any
+    replay: Any
+    search: Any

@@ -1,0 +1,273 @@
+"""What each method of the control API does. The runtime constructs `Handlers` and gives `table()` to the server.
+
+Everything that changes state runs on the event loop, because the state store journals and the recorder has one thread;
+reading evidence runs in a thread, because a search may take long. What a caller may read of it is decided in `roles`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from guard.approve import ApprovalBook, ApprovalError, Notifier
+from guard.approve.book import summary
+from guard.control.evidence import Evidence
+from guard.control.params import Params
+from guard.control.roles import Roles
+from guard.control.wire import ControlError
+from guard.state import Approval, StateError, StateStore
+from protocols.contract import Principal
+
+Handler = Callable[[Principal, Mapping[str, Any]], Awaitable[Any]]
+
+log = logging.getLogger("sluicegate.control")
+
+
+class LiveSessions(Protocol):
+    """The sessions that run in this gateway; the runtime has them."""
+
+    def list(self) -> Sequence[Mapping[str, Any]]:
+        """`session`, `subject`, `issuer`, `token_id`, `resource`, `client`, `application`, `started_at` (epoch
+        seconds), `commands`, `denied`, and what else the runtime knows."""
+        ...
+
+    def terminate(self, session_id: str, reason: str) -> bool:
+        """End one session now, its upstream work cancelled. False: there is none of that id here."""
+        ...
+
+    def contain(self, subject: str) -> int:
+        """End every live session of this subject now, and accept no new one. Returns how many were ended."""
+        ...
+
+
+class Handlers:
+    """The methods, by name. `status` answers the gateway's own facts; `reload` loads the policies again and answers the
+    new version, or raises with every problem as its text while the old policies stay in force."""
+
+    def __init__(
+        self,
+        *,
+        roles: Roles,
+        store: StateStore,
+        book: ApprovalBook,
+        live: LiveSessions,
+        evidence: Evidence,
+        status: Callable[[], Mapping[str, Any]],
+        reload: Callable[[], Awaitable[Mapping[str, Any]]],
+        notifier: Notifier | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._roles = roles
+        self._store = store
+        self._book = book
+        self._live = live
+        self._evidence = evidence
+        self._status = status
+        self._reload = reload
+        self._notifier = notifier
+        self._clock = clock
+
+    def table(self) -> dict[str, Handler]:
+        """Every method of `roles.METHODS` with its handler."""
+        return {
+            "whoami": self.whoami,
+            "status": self.status,
+            "policy.reload": self.reload,
+            "sessions.list": self.sessions_list,
+            "sessions.show": self.sessions_show,
+            "sessions.replay": self.sessions_replay,
+            "search": self.search,
+            "sessions.terminate": self.terminate,
+            "contain": self.contain,
+            "release": self.release,
+            "revoke": self.revoke,
+            "contained": self.contained,
+            "approvals.list": self.approvals_list,
+            "approvals.show": self.approvals_show,
+            "approvals.approve": self.approve,
+            "approvals.deny": self.deny,
+        }
+
+    # -- the gateway
+
+    async def whoami(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The caller as the gateway sees them."""
+        Params(params).done()
+        return {
+            "subject": principal.subject,
+            "issuer": principal.issuer,
+            "groups": sorted(principal.groups),
+            "roles": sorted(self._roles.of(principal)),
+            "expires_at": principal.expires_at,
+            "token_id": principal.token_id,
+        }
+
+    async def status(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The runtime's facts, and what waits."""
+        Params(params).done()
+        return {**self._status(), "approvals_waiting": self._book.waiting, "sessions_live": len(self._live.list())}
+
+    async def reload(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Load the policies again."""
+        Params(params).done()
+        try:
+            return dict(await self._reload())
+        except Exception as error:
+            # the problems of a policy are for the operator who reloads it: file, line and what is wrong
+            log.warning("policies were not reloaded by %s: %s", principal.subject, error)
+            raise ControlError("conflict", f"the old policies stay in force: {error}") from error
+
+    # -- evidence
+
+    async def sessions_list(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Sessions, newest first, the live ones marked; filters: subject, resource, live, since, until, limit."""
+        return await self._evidence.sessions(Params(params), self._live.list())
+
+    async def sessions_show(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One session with its commands."""
+        return await self._evidence.show(Params(params), self._live.list())
+
+    async def sessions_replay(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A page of the timed events of one session, rendered."""
+        return await self._evidence.replay(Params(params))
+
+    async def search(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Commands that match every filter, newest first."""
+        return await self._evidence.search(Params(params))
+
+    # -- containment
+
+    async def terminate(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """End one live session."""
+        given = Params(params)
+        session, reason = given.text("session"), given.text("reason", default="ended by a responder")
+        given.done()
+        if not self._live.terminate(session, f"{reason} ({principal.subject})"):
+            raise ControlError("not_found", f"no live session `{session}` here; see `sluicegate sessions --live`")
+        return {"session": session, "ended": 1}
+
+    async def contain(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a subject out until it is released, and end all that it has open.
+
+        Live sessions end even where the store or the journal fails: then the containment may not survive a restart, and
+        the error says so.
+        """
+        given = Params(params)
+        subject, reason = given.text("subject"), given.text("reason")
+        given.done()
+        failure: Exception | None = None
+        try:
+            self._store.contain(subject, principal.subject, reason, self._clock())
+        except Exception as error:
+            failure = error
+        ended = self._live.contain(subject)
+        self._tell("containment", {"act": "contain", "subject": subject, "by": principal.subject, "reason": reason})
+        if failure is not None:
+            log.error("containment of %s is in force here but not stored or recorded", subject, exc_info=failure)
+            raise ControlError(
+                "unavailable",
+                f"{ended} live sessions of `{subject}` were ended, but the containment is not stored or not recorded: "
+                "repair the disk of state_dir and contain again",
+            ) from failure
+        return {"subject": subject, "contained": True, "ended": ended}
+
+    async def release(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Let a contained subject in again."""
+        given = Params(params)
+        subject = given.text("subject")
+        given.done()
+        if subject == principal.subject:
+            raise ControlError("forbidden", "nobody releases themselves; ask another responder")
+        with _store_errors():
+            if not self._store.release(subject, principal.subject, self._clock()):
+                raise ControlError("not_found", f"`{subject}` is not contained")
+        self._tell("containment", {"act": "release", "subject": subject, "by": principal.subject})
+        return {"subject": subject, "contained": False}
+
+    async def revoke(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Refuse one token for good, and end the sessions that it opened."""
+        given = Params(params)
+        token_id, reason = given.text("token_id"), given.text("reason", default="revoked")
+        given.done()
+        failure: Exception | None = None
+        try:
+            self._store.revoke_token(token_id, principal.subject, reason, self._clock())
+        except Exception as error:
+            failure = error
+        opened = [str(entry["session"]) for entry in self._live.list() if entry.get("token_id") == token_id]
+        ended = sum(self._live.terminate(session, "the token was revoked; get a new one") for session in opened)
+        if failure is not None:
+            log.error("revocation of token %s is not stored or recorded", token_id, exc_info=failure)
+            raise ControlError(
+                "unavailable",
+                f"{ended} live sessions were ended, but the revocation is not stored or not recorded: "
+                "repair the disk of state_dir and revoke again",
+            ) from failure
+        return {"token_id": token_id, "ended": ended}
+
+    async def contained(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Who is kept out, since when, by whom and why."""
+        Params(params).done()
+        with _store_errors():
+            return self._store.containments()
+
+    # -- approvals
+
+    async def approvals_list(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Requests, newest first; `status` defaults to pending, `all` is every one."""
+        given = Params(params)
+        status, limit = given.text("status", default="pending"), given.number("limit", default=100, most=1000)
+        given.done()
+        with _store_errors():
+            return [summary(each) for each in self._book.list(None if status == "all" else status, int(limit))]
+
+    async def approvals_show(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One request. Who may decide on it sees the exact statement and its parameters: all that would run."""
+        given = Params(params)
+        approval_id = given.text("id")
+        given.done()
+        with _store_errors():
+            approval = self._book.get(approval_id)
+        if approval is None:
+            raise ControlError("not_found", f"there is no request `{approval_id}`; see `sluicegate approvals list`")
+        return self._shown(approval, principal)
+
+    async def approve(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Vote for a request."""
+        return self._vote(principal, params, approve=True)
+
+    async def deny(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Vote against a request; the reason is required and goes to the person who asked."""
+        return self._vote(principal, params, approve=False)
+
+    def _vote(self, principal: Principal, params: Mapping[str, Any], *, approve: bool) -> dict[str, Any]:
+        given = Params(params)
+        approval_id, reason = given.text("id"), given.text("reason", default="")
+        given.done()
+        with _store_errors():
+            return summary(self._book.vote(approval_id, principal, approve, reason))
+
+    def _shown(self, approval: Approval, principal: Principal) -> dict[str, Any]:
+        shown = summary(approval)
+        objection = self._book.objection(approval, principal)
+        if objection is None:
+            shown |= {"text": approval.text, "text_cut": False, "params": list(approval.params)}
+        return {**shown, "you_may_decide": objection is None, "why_not": objection}
+
+    def _tell(self, event: str, data: Mapping[str, Any]) -> None:
+        if self._notifier is not None:
+            self._notifier.send(event, data)
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Turns what the store and the book say into what a caller may read."""
+    try:
+        yield
+    except ApprovalError as error:
+        raise ControlError("conflict", str(error)) from error
+    except StateError as error:
+        raise ControlError("unavailable", str(error)) from error

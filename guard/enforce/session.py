@@ -1,0 +1,248 @@
+"""The rules of one session: a command's analysis in, a decision out.
+
+terminate > deny > hold > allow, whatever the order of the rules. What no rule matches is denied. A hold is an allow
+that waits: what it does not name itself must be covered by other rules, or the command is denied at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from guard.enforce.explain import RuleTrace, describe, trace, uncovered
+from guard.enforce.index import RuleIndex
+from guard.enforce.patterns import NameIndex
+from guard.enforce.rules import Condition, Rule
+from protocols.contract import (
+    Action,
+    Analysis,
+    Decision,
+    Effect,
+    HoldTerms,
+    MaskRule,
+    Principal,
+    Resource,
+    SessionFacts,
+)
+
+DEFAULT_RULE = "default"
+_FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """A rule that is not always in force: only while `condition` holds and `exemption` does not."""
+
+    bit: int
+    condition: Condition
+    exemption: Condition | None
+
+    def active(self, now: float, facts: SessionFacts) -> bool:
+        """Whether the rule is in force now."""
+        return self.condition.holds(now, facts) and not (
+            self.exemption is not None and self.exemption.holds(now, facts)
+        )
+
+    def unchanged_until(self, now: float) -> float:
+        """Until when time alone cannot change that."""
+        exemption = _FOREVER if self.exemption is None else self.exemption.unchanged_until(now)
+        return min(self.condition.unchanged_until(now), exemption)
+
+
+@dataclass(slots=True)
+class _Window:
+    """Which rules are in force from `begin` until `end`, for one application name."""
+
+    begin: float
+    end: float
+    application: str
+    active: int
+
+
+class SessionPolicy:
+    """What one identity may do on one resource. Made by `PolicySet.for_session`; lives as long as the session.
+
+    A decision depends on the analysis, on `now` until its `valid_until`, and on `facts.application`.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        principal: Principal,
+        resource: Resource,
+        facts: SessionFacts,
+        index: RuleIndex,
+        activities: Sequence[Activity],
+        masks: tuple[MaskRule, ...],
+        all_rules: tuple[Rule, ...],
+    ) -> None:
+        self.version = version
+        self.principal = principal
+        self.resource = resource
+        self.masks = masks
+        self._facts = facts
+        self._index = index
+        self._activities = tuple(activities)
+        self._all_rules = all_rules
+        self._changing = sum(1 << activity.bit for activity in self._activities)
+        self._masked = _masked(masks)
+        self._window: _Window | None = None
+        self.may_connect = self._may_connect()
+
+    def decide(self, a: Analysis, *, now: float, facts: SessionFacts) -> Decision:
+        """Judge one command. Pure but for a memo of which rules are in force; `now` is in epoch seconds."""
+        effects = self.effects(a)
+        index = self._index
+        active, until = self._active(now, facts)
+        matched = index.match(a, effects)
+        # an allow that is out of force may decide by its absence: the answer is good until any rule changes
+        valid_until = until if self._changing else _FOREVER
+        matched_now = matched & active
+        alerts = self._names(matched_now & index.alert)
+        if stopped := matched_now & index.terminate:
+            return self._stop(Action.TERMINATE, stopped, a, effects, alerts, valid_until)
+        if stopped := matched_now & index.deny:
+            return self._stop(Action.DENY, stopped, a, effects, alerts, valid_until)
+        held = matched_now & index.hold
+        taking_part = index.covered(a, effects, (index.allow & active) | held)
+        if not taking_part:
+            return self._uncovered(a, effects, active, held, alerts, valid_until)
+        if held:
+            return self._hold(held, a, effects, alerts, valid_until)
+        rule = index.rules[_lowest(taking_part)]
+        return Decision(Action.ALLOW, rule.name, f"allowed by `{rule.name}`", self.version, None, alerts, valid_until)
+
+    def effects(self, a: Analysis) -> frozenset[Effect]:
+        """The command's effects, with `probe` where a filter depends on a column that this identity sees masked."""
+        if self._masked is None or not a.predicates:
+            return a.effects
+        if any(self._masked.rules(column) for column in a.predicates):
+            return a.effects | {Effect.PROBE}
+        return a.effects
+
+    def explain(self, a: Analysis, now: float, facts: SessionFacts) -> list[RuleTrace]:
+        """What every rule of the set says about the command, and why; in the order of the files."""
+        return trace(self._all_rules, self.principal, self.resource, self._facts, facts, a, self.effects(a), now)
+
+    def _active(self, now: float, facts: SessionFacts) -> tuple[int, float]:
+        if not self._changing:
+            return self._index.everything, _FOREVER
+        window = self._window
+        if window is None or not window.begin <= now < window.end or window.application != facts.application:
+            active, end = self._index.everything, _FOREVER
+            for activity in self._activities:
+                if not activity.active(now, facts):
+                    active &= ~(1 << activity.bit)
+                end = min(end, activity.unchanged_until(now))
+            window = self._window = _Window(now, end, facts.application, active)
+        return window.active, window.end
+
+    def _names(self, bits: int) -> tuple[str, ...]:
+        if not bits:
+            return ()
+        return tuple(rule.name for n, rule in enumerate(self._index.rules) if bits >> n & 1)
+
+    def _stop(
+        self,
+        action: Action,
+        stopped: int,
+        a: Analysis,
+        effects: frozenset[Effect],
+        alerts: tuple[str, ...],
+        valid_until: float,
+    ) -> Decision:
+        rule = self._index.rules[_lowest(stopped)]
+        what = describe(a, effects & rule.stops)
+        does = "denies" if action is Action.DENY else "ends this session because of"
+        why = f"rule `{rule.name}` {does} {what}: {rule.message or _advice(rule)}"
+        return Decision(action, rule.name, why, self.version, None, alerts, valid_until)
+
+    def _hold(
+        self, held: int, a: Analysis, effects: frozenset[Effect], alerts: tuple[str, ...], valid_until: float
+    ) -> Decision:
+        rules = [rule for n, rule in enumerate(self._index.rules) if held >> n & 1]
+        terms = narrowest(rule.hold or HoldTerms() for rule in rules)
+        first = rules[0]
+        if terms is None:
+            names = ", ".join(f"`{rule.name}`" for rule in rules)
+            why = f"rules {names} hold this command for different approvers: send its parts one at a time"
+            return Decision(Action.DENY, first.name, why, self.version, None, alerts, valid_until)
+        what = describe(a, effects & first.stops)
+        why = f"rule `{first.name}` holds {what} until {_approval(terms)}: {first.message or first.description}"
+        return Decision(Action.HOLD, first.name, why, self.version, terms, alerts, valid_until)
+
+    def _uncovered(
+        self,
+        a: Analysis,
+        effects: frozenset[Effect],
+        active: int,
+        held: int,
+        alerts: tuple[str, ...],
+        valid_until: float,
+    ) -> Decision:
+        granting = (self._index.allow & active) | held
+        rules = [rule for n, rule in enumerate(self._index.rules) if granting >> n & 1]
+        missing = uncovered(rules, a, effects)
+        what = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        who = f"{self.principal.subject} on {self.resource.name}"
+        if Effect.UNKNOWN in effects and "unknown" in missing:
+            reason = f" ({a.why})" if a.why else ""
+            why = (
+                f"it cannot be proved what this command does{reason}, and no rule grants `unknown` to {who}: "
+                "write it in a plainer form, or ask the owners of the policy"
+            )
+        else:
+            why = f"no rule allows {what or 'this'} for {who}: ask the owners of the policy for a rule that does"
+        return Decision(Action.DENY, DEFAULT_RULE, why, self.version, None, alerts, valid_until)
+
+    def _may_connect(self) -> bool:
+        index = self._index
+        refusing = (index.deny | index.terminate) & ~self._changing
+        for n, rule in enumerate(index.rules):
+            narrowed = rule.relations or rule.columns or rule.functions or rule.where
+            if refusing >> n & 1 and not narrowed and rule.stops == frozenset(Effect):
+                return False
+        return bool(index.granting)
+
+
+def _masked(masks: Sequence[MaskRule]) -> NameIndex | None:
+    patterns = [pattern for mask in masks for pattern in mask.columns]
+    return NameIndex([(0, patterns)], granting=False) if patterns else None
+
+
+def narrowest(terms: Iterable[HoldTerms]) -> HoldTerms | None:
+    """Terms that satisfy all of several holds: the narrowest approvers, the largest count, the shortest time.
+
+    None where no set of approvers lies within all others: one approval could then not stand for every rule.
+    """
+    listed = list(terms)
+    for one in listed:
+        if all(_within(one, other) for other in listed):
+            return replace(
+                one, count=max(other.count for other in listed), expires_s=min(other.expires_s for other in listed)
+            )
+    return None
+
+
+def _within(one: HoldTerms, other: HoldTerms) -> bool:
+    if not other.approver_groups and not other.approver_subjects:
+        return True
+    if not one.approver_groups and not one.approver_subjects:
+        return False
+    return one.approver_groups <= other.approver_groups and one.approver_subjects <= other.approver_subjects
+
+
+def _approval(terms: HoldTerms) -> str:
+    who = sorted([*(f"group {name}" for name in terms.approver_groups), *terms.approver_subjects])
+    people = "one approver" if terms.count == 1 else f"{terms.count} approvers"
+    named = f" out of {' or '.join(who)}" if who else ""
+    return f"{people}{named} agree{'s' if terms.count == 1 else ''} within {terms.expires_s:g} s"
+
+
+def _advice(rule: Rule) -> str:
+    return f"{rule.description.rstrip('.')}; ask the owners of the policy if you need it"
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1

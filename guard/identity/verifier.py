@@ -1,0 +1,277 @@
+"""A token in, a principal out, or IdentityError.
+
+Order matters: nothing is looked up for a token that is not well formed, no key is used before issuer and algorithm are
+settled from our side, and no claim is read for its meaning before the signature holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jwt
+
+from guard.identity.claims import ClaimMap, token_id
+from guard.identity.errors import IdentityError
+from guard.identity.keys import ALGORITHMS, TTL_S, Fetch, IssuerKeys, KeysError, SigningKey, fetch_document
+from guard.identity.tokens import UnverifiedToken, parse, strict_json
+from protocols.contract import Principal
+
+MAX_LEEWAY_S = 30.0
+_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # after the first, second, ... failed refresh in a row
+_LATEST = 253402300800.0  # the year 10000: a larger number is no time
+
+log = logging.getLogger("sluicegate.identity")
+
+Blocked = Callable[[Principal], str | None]
+"""Why a principal may not act although its token is good (contained, revoked), as a public text; None: it may."""
+
+
+class IssuerConfig(Protocol):
+    """What is read from one entry of `issuers:` in the configuration."""
+
+    @property
+    def issuer(self) -> str: ...
+    @property
+    def audience(self) -> str: ...
+    @property
+    def preset(self) -> str | None: ...
+    @property
+    def jwks_uri(self) -> str | None: ...
+    @property
+    def ca(self) -> Path | None: ...
+    @property
+    def algorithms(self) -> Sequence[str]: ...
+    @property
+    def subject_claim(self) -> str: ...
+    @property
+    def groups_claim(self) -> str: ...
+    @property
+    def attributes(self) -> Mapping[str, str]: ...
+    @property
+    def azp(self) -> str | None: ...
+    @property
+    def leeway(self) -> float: ...
+    @property
+    def session_end(self) -> str: ...
+    @property
+    def session_max(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    config: IssuerConfig
+    algorithms: frozenset[str]
+    leeway: float
+    claims: ClaimMap
+    keys: IssuerKeys
+
+
+class Verifier:
+    """Verifies tokens of the configured issuers.
+
+    `blocked` is asked for every principal, after its token was found good; when it raises, the token is refused.
+    """
+
+    def __init__(
+        self,
+        issuers: Sequence[IssuerConfig],
+        *,
+        fetch: Fetch = fetch_document,
+        clock: Callable[[], float] = time.time,
+        blocked: Blocked | None = None,
+    ) -> None:
+        self._clock = clock
+        self._blocked = blocked
+        self._issuers: dict[str, _Issuer] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        for config in issuers:
+            if config.issuer in self._issuers:
+                raise ValueError(f"issuer {config.issuer} is configured twice")
+            self._issuers[config.issuer] = _build(config, fetch, clock)
+
+    async def start(self) -> None:
+        """Read every issuer's keys in the background from now on; returns at once."""
+        self._tasks = [
+            asyncio.create_task(self._keep_fresh(issuer), name=f"refresh {name}")
+            for name, issuer in self._issuers.items()
+        ]
+
+    async def stop(self) -> None:
+        """Stop the background work."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for issuer in self._issuers.values():
+            await issuer.keys.close()
+
+    def status(self) -> list[dict[str, Any]]:
+        """For operators: each issuer with the age of its keys in seconds (None before the first) and the last error."""
+        return [
+            {
+                "issuer": name,
+                "keys_age": round(issuer.keys.age, 1) if math.isfinite(issuer.keys.age) else None,
+                "error": issuer.keys.error or None,
+            }
+            for name, issuer in self._issuers.items()
+        ]
+
+    async def verify(self, token: str) -> Principal:
+        """The principal that a token proves. Raises IdentityError; waits for the network only on an unknown key id."""
+        unverified = parse(token)
+        issuer = self._issuer_of(unverified)
+        claims = await self._verified_claims(unverified, issuer)
+        now = self._clock()
+        expires = _check_times(claims, now, issuer.leeway)
+        _check_audience(claims, issuer.config)
+        _check_purpose(claims, unverified.access)
+        issuer.claims.check_kind(claims)
+        subject = issuer.claims.subject(claims)
+        principal = Principal(
+            subject=subject,
+            issuer=issuer.config.issuer,
+            groups=issuer.claims.groups(claims, subject),
+            attributes=issuer.claims.extract_attributes(claims),
+            expires_at=_session_deadline(expires, now, issuer.config),
+            token_id=token_id(claims, token),
+        )
+        self.recheck(principal)
+        return principal
+
+    def recheck(self, principal: Principal) -> None:
+        """Raises IdentityError when a principal verified earlier may act no longer: expired, contained, revoked."""
+        late = self._clock() - principal.expires_at
+        if late >= 0:
+            raise IdentityError(f"token expired {late:.0f} s ago; get a new one")
+        if self._blocked is None:
+            return
+        try:
+            reason = self._blocked(principal)
+        except Exception as error:
+            log.exception("cannot tell whether %s is contained", principal.subject)
+            detail = f"containment check failed: {type(error).__name__}"
+            raise IdentityError("the gateway cannot check this identity now; try again later", detail) from error
+        if reason is not None:
+            raise IdentityError(reason)
+
+    def _issuer_of(self, token: UnverifiedToken) -> _Issuer:
+        name = token.claims.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise IdentityError("token's issuer is not trusted here", "issuer is not configured")
+        if token.algorithm not in issuer.algorithms:
+            raise IdentityError("token is signed in a way that is not accepted", "algorithm is not pinned for issuer")
+        return issuer
+
+    async def _verified_claims(self, token: UnverifiedToken, issuer: _Issuer) -> Mapping[str, Any]:
+        try:
+            candidates = await issuer.keys.candidates(token.kid, token.algorithm)
+        except KeysError as error:
+            public = "the gateway cannot check tokens of this issuer now; try again in a moment"
+            raise IdentityError(public, f"no keys of {issuer.config.issuer}: {error}") from None
+        for key in candidates:
+            payload = _signed_payload(token, key)
+            if payload is not None:
+                # what was signed, not what was looked at before: there is then only one reading of the token
+                return strict_json(payload)
+        why = "no signature holds" if candidates else "key id is unknown or its key does not fit the algorithm"
+        raise IdentityError("token's signature does not hold; get a new token", f"{issuer.config.issuer}: {why}")
+
+    async def _keep_fresh(self, issuer: _Issuer) -> None:
+        failures = 0
+        while True:
+            await issuer.keys.refresh(force=True)
+            if issuer.keys.error:
+                log.warning("keys of %s: %s", issuer.config.issuer, issuer.keys.error)
+                delay = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
+                failures += 1
+            else:
+                delay, failures = TTL_S, 0
+            # spread over gateways that started together
+            await asyncio.sleep(delay * random.uniform(0.8, 1.0))  # noqa: S311 - no secret
+
+
+def _build(config: IssuerConfig, fetch: Fetch, clock: Callable[[], float]) -> _Issuer:
+    algorithms = frozenset(config.algorithms)
+    if not algorithms or not algorithms <= ALGORITHMS.keys():
+        raise ValueError(f"issuer {config.issuer}: algorithms must be asymmetric: {', '.join(ALGORITHMS)}")
+    if not config.audience:
+        raise ValueError(f"issuer {config.issuer}: audience must not be empty")
+    if not 0 <= config.leeway <= MAX_LEEWAY_S:
+        raise ValueError(f"issuer {config.issuer}: leeway must be 0 to {MAX_LEEWAY_S:.0f} seconds")
+    if config.session_end not in ("token", "duration") or not 0 < config.session_max < float("inf"):
+        raise ValueError(f"issuer {config.issuer}: session_end is token or duration, session_max a number of seconds")
+    return _Issuer(
+        config=config,
+        algorithms=algorithms,
+        leeway=float(config.leeway),
+        claims=ClaimMap.of(config.preset, config.subject_claim, config.groups_claim, config.attributes),
+        keys=IssuerKeys(config.issuer, config.jwks_uri, config.ca, fetch, clock),
+    )
+
+
+def _signed_payload(token: UnverifiedToken, key: SigningKey) -> bytes | None:
+    try:
+        jws = jwt.PyJWS(algorithms=[token.algorithm])
+        decoded = jws.decode_complete(token.compact, key.key, algorithms=[token.algorithm])
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
+    payload = decoded["payload"]
+    return payload if isinstance(payload, bytes) else None
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:
+        raise IdentityError("token's times cannot be read; get a new token", f"claim `{name}` is no time")
+    return float(value)
+
+
+def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> float:
+    """The expiry. It has no leeway: a session ends at the same moment at which a new one is refused."""
+    expires, issued, begins = _time(claims, "exp"), _time(claims, "iat"), _time(claims, "nbf")
+    if expires is None:
+        raise IdentityError("token never expires and is therefore refused; get one with an expiry", "no exp")
+    if expires <= now:
+        raise IdentityError(f"token expired {now - expires:.0f} s ago; get a new one")
+    for name, moment in (("nbf", begins), ("iat", issued)):
+        if moment is not None and moment > now + leeway:
+            raise IdentityError(f"token is not valid for another {moment - now:.0f} s; check the clocks", name)
+    return expires
+
+
+def _check_audience(claims: Mapping[str, Any], config: IssuerConfig) -> None:
+    audience = claims.get("aud")
+    listed = [audience] if isinstance(audience, str) else audience
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise IdentityError("token does not say what it is for; ask for one for this gateway", "aud")
+    if config.audience not in listed:
+        raise IdentityError("token was made for something else; ask for one for this gateway's audience", "aud")
+    if config.azp is not None and claims.get("azp") != config.azp:
+        raise IdentityError("token was given to a client that is not accepted here", "azp")
+
+
+def _check_purpose(claims: Mapping[str, Any], access: bool) -> None:
+    if access and not isinstance(claims.get("client_id"), str):
+        # RFC 9068 section 2.2 requires it; without it this is something else that borrowed the type
+        raise IdentityError("this is not an access token; send the access token or the id token", "at+jwt: client_id")
+    if "events" in claims:
+        # a security event or logout token (RFC 8417 section 2.2), whatever its header says
+        raise IdentityError("this is not an access token; send the access token or the id token", "events")
+    if "cnf" in claims:
+        # RFC 7800: only the holder of another key may use it, and a password cannot prove that
+        raise IdentityError("token is bound to a client key and cannot be used as a password; ask for a bearer token")
+
+
+def _session_deadline(expires: float, now: float, config: IssuerConfig) -> float:
+    return now + config.session_max if config.session_end == "duration" else expires

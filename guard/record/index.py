@@ -1,0 +1,265 @@
+"""`EvidenceIndex`: the journal of one gateway, searchable. Every answer includes what the journal holds *now*.
+
+The index is derived: each method first reads what the journal gained since the last time, in one transaction with its
+cursor, so several processes may share it (the indexer process keeps it nearly up to date, and queries then have little
+to do). Responses that the recorder still holds in memory are not in the journal yet: the gateway calls
+`recorder.flush()` first.
+
+Synchronous and possibly slow (it may have to index a backlog): never call it on an event loop; use a thread. All times
+in arguments and answers are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, delete, event, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from guard.record import index_schema as schema
+from guard.record import queries
+from guard.record.errors import DamagedJournal, RecordError
+from guard.record.format import HEADER_SIZE, SegmentHeader
+from guard.record.ingest import Ingest, Shared
+from guard.record.queries import Search
+from guard.record.reader import Cursor, follow, open_segment, segments
+from guard.record.replay import TimedEvent, timed_events
+
+INDEX_FILE = "index.db"
+_BATCH = 5_000  # records per transaction
+
+
+class EvidenceIndex:
+    """Opens (or makes) `state_dir/index.db` over `state_dir/journal`. Thread-safe. Raises RecordError from every
+    method.
+
+    A damaged journal makes every question raise DamagedJournal, unless it is asked with `damaged_ok`: then the answer
+    ends where the damage begins, and `damage` says where that is.
+    """
+
+    def __init__(self, state_dir: Path, *, busy_timeout: float = 30.0) -> None:
+        self.folder = state_dir / "journal"
+        self.path = state_dir / INDEX_FILE
+        self.damage: DamagedJournal | None = None
+        self._shared = Shared()
+        self._lock = threading.Lock()
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise RecordError(f"cannot open the index `{self.path}`: {error.strerror}") from error
+        arguments = {"isolation_level": None, "timeout": busy_timeout}
+        self._engine = create_engine(f"sqlite+pysqlite:///{self.path}", connect_args=arguments)
+        event.listen(self._engine, "connect", _prepare)
+        event.listen(self._engine, "begin", _begin)
+        with self._transaction(write=True) as connection:
+            self._make_schema(connection)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> EvidenceIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # keeping up
+
+    def catch_up(self) -> int:
+        """Index everything that the journal holds at this moment. Returns the number of new records.
+
+        Raises DamagedJournal at the first record that does not verify (what comes before it is indexed).
+        """
+        added = 0
+        with self._lock:
+            goal = self._journal_end()
+            while goal is not None:
+                count, cursor = self._batch()
+                added += count
+                if self.damage is not None:
+                    raise self.damage
+                if count < _BATCH or (cursor.segment, cursor.offset) >= goal:
+                    break
+        return added
+
+    def position(self) -> Cursor:
+        """Behind the last indexed record."""
+        with self._transaction(write=False) as connection:
+            return _cursor(connection)[1]
+
+    def _journal_end(self) -> tuple[int, int] | None:
+        """Newest segment and its size in bytes, None while there is no journal."""
+        known = segments(self.folder) if self.folder.exists() else {}
+        if not known:
+            return None
+        newest = max(known)
+        try:
+            return newest, known[newest].stat().st_size
+        except FileNotFoundError:  # it was compressed at this moment, so it is not the newest any more
+            return newest, 0
+
+    def _batch(self) -> tuple[int, Cursor]:
+        with self._transaction(write=True) as connection:
+            journal_id, cursor = _cursor(connection)
+            found = self._journal_id()
+            if found != journal_id:
+                if journal_id:
+                    self._clear(connection)
+                cursor = Cursor(segment=min(segments(self.folder)))
+            ingest = Ingest(connection, self._shared)
+            count, self.damage = 0, None
+            try:
+                try:
+                    for record, behind in follow(self.folder, cursor):
+                        ingest.add(record)
+                        cursor, count = behind, count + 1
+                        if count >= _BATCH:
+                            break
+                except DamagedJournal as damage:
+                    self.damage = damage
+                ingest.finish()
+                place = {"segment": cursor.segment, "offset": cursor.offset, "seq": cursor.seq, "chain": cursor.chain}
+                connection.execute(update(schema.progress).values(journal_id=found, **place))
+            except BaseException:
+                self._shared = Shared()  # it may name rows that are rolled back now
+                raise
+        return count, cursor
+
+    def _journal_id(self) -> bytes:
+        """The id in the first segment's header; empty while that is not whole yet."""
+        first = min(segments(self.folder))
+        with open_segment(self.folder, first) as file:
+            data = file.read(HEADER_SIZE)
+        return SegmentHeader.decode(data, first).journal_id if len(data) == HEADER_SIZE else b""
+
+    def _clear(self, connection: Connection) -> None:
+        """Another journal lies there now: start over."""
+        self._shared = Shared()
+        for table in schema.metadata.sorted_tables:
+            if table is not schema.progress:
+                connection.execute(delete(table))
+
+    # questions
+
+    def sessions(
+        self,
+        *,
+        subject: str | None = None,
+        resource: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        live: bool | None = None,
+        limit: int = 100,
+        damaged_ok: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Sessions, newest first: `session, subject, issuer, groups, resource, protocol, client, application, token_id,
+        started_at, ended_at, end_reason, live, commands, denied, held, rows, bytes`.
+        """
+        with self._answering(damaged_ok) as connection:
+            return queries.sessions(connection, subject, resource, since, until, live, limit)
+
+    def show(
+        self, session: str, *, after: int = 0, limit: int = 1000, damaged_ok: bool = False
+    ) -> dict[str, Any] | None:
+        """`{"session": ..., "commands": [...], "events": [...]}` in order, or None for an unknown session.
+
+        Commands are as in `search`. Of a long session: the first `limit` with a sequence number above `after`.
+        """
+        with self._answering(damaged_ok) as connection:
+            return queries.show(connection, session, after, limit)
+
+    def search(self, wanted: Search, *, damaged_ok: bool = False) -> list[dict[str, Any]]:
+        """Commands that match every given field, newest first, each with its outcome: `seq, session, n, at, subject,
+        issuer, resource, kind, text, effects, reads, writes, columns, decision, rule, why, approval, params, phase,
+        responses: [{at, status, rows, bytes, us, tag, sqlstate, columns, masked}]`.
+        """
+        with self._answering(damaged_ok) as connection:
+            return queries.search(connection, wanted)
+
+    def events(
+        self,
+        *,
+        kind: str | None = None,
+        subject: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 100,
+        damaged_ok: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Everything that is no command or response, newest first: `seq, at, kind, session, facts`."""
+        with self._answering(damaged_ok) as connection:
+            return queries.events(connection, kind, subject, since, until, limit)
+
+    def summary(
+        self, subject: str, *, since: float | None = None, until: float | None = None, damaged_ok: bool = False
+    ) -> dict[str, Any]:
+        """An incident in one answer: `sessions, commands (by decision), relations [{relation, access, commands}],
+        rows, bytes, masked [column], rules [{rule, decision, commands}], first_at, last_at`.
+        """
+        with self._answering(damaged_ok) as connection:
+            return queries.summary(connection, subject, since, until)
+
+    def replay(self, session: str, *, damaged_ok: bool = False) -> Iterator[TimedEvent]:
+        """Everything recorded of a session, in order and timed, read from the journal itself. Empty when unknown."""
+        with self._answering(damaged_ok) as connection:
+            places = queries.places(connection, session)
+        return timed_events(self.folder, places)
+
+    @contextmanager
+    def _answering(self, damaged_ok: bool) -> Iterator[Connection]:
+        try:
+            self.catch_up()
+        except DamagedJournal:
+            if not damaged_ok:
+                raise
+        with self._transaction(write=False) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        try:
+            with self._engine.connect().execution_options(writing=write) as connection, connection.begin():
+                yield connection
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            original = getattr(error, "orig", None) or error
+            raise RecordError(
+                f"the index `{self.path}` failed ({type(original).__name__}: {original}); if it is damaged, delete it: "
+                "it is rebuilt from the journal"
+            ) from error
+
+    def _make_schema(self, connection: Connection) -> None:
+        found = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if (found, version) == (schema.APPLICATION_ID, schema.VERSION):
+            return
+        if found not in (0, schema.APPLICATION_ID):
+            raise RecordError(f"`{self.path}` is a database of another program; set another state_dir")
+        schema.metadata.drop_all(connection)  # another version of a derived thing is rebuilt, not converted
+        schema.metadata.create_all(connection)
+        connection.execute(
+            insert(schema.progress).values(id=1, journal_id=b"", segment=1, offset=0, seq=0, chain=Cursor().chain)
+        )
+        connection.exec_driver_sql(f"PRAGMA application_id={schema.APPLICATION_ID}")
+        connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION}")
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin(connection: Connection) -> None:
+    # IMMEDIATE is the lock: whoever holds it reads the cursor, indexes what follows and moves the cursor.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writing") else "BEGIN")
+
+
+def _cursor(connection: Connection) -> tuple[bytes, Cursor]:
+    row = connection.execute(select(schema.progress)).one()
+    return row.journal_id, Cursor(row.segment, row.offset, row.seq, row.chain)

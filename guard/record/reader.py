@@ -1,0 +1,161 @@
+"""Reading a journal folder: segments, plain or compressed, from any cursor, while another process writes.
+
+Every record read here has had its digest and its place in the chain checked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from guard.record.errors import DamagedJournal, RecordError
+from guard.record.format import HEADER_SIZE, NO_CHAIN, PREFIX_SIZE, Record, SegmentHeader, open_record, record_size
+
+_NAME = re.compile(r"(\d{8})\.seg(\.gz)?")
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Right behind record `seq`, whose chain is `chain`, at byte `offset` of the (uncompressed) segment.
+
+    The start of a journal is `Cursor()`; offset 0 means that the segment's header is still to be read.
+    """
+
+    segment: int = 1
+    offset: int = 0
+    seq: int = 0
+    chain: bytes = NO_CHAIN
+
+
+def segment_name(number: int) -> str:
+    return f"{number:08d}.seg"
+
+
+def segments(folder: Path) -> dict[int, Path]:
+    """Number -> file, ascending. Where both forms exist (compression was interrupted) the plain one counts.
+
+    Raises RecordError when the folder cannot be listed.
+    """
+    found: dict[int, Path] = {}
+    try:
+        for path in folder.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and not (match[2] and int(match[1]) in found):
+                found[int(match[1])] = path
+    except OSError as error:
+        raise RecordError(f"cannot read the journal folder `{folder}`: {error.strerror}") from error
+    return dict(sorted(found.items()))
+
+
+@contextmanager
+def open_segment(folder: Path, number: int) -> Iterator[BinaryIO]:
+    """A segment in whichever form it has at this moment. Raises DamagedJournal when it is missing or unreadable."""
+    plain = folder / segment_name(number)
+    packed = plain.with_suffix(".seg.gz")
+    file: BinaryIO | None = None
+    for path in (plain, packed, plain):  # a third look: it may have been compressed between the first two
+        try:
+            file = cast(BinaryIO, gzip.GzipFile(path, "rb")) if path is packed else path.open("rb", buffering=_BUFFER)
+            break
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RecordError(f"cannot read `{path}`: {error.strerror}") from error
+    if file is None:
+        raise DamagedJournal(number, 0, "the segment is missing")
+    try:
+        yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DamagedJournal(number, 0, f"the compressed segment is damaged ({error})") from error
+    except OSError as error:
+        raise RecordError(f"cannot read segment {number}: {error.strerror}") from error
+    finally:
+        file.close()
+
+
+def read_header(file: BinaryIO, at: Cursor, journal_id: bytes | None = None) -> tuple[SegmentHeader, Cursor]:
+    """Read a segment's header and check that it continues from `at`. Raises DamagedJournal."""
+    header = SegmentHeader.decode(file.read(HEADER_SIZE), at.segment)
+    if journal_id is not None and header.journal_id != journal_id:
+        raise DamagedJournal(at.segment, 8, "the segment belongs to another journal")
+    if header.first_seq != at.seq + 1:
+        why = f"the segment starts with record {header.first_seq}, but {at.seq + 1} comes next"
+        raise DamagedJournal(at.segment, 28, why, seq=at.seq + 1)
+    if header.previous_chain != at.chain:
+        raise DamagedJournal(at.segment, 36, "the segment does not follow from the one before it", seq=at.seq + 1)
+    return header, Cursor(at.segment, HEADER_SIZE, at.seq, header.chain())
+
+
+def read_records(file: BinaryIO, at: Cursor) -> Iterator[Record]:
+    """The records from a cursor (where the file must stand) to the end of the file.
+
+    Raises DamagedJournal: `torn` when the file ends inside a record, which is normal for a segment being written.
+    """
+    offset, seq, chain = at.offset, at.seq, at.chain
+    while prefix := file.read(PREFIX_SIZE):
+        if len(prefix) < PREFIX_SIZE:
+            raise DamagedJournal(at.segment, offset, "the file ends inside a record", seq=seq + 1, torn=True)
+        size = record_size(prefix, at.segment, offset)
+        body = file.read(size)
+        if len(body) < size:
+            raise DamagedJournal(at.segment, offset, "the file ends inside a record", seq=seq + 1, torn=True)
+        record = open_record(body, at.segment, offset, chain, seq + 1)
+        yield record
+        offset, seq, chain = record.end, record.seq, record.chain
+
+
+def follow(folder: Path, at: Cursor) -> Iterator[tuple[Record, Cursor]]:
+    """Every whole record from `at` to the journal's present end, each with the cursor behind it.
+
+    Ends quietly at the partial tail of the newest segment. Raises DamagedJournal for anything else that is wrong.
+    """
+    while True:
+        # Asked before reading: once a successor exists its predecessor is complete, so its end is the real end.
+        known = segments(folder)
+        if not known:
+            return
+        newest = max(known)
+        if at.segment > newest:
+            if at.segment == newest + 1 and at.offset == 0:
+                return
+            raise DamagedJournal(at.segment, at.offset, "the segment is missing")
+        try:
+            with open_segment(folder, at.segment) as file:
+                if at.offset == 0:
+                    _, at = read_header(file, at)
+                else:
+                    file.seek(at.offset)
+                for record in read_records(file, at):
+                    at = Cursor(at.segment, record.end, record.seq, record.chain)
+                    yield record, at
+        except DamagedJournal as damage:
+            if damage.torn and at.segment == newest:
+                return
+            raise
+        if at.segment == newest:
+            return
+        at = Cursor(at.segment + 1, 0, at.seq, at.chain)
+
+
+def read_at(folder: Path, segment: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Raw records (offset, bytes after the prefix) between two positions of a segment, unchecked against the chain."""
+    with open_segment(folder, segment) as file:
+        file.seek(start)
+        offset = start
+        while offset < end:
+            prefix = file.read(PREFIX_SIZE)
+            if len(prefix) < PREFIX_SIZE:
+                raise DamagedJournal(segment, offset, "the file ends inside a record", torn=True)
+            size = record_size(prefix, segment, offset)
+            body = file.read(size)
+            if len(body) < size:
+                raise DamagedJournal(segment, offset, "the file ends inside a record", torn=True)
+            yield offset, body
+            offset += PREFIX_SIZE + size

@@ -1,0 +1,200 @@
+"""The journal's files as one thing to append to: hashing, segments, signatures. `Recorder` decides when.
+
+Errors are plain OSErrors here. INVARIANT: `offset`, `seq`, `chain` and `tree` describe what is in the file; they move
+only after a write succeeded, so `cut_back()` undoes whatever a failed one left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from guard.record import checkpoints
+from guard.record.durable import sync_folder, write_head
+from guard.record.errors import RecordError
+from guard.record.format import (
+    CHAINED,
+    CHECK,
+    HEAD_SIZE,
+    HEADER_SIZE,
+    NO_CHAIN,
+    PREFIX,
+    SALT_SIZE,
+    Checkpoint,
+    MerkleTree,
+    SegmentHeader,
+)
+from guard.record.keys import load_or_make
+from guard.record.reader import Cursor, segment_name
+from guard.record.recovery import HEAD_FILE, Tail, find_tail
+
+_SALT_BLOCK = 4096
+
+type Item = tuple[bytes, int, bytes]  # kind, at (ns), payload
+
+
+class JournalWriter:
+    """Holds the folder's lock. After `open()` there is a current segment, until `close()`."""
+
+    def __init__(self, folder: Path, keys: Path, *, strict: bool) -> None:
+        self.folder = folder
+        self.strict = strict  # new and finished segments are synced in line
+        self.file = self._lock = -1
+        self.seq = self.offset = self.segment = self.appended = 0
+        self._chain = self._link = NO_CHAIN
+        self._tree = MerkleTree()
+        self._journal_id = b""
+        self._keys = keys
+        self._salts, self._salt_at = b"", 0
+
+    def open(self, at: int) -> dict[str, Any]:
+        """Lock, find and repair the journal's end, start the next segment.
+
+        Returns what was wrong with the end as the facts of a `journal.recovered` record, empty when it was closed
+        properly. Raises RecordError (locked, damaged, key missing) or OSError.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordError(f"another gateway process writes the journal in `{self.folder}`; stop it first") from None
+        has_head = (self.folder / HEAD_FILE).exists()
+        fresh = not has_head and not any(self.folder.glob("*.seg*"))
+        self._signer = checkpoints.Signer(load_or_make(self._keys, may_make=fresh))
+        tail = find_tail(self.folder, self._signer)
+        found = {} if tail is None else self._continue(tail, at)
+        if tail is None and has_head:  # the process died between writing the head and the first segment
+            signed = checkpoints.parse((self.folder / HEAD_FILE).read_bytes())
+            self._journal_id = signed.checkpoint.journal_id
+        elif tail is None:
+            # The head comes first, so that segments without a head are never normal.
+            self._journal_id = secrets.token_bytes(16)
+            write_head(self.folder, self.sign(at, final=False))
+        self._start_segment()
+        sync_folder(self.folder)
+        return found
+
+    def append(self, items: Iterable[Item]) -> None:
+        """Hash and write records in one write(). Raises OSError; then nothing has moved and `cut_back()` is due."""
+        sha256 = hashlib.sha256
+        chain, seq = self._chain, self.seq
+        pieces: list[bytes] = []
+        leaves: list[bytes] = []
+        for kind, at, payload in items:
+            seq += 1
+            start = self._salt_at
+            if start >= len(self._salts):
+                self._salts, start = os.urandom(_SALT_BLOCK), 0
+            self._salt_at = start + SALT_SIZE
+            salt = self._salts[start : start + SALT_SIZE]
+            size = len(payload)
+            chained = CHAINED.pack(seq, at, size, len(kind), sha256(salt + payload).digest())
+            chain = sha256(b"\x00" + chain + chained + kind).digest()
+            size += HEAD_SIZE + len(kind) + SALT_SIZE
+            pieces += (PREFIX.pack(size, size ^ CHECK, 0), chained, chain, kind, salt, payload)
+            leaves.append(chain)
+        data = b"".join(pieces)
+        _write_all(self.file, data)
+        self._chain, self.seq = chain, seq
+        self.offset += len(data)
+        self.appended += len(data)
+        add = self._tree.add
+        for leaf in leaves:
+            add(leaf)
+
+    def cut_back(self) -> None:
+        """Remove what a failed append left in the file. Raises OSError."""
+        os.ftruncate(self.file, self.offset)
+
+    def sign(self, at: int, *, final: bool) -> bytes:
+        """The payload of a checkpoint over everything appended so far."""
+        # Before its first record a segment's chain is that of its header; what is signed is the record before it.
+        chain = self._chain if self._tree.size else self._link
+        root = self._tree.root()
+        point = Checkpoint(self._journal_id, self.segment, self.seq, chain, self._tree.size, root, final)
+        return self._signer.sign(point, at)
+
+    def finish_segment(self, at: int) -> bytes:
+        """Append the final checkpoint; nothing may follow in this segment. Returns its payload."""
+        payload = self.sign(at, final=True)
+        self.append([(b"checkpoint", at, payload)])
+        return payload
+
+    def roll(self, at: int) -> tuple[int, bytes]:
+        """Finish the segment and start the next. Returns the old file, for the caller to close, and its checkpoint.
+
+        Raises OSError; then the old segment is still the current one (and `cut_back()` is due).
+        """
+        before = (self._chain, self.seq, self.offset, self.appended)
+        tree = self._tree.copy()
+        payload = self.finish_segment(at)
+        old = self.file
+        try:
+            if self.strict:
+                os.fsync(old)
+            self._start_segment()
+        except OSError:
+            self._chain, self.seq, self.offset, self.appended = before
+            self._tree = tree
+            raise
+        return old, payload
+
+    def _start_segment(self) -> None:
+        """Create the next file with its header and switch to it. Raises OSError and leaves no trace."""
+        header = SegmentHeader(self._journal_id, self.segment + 1, self.seq + 1, self._chain)
+        path = self.folder / segment_name(header.number)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(file, header.encode())
+            if self.strict:
+                os.fsync(file)
+                sync_folder(self.folder)
+        except OSError:
+            os.close(file)
+            path.unlink(missing_ok=True)
+            raise
+        self.file, self.segment, self.offset = file, header.number, HEADER_SIZE
+        self._chain, self._link, self._tree = header.chain(), header.previous_chain, MerkleTree()
+
+    def _continue(self, tail: Tail, at: int) -> dict[str, Any]:
+        """Take up the journal where the life before left it, and finish its last segment."""
+        self._journal_id, self.segment, self._tree = tail.journal_id, tail.end.segment, tail.tree
+        self.seq, self._chain, self.offset, self._link = tail.end.seq, tail.end.chain, tail.end.offset, tail.link
+        if not tail.finished:
+            path = self.folder / segment_name(self.segment)
+            self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self.finish_segment(at)
+            os.fsync(self.file)
+            os.close(self.file)
+            self.file = -1
+        elif tail.torn_header is None:
+            return {}
+        return {
+            "why": "the gateway process ended without closing its journal",
+            "segment": tail.end.segment,
+            "last_seq": tail.end.seq,
+            "torn_bytes": tail.torn_bytes,
+            "torn_segment": tail.torn_header,
+        }
+
+    def position(self) -> Cursor:
+        return Cursor(self.segment, self.offset, self.seq, self._chain)
+
+    def close(self) -> None:
+        """Release the file and the lock, finishing nothing."""
+        for handle in (self.file, self._lock):
+            if handle >= 0:
+                os.close(handle)
+        self.file = self._lock = -1
+
+
+def _write_all(file: int, data: bytes) -> None:
+    written = os.write(file, data)
+    while written < len(data):  # a short write: the next one says why, or completes it
+        written += os.write(file, data[written:])

@@ -1,0 +1,295 @@
+"""Held commands and the votes on them. Every transition is one transaction; the table below is the whole machine.
+
+    pending  -> approved | denied | expired | withdrawn
+    approved -> spent | expired | withdrawn
+
+Anything else is an `ApprovalConflict`. Once an approval is final its text and parameters are redacted in place:
+approvers had to see the exact bytes, nobody has to any more.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from guard.record.redact import redact_params, redact_sql
+from guard.state import schema
+from guard.state.database import Database, StateError, bump, values
+from protocols.contract import HoldTerms
+
+type Journal = Callable[[str, Mapping[str, Any]], object]
+
+
+class ApprovalStatus(enum.StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+    SPENT = "spent"
+
+
+FINAL = frozenset({ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN, ApprovalStatus.SPENT})
+NEXT: Mapping[ApprovalStatus, frozenset[ApprovalStatus]] = {
+    ApprovalStatus.PENDING: frozenset(
+        {ApprovalStatus.APPROVED, ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN}
+    ),
+    ApprovalStatus.APPROVED: frozenset({ApprovalStatus.SPENT, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN}),
+}
+
+
+class ApprovalConflict(StateError):
+    """The approval is not in a state that permits this: already decided, spent, expired, another digest, own vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    subject: str
+    issuer: str
+    approve: bool
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One held command. `digest` binds the exact bytes and parameters; times are epoch seconds."""
+
+    id: str
+    session_id: str
+    subject: str
+    issuer: str
+    resource: str
+    text: str
+    digest: bytes
+    params: tuple[str | None, ...]
+    rule: str
+    terms: HoldTerms
+    requested_at: float
+    expires_at: float
+    gateway: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)  # effects, reads, writes, ...: shown to the approver
+    status: ApprovalStatus = ApprovalStatus.PENDING
+    votes: tuple[Vote, ...] = ()
+    decided_at: float | None = None
+    reason: str = ""
+
+
+class Approvals:
+    """All methods raise StateError when the database cannot answer, ApprovalConflict when the answer is no."""
+
+    def __init__(self, database: Database, journal: Journal) -> None:
+        self._database = database
+        self._journal = journal
+
+    def insert(self, approval: Approval) -> None:
+        """Store a new pending approval; journalled (with its text redacted) before it becomes visible."""
+        if approval.status is not ApprovalStatus.PENDING or approval.votes:
+            raise ApprovalConflict("a new approval starts pending and without votes")
+        with self._database.write(durable=True) as connection:
+            connection.execute(insert(schema.approvals).values(_to_row(approval)))
+            bump(connection, "approvals")
+            self._journal(
+                "approval.requested",
+                {
+                    "s": approval.session_id,
+                    "approval": approval.id,
+                    "subject": approval.subject,
+                    "issuer": approval.issuer,
+                    "resource": approval.resource,
+                    "text": redact_sql(approval.text),
+                    "digest": approval.digest.hex(),
+                    "rule": approval.rule,
+                    "expires_at": approval.expires_at,
+                },
+            )
+
+    def get(self, approval_id: str) -> Approval | None:
+        with self._database.read() as connection:
+            return _fetch(connection, approval_id)
+
+    def list(
+        self, *, status: ApprovalStatus | None = None, session_id: str | None = None, limit: int = 1000
+    ) -> Sequence[Approval]:
+        """Newest first."""
+        table = schema.approvals
+        query = select(table).order_by(table.c.requested_at.desc(), table.c.id).limit(limit)
+        if status is not None:
+            query = query.where(table.c.status == status.value)
+        if session_id is not None:
+            query = query.where(table.c.session_id == session_id)
+        with self._database.write(durable=False) as connection:  # one transaction: rows and their votes belong together
+            return [_from_row(values(row), _votes(connection, row.id)) for row in connection.execute(query).all()]
+
+    def vote(self, approval_id: str, vote: Vote) -> Approval:
+        """Add a vote and decide when it is the deciding one: one refusal denies, `terms.count` approvals approve.
+
+        Raises ApprovalConflict for an unknown, decided or expired approval, a second vote of the same subject, and a
+        vote of the requester. Whether the voter *may* vote is the caller's question. Returns the approval afterwards.
+        """
+        with self._database.write(durable=True) as connection:
+            found = self._require(connection, approval_id, ApprovalStatus.PENDING)
+            if vote.at >= found.expires_at:
+                raise ApprovalConflict(f"approval `{approval_id}` has expired")
+            if vote.subject == found.subject:
+                raise ApprovalConflict("nobody decides on their own request")
+            if any(earlier.subject == vote.subject for earlier in found.votes):
+                raise ApprovalConflict(f"`{vote.subject}` has already voted on approval `{approval_id}`")
+            row: dict[str, Any] = {"approval_id": approval_id, "subject": vote.subject, "issuer": vote.issuer}
+            row |= {"approve": vote.approve, "reason": vote.reason, "at": vote.at}
+            connection.execute(insert(schema.votes).values(row))
+            bump(connection, "approvals")
+            facts: dict[str, Any] = {
+                "approval": approval_id,
+                "s": found.session_id,
+                "subject": found.subject,
+                "by": vote.subject,
+            }
+            facts |= {"issuer": vote.issuer, "approve": vote.approve, "reason": vote.reason}
+            self._journal("approval.voted", facts)
+            found = replace(found, votes=(*found.votes, vote))
+            if not vote.approve:
+                return self._move(connection, found, ApprovalStatus.DENIED, vote.at, vote.reason)
+            if sum(1 for each in found.votes if each.approve) >= max(1, found.terms.count):
+                return self._move(connection, found, ApprovalStatus.APPROVED, vote.at, vote.reason)
+            return found
+
+    def decide(self, approval_id: str, status: ApprovalStatus, *, at: float, reason: str) -> Approval:
+        """Deny, expire or withdraw. Approving and spending go through `vote` and `spend` only."""
+        if status not in (ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN):
+            raise ApprovalConflict(f"an approval becomes `{status}` by votes or by being spent, not by decree")
+        with self._database.write(durable=True) as connection:
+            found = self._require(connection, approval_id)
+            bump(connection, "approvals")
+            return self._move(connection, found, status, at, reason)
+
+    def spend(self, approval_id: str, digest: bytes, *, at: float) -> Approval:
+        """Use an approval: once, before it expires, for exactly these bytes. The only way to release a held command."""
+        with self._database.write(durable=True) as connection:
+            found = self._require(connection, approval_id, ApprovalStatus.APPROVED)
+            if not hmac.compare_digest(found.digest, digest):
+                raise ApprovalConflict(f"approval `{approval_id}` was given for another command")
+            if at >= found.expires_at:
+                raise ApprovalConflict(f"approval `{approval_id}` has expired")
+            bump(connection, "approvals")
+            return self._move(connection, found, ApprovalStatus.SPENT, at, found.reason)
+
+    def expire(self, *, at: float) -> Sequence[Approval]:
+        """Expire everything past its time; what was approved and never used, too. Returns what expired."""
+        table = schema.approvals
+        open_states = (ApprovalStatus.PENDING.value, ApprovalStatus.APPROVED.value)
+        overdue = select(table.c.id).where(table.c.status.in_(open_states), table.c.expires_at <= at)
+        return self._close(overdue, ApprovalStatus.EXPIRED, at, "nobody decided in time")
+
+    def withdraw_session(self, session_id: str, *, at: float, reason: str) -> Sequence[Approval]:
+        """The session is gone: nothing of it may be released any more."""
+        return self._withdraw(schema.approvals.c.session_id == session_id, at, reason)
+
+    def withdraw_gateway(self, gateway: str, *, at: float, reason: str) -> Sequence[Approval]:
+        """Called when a gateway starts: the sessions of its earlier life are dead, and so are their requests."""
+        return self._withdraw(schema.approvals.c.gateway == gateway, at, reason)
+
+    def _withdraw(self, condition: Any, at: float, reason: str) -> Sequence[Approval]:
+        open_states = (ApprovalStatus.PENDING.value, ApprovalStatus.APPROVED.value)
+        query = select(schema.approvals.c.id).where(schema.approvals.c.status.in_(open_states), condition)
+        return self._close(query, ApprovalStatus.WITHDRAWN, at, reason)
+
+    def _close(self, ids: Any, status: ApprovalStatus, at: float, reason: str) -> Sequence[Approval]:
+        with self._database.read() as connection:  # cheap when there is nothing to do: this is polled
+            if connection.execute(ids.limit(1)).first() is None:
+                return []
+        with self._database.write(durable=True) as connection:
+            moved = [
+                self._move(connection, self._require(connection, row.id), status, at, reason)
+                for row in connection.execute(ids).all()
+            ]
+            bump(connection, "approvals")
+            return moved
+
+    def _require(self, connection: Connection, approval_id: str, status: ApprovalStatus | None = None) -> Approval:
+        found = _fetch(connection, approval_id)
+        if found is None:
+            raise ApprovalConflict(f"there is no approval `{approval_id}`")
+        if status is not None and found.status is not status:
+            raise ApprovalConflict(f"approval `{approval_id}` is already {found.status}")
+        return found
+
+    def _move(
+        self, connection: Connection, found: Approval, status: ApprovalStatus, at: float, reason: str
+    ) -> Approval:
+        if status not in NEXT.get(found.status, frozenset()):
+            raise ApprovalConflict(f"approval `{found.id}` is already {found.status}")
+        moved = replace(found, status=status, reason=reason, decided_at=at)
+        if status in FINAL:
+            moved = replace(moved, text=redact_sql(found.text), params=redact_params(found.text, found.params))
+        row = _to_row(moved)
+        done = connection.execute(
+            update(schema.approvals)
+            .where(schema.approvals.c.id == found.id, schema.approvals.c.status == found.status.value)
+            .values(row)
+        )
+        if done.rowcount != 1:
+            raise ApprovalConflict(f"approval `{found.id}` changed meanwhile; look at it again")
+        kind = {ApprovalStatus.SPENT: "approval.spent", ApprovalStatus.WITHDRAWN: "approval.withdrawn"}.get(
+            status, "approval.decided"
+        )
+        facts = {"approval": found.id, "s": found.session_id, "subject": found.subject, "resource": found.resource}
+        by = [vote.subject for vote in found.votes if vote.approve == (status is not ApprovalStatus.DENIED)]
+        self._journal(kind, {**facts, "status": status.value, "by": by, "reason": reason, "digest": found.digest.hex()})
+        return moved
+
+
+def _fetch(connection: Connection, approval_id: str) -> Approval | None:
+    table = schema.approvals
+    row = connection.execute(select(table).where(table.c.id == approval_id)).first()
+    return None if row is None else _from_row(values(row), _votes(connection, approval_id))
+
+
+def _votes(connection: Connection, approval_id: str) -> tuple[Vote, ...]:
+    table = schema.votes
+    query = select(table).where(table.c.approval_id == approval_id).order_by(table.c.at, table.c.subject)
+    return tuple(
+        Vote(subject=row.subject, issuer=row.issuer, approve=row.approve, reason=row.reason, at=row.at)
+        for row in connection.execute(query).all()
+    )
+
+
+def _to_row(approval: Approval) -> dict[str, Any]:
+    row = {name: getattr(approval, name) for name in schema.approvals.c.keys()}  # noqa: SIM118 - a column collection is no mapping
+    terms = approval.terms
+    row["terms"] = json.dumps(
+        {
+            "groups": sorted(terms.approver_groups),
+            "subjects": sorted(terms.approver_subjects),
+            "count": terms.count,
+            "expires_s": terms.expires_s,
+        }
+    )
+    row["params"] = json.dumps(approval.params)
+    row["details"] = json.dumps(dict(approval.details))
+    row["status"] = approval.status.value
+    return row
+
+
+def _from_row(row: dict[str, Any], votes: tuple[Vote, ...]) -> Approval:
+    """Raises StateError on a row that this package did not write: a garbled approval approves nothing."""
+    try:
+        terms = json.loads(row["terms"])
+        row["terms"] = HoldTerms(
+            approver_groups=frozenset(terms["groups"]),
+            approver_subjects=frozenset(terms["subjects"]),
+            count=int(terms["count"]),
+            expires_s=float(terms["expires_s"]),
+        )
+        row["params"] = tuple(json.loads(row["params"]))
+        row["details"] = json.loads(row["details"])
+        row["status"] = ApprovalStatus(row["status"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"approval `{row['id']}` is damaged in the state database") from error
+    return Approval(**row, votes=votes)

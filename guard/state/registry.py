@@ -1,0 +1,95 @@
+"""The session registry: which sessions are live now, on every gateway that shares the database.
+
+It is a convenience for people and for containment, not evidence: that is the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select, update
+
+from guard.state import schema
+from guard.state.database import Database, StateError, values
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEntry:
+    """One session. Times are epoch seconds; `ended_at` is None while it is live."""
+
+    id: str
+    gateway: str
+    subject: str
+    issuer: str
+    resource: str
+    protocol: str
+    client: str
+    application: str
+    started_at: float
+    expires_at: float
+    ended_at: float | None = None
+    end_reason: str = ""
+
+
+class Sessions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(self, entry: SessionEntry) -> None:
+        """Register a live session. Raises StateError, also when the id is taken."""
+        with self._database.write(durable=False) as connection:
+            row = {name: getattr(entry, name) for name in schema.sessions.c.keys()}  # noqa: SIM118 - a column collection is no mapping
+            connection.execute(insert(schema.sessions).values(row))
+
+    def end(self, session_id: str, at: float, reason: str) -> None:
+        """Note the end. Ending twice keeps the first end; an unknown id is an error."""
+        table = schema.sessions
+        with self._database.write(durable=False) as connection:
+            done = connection.execute(
+                update(table)
+                .where(table.c.id == session_id, table.c.ended_at.is_(None))
+                .values(ended_at=at, end_reason=reason)
+            )
+            if not done.rowcount:
+                known = connection.execute(select(table.c.id).where(table.c.id == session_id)).first()
+                if known is None:
+                    raise StateError(f"session `{session_id}` is not registered")
+
+    def end_all(self, gateway: str, at: float, reason: str) -> int:
+        """End what a gateway left behind (called at its start, before it accepts anybody). Returns how many."""
+        table = schema.sessions
+        with self._database.write(durable=False) as connection:
+            done = connection.execute(
+                update(table)
+                .where(table.c.gateway == gateway, table.c.ended_at.is_(None))
+                .values(ended_at=at, end_reason=reason)
+            )
+            return done.rowcount
+
+    def get(self, session_id: str) -> SessionEntry | None:
+        with self._database.read() as connection:
+            row = connection.execute(select(schema.sessions).where(schema.sessions.c.id == session_id)).first()
+        return None if row is None else SessionEntry(**values(row))
+
+    def list(
+        self, *, live: bool = True, subject: str | None = None, resource: str | None = None, limit: int = 1000
+    ) -> Sequence[SessionEntry]:
+        """Newest first. live: only those that have not ended."""
+        table = schema.sessions
+        query = select(table).order_by(table.c.started_at.desc(), table.c.id).limit(limit)
+        if live:
+            query = query.where(table.c.ended_at.is_(None))
+        if subject is not None:
+            query = query.where(table.c.subject == subject)
+        if resource is not None:
+            query = query.where(table.c.resource == resource)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [SessionEntry(**values(row)) for row in rows]
+
+    def forget_ended(self, before: float) -> int:
+        """Drop registry rows of sessions that ended before that time; the journal keeps the evidence."""
+        table = schema.sessions
+        with self._database.write(durable=False) as connection:
+            return connection.execute(table.delete().where(table.c.ended_at < before)).rowcount

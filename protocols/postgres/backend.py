@@ -1,0 +1,536 @@
+"""The server's half of a session: match each answer to what was asked, mask it, put it on record, pass it on."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from protocols.contract import SessionPort
+from protocols.postgres import copy_columns, results
+from protocols.postgres.catalog import Catalog
+from protocols.postgres.copy import CopyMasker
+from protocols.postgres.errors import ProtocolError, error_response
+from protocols.postgres.framing import Framer
+from protocols.postgres.limits import Limits
+from protocols.postgres.messages import (
+    CommandComplete,
+    CopyResponse,
+    Fields,
+    FunctionCallResponse,
+    ParameterStatus,
+    ReadyForQuery,
+    RowDescription,
+    frame,
+)
+from protocols.postgres.pending import Kind, Pending, Portal, Prepared
+from protocols.postgres.results import MaskError, RowRewriter
+from protocols.postgres.state import SessionState
+
+_ROW = ord("D")
+_NOBODY = Pending(0)  # stands at the head of an empty queue
+_COPY_DATA = ord("d")
+
+
+class Backend:
+    """Mixed into `PostgresSession`, which owns all state."""
+
+    if TYPE_CHECKING:
+        session_id: bytes
+        port: SessionPort
+        state: SessionState
+        limits: Limits
+        masking: bool
+        down: list[bytes]
+        ended: bool
+        queue: deque[Pending]
+        prepared: dict[bytes, Prepared]
+        parsing: dict[bytes, Prepared]
+        portals: dict[bytes, Portal]
+        skipping: bool
+        copy_in: Pending | None
+        status: str
+        _server_large: bool
+        _notices: list[bytes]
+        _from_server: Framer
+
+        def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None: ...
+
+        def _fail(self, sqlstate: str, message: str) -> None: ...
+
+        def _refused_parse(self, entry: Pending) -> None: ...
+
+    # ------------------------------------------------------------ bytes to messages
+
+    def _server(self, data: bytes) -> None:
+        framer = self._from_server
+        if framer.large:
+            piece, data = data[: framer.large], data[framer.large :]
+            framer.large -= len(piece)
+            self._capture(self.queue[0], piece)
+            self.down.append(piece)
+            if framer.large:
+                return
+            self._server_large = False
+            self.down.extend(self._notices)
+            self._notices.clear()
+            if not data:
+                return
+        buf, messages, end = framer.feed(data)
+        run = 0
+        queue = self.queue
+        i, n = 0, len(messages)
+        while i < n:
+            kind, pos, stop = messages[i]
+            entry = queue[0] if queue else _NOBODY
+            if (
+                kind == _ROW
+                and entry.number
+                and entry.rewriter is None
+                and (entry.portal is None or entry.portal.rewriter is None)
+            ):
+                # rows that no mask touches: count them and pass the whole run on
+                if entry.kind not in (Kind.EXECUTE, Kind.QUERY) or (self.masking and not self._may_pass(entry)):
+                    raise ProtocolError("rows that nothing asked for")
+                first = i
+                while i < n and messages[i][0] == _ROW:
+                    i += 1
+                stop = messages[i - 1][2]
+                entry.rows += i - first
+                if stop > end:
+                    self._server_large = True
+                    stop = end
+                self._capture(entry, buf[pos:stop] if pos or stop < len(buf) else buf)
+                continue
+            i += 1
+            if stop > end:
+                # a large COPY row: without masks it passes in pieces
+                if kind != _COPY_DATA or not queue or queue[0].copy is not None:
+                    raise ProtocolError("a message above the inspection limit")
+                self._capture(queue[0], buf[pos:end])
+                self._server_large = True
+                continue
+            replaced = self._answer(kind, buf, pos, stop)
+            if replaced is None:
+                continue
+            if pos > run:
+                self.down.append(buf[run:pos])
+            if replaced:
+                self.down.append(replaced)
+            run = stop
+            if self.ended:
+                return
+        if end > run:
+            self.down.append(buf[run:end] if run or end < len(buf) else buf)
+
+    def _may_pass(self, entry: Pending) -> bool:
+        """With masks in force rows pass unmasked only after their columns were seen (and needed none)."""
+        return entry.portal.described if entry.portal is not None else entry.what == b"T"
+
+    def _capture(self, entry: Pending, data: bytes) -> None:
+        """Keeps the beginning of what the client sees of this response."""
+        if not entry.size and entry.portal is not None:
+            portal = entry.portal
+            if not portal.description and portal.prepared is not None:
+                portal.description = portal.prepared.description(portal.formats)
+            if portal.description:
+                entry.parts.append(portal.description)
+            entry.columns = portal.columns
+        entry.size += len(data)
+        if entry.room > 0:
+            entry.parts.append(data if len(data) <= entry.room else data[: entry.room])
+            entry.room -= len(data)
+        elif entry.room == 0:
+            entry.room = -1  # more came than there was room for
+
+    # ------------------------------------------------------------ one answer
+
+    def _head(self, *kinds: Kind) -> Pending:
+        """The entry that this answer belongs to. A Sync that a COPY swallowed never gets one and is dropped."""
+        queue = self.queue
+        while queue and (queue[0].kind == Kind.COPY_END or (queue[0].maybe and Kind.SYNC not in kinds)):
+            queue.popleft()
+        if not queue or queue[0].kind not in kinds:
+            raise ProtocolError("an answer that nothing asked for")
+        entry = queue[0]
+        if entry.denial is not None:
+            raise ProtocolError("the stand-in of a denied command did not fail")
+        return entry
+
+    def _answer(self, kind: int, buf: bytes, pos: int, stop: int) -> bytes | None:
+        """None: pass it on unchanged. Bytes: pass these on in its place (empty: nothing)."""
+        handler = _HANDLERS.get(kind)
+        if handler is None:
+            raise ProtocolError(f"unexpected message type {kind}")
+        answer: bytes | None = handler(self, buf, pos, stop)
+        return answer
+
+    def _ready(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._ready_head()
+        self.status = status = ReadyForQuery.decode(buf[pos + 5 : stop]).status
+        self.queue.popleft()
+        self.copy_in = None
+        self.state.ready(status)
+        if self.portals and (status == "I" or entry.kind == Kind.QUERY):
+            # portals die with their transaction, the unnamed one with a simple query; holdable cursors are in `state`
+            for name in [n for n, p in self.portals.items() if p.syncs < entry.order and (status == "I" or not n)]:
+                del self.portals[name]
+        if entry.kind == Kind.QUERY and (unnamed := self.prepared.get(b"")) and unnamed.syncs < entry.order:
+            del self.prepared[b""]  # a simple query drops the unnamed statement
+            self.state.close_statement("")
+        return b"" if entry.hidden else None
+
+    def _ready_head(self) -> Pending:
+        queue = self.queue
+        while queue and queue[0].kind == Kind.COPY_END:
+            queue.popleft()
+        if not queue or queue[0].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL):
+            raise ProtocolError("ready for query that nothing asked for")
+        entry = queue[0]
+        if entry.denial is not None and entry.kind != Kind.SYNC:
+            raise ProtocolError("the stand-in of a denied command did not fail")
+        return entry
+
+    def _parsed(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.PARSE)
+        self.queue.popleft()
+        prepared = entry.prepared
+        if prepared is not None:
+            if self.parsing.get(entry.name) is prepared:
+                del self.parsing[entry.name]
+            self.prepared[entry.name] = prepared
+            self.state.prepare(entry.name.decode("utf-8", "replace"), prepared.verdict.command)
+        return b"" if entry.hidden else None
+
+    def _bound(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.BIND)
+        self.queue.popleft()
+        if entry.portal is not None:
+            self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command)
+        return None
+
+    def _closed(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.CLOSE)
+        self.queue.popleft()
+        name = entry.name.decode("utf-8", "replace")
+        if entry.what == b"S":
+            self.prepared.pop(entry.name, None)
+            self.state.close_statement(name)
+        else:
+            self.portals.pop(entry.name, None)
+            self.state.close_portal(name)
+        return b"" if entry.hidden else None
+
+    def _parameter_description(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.DESCRIBE)
+        if entry.prepared is not None and stop - pos >= 7:
+            body = buf[pos + 7 : stop]
+            entry.prepared.oids = tuple(int.from_bytes(body[i : i + 4]) for i in range(0, len(body), 4))
+        return b"" if entry.hidden else None
+
+    def _no_data(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.DESCRIBE)
+        self.queue.popleft()
+        if entry.portal is not None:
+            entry.portal.described = True
+            entry.portal.rewriter = None
+        return b"" if entry.hidden else None
+
+    def _row_description(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.DESCRIBE, Kind.QUERY)
+        described = None
+        if self.masking:
+            described = RowDescription.decode(buf[pos + 5 : stop])
+        if entry.kind == Kind.DESCRIBE:
+            self.queue.popleft()
+            portal = entry.portal
+            if portal is not None:
+                if described is not None:
+                    portal.rewriter = self._rewriter(portal, described)
+                    portal.columns = self._columns(portal.rewriter, described)
+                portal.described = True
+                portal.description = buf[pos:stop]
+            elif entry.prepared is not None:
+                entry.prepared.rows = described or RowDescription.decode(buf[pos + 5 : stop])
+                entry.prepared.described.clear()
+            return b"" if entry.hidden else None
+        entry.what = b"T"
+        entry.rewriter = None if described is None else self._rewriter(entry, described)
+        entry.columns = self._columns(entry.rewriter, described)
+        self._capture(entry, buf[pos:stop])
+        return None
+
+    def _rewriter(self, what: Pending | Portal, described: RowDescription) -> RowRewriter | None:
+        """How to mask these rows; None where no column needs it."""
+        assert self.port.masker is not None
+        verdict = what.verdict
+        assert verdict is not None
+        command, catalog = verdict.command, self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        single = len(command.statements) == 1
+        tree = command.statements[0].tree if single else None
+        shape = results.shape(described, catalog, command.analysis, single, tree)
+        plan = self.port.masker.plan(shape)
+        if plan is None:
+            return None
+        return RowRewriter(plan, described, catalog, self.state.encoding)
+
+    def _columns(self, rewriter: RowRewriter | None, described: RowDescription | None) -> bytes:
+        if rewriter is None or described is None:
+            return b""
+        columns = [
+            {"name": f.name.decode("utf-8", "replace"), "masked": m.rule if m is not None else None}
+            for f, m in zip(described.fields, rewriter.plan.columns, strict=True)
+        ]
+        return b',"columns":' + orjson.dumps(columns)
+
+    def _row(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        if entry.kind == Kind.EXECUTE and entry.portal is not None and entry.rewriter is None:
+            entry.rewriter = entry.portal.rewriter
+        rewriter = entry.rewriter
+        if rewriter is None:
+            if self.masking and not self._may_pass(entry):
+                raise ProtocolError("rows whose columns are not known")
+            entry.rows += 1
+            self._capture(entry, buf[pos:stop])
+            return None
+        try:
+            masked = frame(b"D", rewriter.rewrite(buf[pos + 5 : stop]))
+        except MaskError as e:
+            raise ProtocolError(f"a row that cannot be masked: {e}") from None
+        entry.rows += 1
+        self._capture(entry, masked)
+        return masked
+
+    def _complete(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        tag = CommandComplete.decode(buf[pos + 5 : stop])
+        entry.tag = tag.tag
+        self._capture(entry, buf[pos:stop])
+        if not entry.rows:
+            entry.rows = tag.rows()
+        self._statement_done(entry, b"ok")
+        return None
+
+    def _empty(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        self._statement_done(self._head(Kind.EXECUTE, Kind.QUERY), b"ok")
+        return None
+
+    def _suspended(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE)
+        self.queue.popleft()
+        self._finish(entry, b"suspended")
+        return None
+
+    def _statement_done(self, entry: Pending, status: bytes) -> None:
+        """One statement of the message has run: what it changes is in force now."""
+        verdict = entry.verdict
+        if verdict is not None:
+            statements = verdict.command.statements
+            if verdict.changes and entry.index < len(statements):
+                self.state.applied(statements[entry.index])
+            if verdict.renames:
+                self.port.catalog_changed()
+            if verdict.changes:
+                self._forget_dropped()
+        self._finish(entry, status)
+        entry.index += 1
+        entry.rewriter = entry.copy = None
+        entry.what = entry.columns = entry.tag = b""
+        entry.started = self.port.now_ns()
+        if entry.room < self.limits.response_max:
+            entry.room = self.limits.response_max
+        if entry.kind == Kind.EXECUTE:
+            self.queue.popleft()
+        self._end_copy(entry)
+
+    def _forget_dropped(self) -> None:
+        """SQL's DEALLOCATE and DISCARD drop the protocol's statements too."""
+        for name in [n for n in self.prepared if n and self.state.prepared(n.decode("utf-8", "replace")) is None]:
+            del self.prepared[name]
+
+    def _end_copy(self, entry: Pending) -> None:
+        if self.copy_in is entry:
+            self.copy_in = None
+
+    def _error(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        fields = Fields.decode(buf[pos + 5 : stop])
+        queue = self.queue
+        while queue and queue[0].kind == Kind.COPY_END:
+            queue.popleft()
+        if not queue or queue[0].kind == Kind.SYNC:
+            return None  # not about a command: a shutdown, a timeout while idle, a failing commit at Sync
+        entry = queue[0]
+        if entry.hidden and entry.prepared is not None:
+            # the gateway's own question failed: not the client's business, its columns stay unknown
+            self._skip_to_sync()
+            return b""
+        replaced: bytes | None = None
+        sqlstate = fields.get("C")
+        if entry.denial is not None:
+            sqlstate, message, hint = entry.denial
+            replaced = error_response(sqlstate, message, hint=hint)
+            entry.denial = None
+        elif entry.verdict is not None and entry.verdict.touches:
+            replaced = _scrubbed(fields, b"E")
+        if entry.kind == Kind.PARSE and not entry.number and not entry.hidden and entry.verdict is not None:
+            self._refused_parse(entry)
+        self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        self._finish(entry, b"error", sqlstate)
+        entry.number = 0
+        self.state.failed()
+        self._end_copy(entry)
+        if entry.kind in (Kind.QUERY, Kind.CALL):
+            return replaced  # ReadyForQuery follows and takes the entry
+        self._skip_to_sync()
+        return replaced
+
+    def _skip_to_sync(self) -> None:
+        """The server ignores everything behind the failed message until a Sync."""
+        queue = self.queue
+        while queue:
+            entry = queue[0]
+            if entry.kind == Kind.SYNC:
+                break
+            if entry.kind == Kind.PARSE and self.parsing.get(entry.name) is entry.prepared:
+                self.parsing.pop(entry.name, None)
+            if entry.kind == Kind.BIND and entry.portal is not None and self.portals.get(entry.name) is entry.portal:
+                del self.portals[entry.name]
+            if entry.number:
+                self._finish(entry, b"skipped")
+            queue.popleft()
+        else:
+            self.skipping = True
+
+    def _notice(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        if self.queue and (verdict := self.queue[0].verdict) is not None and verdict.touches:
+            return _scrubbed(Fields.decode(buf[pos + 5 : stop]), b"N")
+        return None
+
+    def _parameter(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        status = ParameterStatus.decode(buf[pos + 5 : stop])
+        self.state.parameter_status(status.name.decode("utf-8", "replace"), status.value.decode("utf-8", "replace"))
+        return None
+
+    def _notification(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        return None
+
+    def _call_result(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.CALL)
+        verdict = entry.verdict
+        replaced: bytes | None = None
+        if self.masking and (verdict is None or verdict.touches or not verdict.command.analysis.effects):
+            # a function's result has no columns to trace: it is withheld where masks are in force and it may touch them
+            FunctionCallResponse.decode(buf[pos + 5 : stop])
+            replaced = FunctionCallResponse(None).encode()
+        self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        self._finish(entry, b"ok")
+        if verdict is not None and verdict.renames:
+            self.port.catalog_changed()
+        entry.number = 0
+        return replaced
+
+    # ------------------------------------------------------------ COPY
+
+    def _copy_in_response(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        CopyResponse.decode(buf[pos + 5 : stop])
+        self.copy_in = entry
+        # what the client sent before it knew of the COPY: the server ignores a Sync in here (copyfromparse.c)
+        for later in list(self.queue)[1:]:
+            if later.kind == Kind.COPY_END:
+                self.copy_in = None
+                break
+            if later.kind != Kind.SYNC:
+                raise ProtocolError("a message that is not allowed during COPY FROM STDIN")
+            later.maybe = True
+        return None
+
+    def _copy_out_response(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        response = CopyResponse.decode(buf[pos + 5 : stop])
+        self._capture(entry, buf[pos:stop])
+        if self.masking:
+            entry.copy = self._copy_masker(entry, response)
+        entry.what = b"H"
+        return None
+
+    def _copy_masker(self, entry: Pending, response: CopyResponse) -> CopyMasker | None:
+        """How to mask this COPY's rows; None where no column needs it."""
+        assert self.port.masker is not None
+        verdict = entry.verdict
+        assert verdict is not None
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        statements = verdict.command.statements
+        statement: Any = statements[entry.index] if entry.index < len(statements) else None
+        described = entry.prepared.rows if entry.prepared is not None else None
+        try:
+            width = len(response.column_formats)
+            shape, types = copy_columns.shape(statement, width, described, catalog, verdict.command.analysis)
+            plan = self.port.masker.plan(shape)
+            if plan is None:
+                return None
+            options = copy_columns.options(statement, types)
+            return CopyMasker(plan, options, catalog, self.state.encoding)
+        except MaskError as e:
+            raise ProtocolError(f"a COPY that cannot be masked: {e}") from None
+
+    def _copy_data(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        if entry.what != b"H":
+            raise ProtocolError("COPY data outside a COPY")
+        if entry.copy is None:
+            entry.rows += 1
+            self._capture(entry, buf[pos:stop])
+            return None
+        try:
+            out = b"".join(frame(b"d", body) for body in entry.copy.feed(buf[pos + 5 : stop]))
+        except MaskError as e:
+            raise ProtocolError(f"a COPY row that cannot be masked: {e}") from None
+        self._capture(entry, out)
+        return out
+
+    def _copy_done(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        entry.rows = 0  # the tag that follows counts them
+        if entry.copy is None:
+            return None
+        try:
+            out = b"".join(frame(b"d", body) for body in entry.copy.end())
+        except MaskError as e:
+            raise ProtocolError(f"a COPY row that cannot be masked: {e}") from None
+        self._capture(entry, out)
+        return out + buf[pos:stop]
+
+
+def _scrubbed(fields: Fields, kind: bytes) -> bytes:
+    """The message without what quotes data."""
+    safe = results.scrub({k: v.decode("utf-8", "replace") for k, v in fields.items}, touched=True)
+    return Fields(tuple((k, v.encode()) for k, v in safe.items())).encode(kind)
+
+
+_HANDLERS: dict[int, Any] = {
+    ord("1"): Backend._parsed,
+    ord("2"): Backend._bound,
+    ord("3"): Backend._closed,
+    ord("A"): Backend._notification,
+    ord("C"): Backend._complete,
+    ord("D"): Backend._row,
+    ord("E"): Backend._error,
+    ord("G"): Backend._copy_in_response,
+    ord("H"): Backend._copy_out_response,
+    ord("I"): Backend._empty,
+    ord("N"): Backend._notice,
+    ord("S"): Backend._parameter,
+    ord("T"): Backend._row_description,
+    ord("V"): Backend._call_result,
+    ord("Z"): Backend._ready,
+    ord("c"): Backend._copy_done,
+    ord("d"): Backend._copy_data,
+    ord("n"): Backend._no_data,
+    ord("s"): Backend._suspended,
+    ord("t"): Backend._parameter_description,
+}

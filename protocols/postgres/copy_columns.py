@@ -1,0 +1,94 @@
+"""Where the columns of a COPY ... TO STDOUT come from: the server announces how many there are, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pgparse
+
+from protocols.contract import Analysis, Origin, ResultColumn, ResultShape
+from protocols.postgres import results
+from protocols.postgres.catalog import Catalog
+from protocols.postgres.copy_options import CopyOptions
+from protocols.postgres.messages import RowDescription
+from protocols.postgres.results import MaskError
+from protocols.postgres.statements import CommandAnalysis
+
+_TRIES = 6  # parentheses looked at from either end
+
+Types = tuple[tuple[int, int], ...]
+
+
+def _copy(statement: Any) -> dict[str, Any] | None:
+    tree = getattr(statement, "tree", None)
+    found = tree.get("CopyStmt") if isinstance(tree, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def options(statement: Any, types: Types) -> CopyOptions:
+    """How the rows are written. Raises MaskError where that is not known: they cannot be read then."""
+    tree = _copy(statement)
+    if tree is None:
+        raise MaskError("the statement behind this COPY is not known")
+    given = CopyOptions.from_tree(tree)
+    return CopyOptions(
+        given.format, given.delimiter, given.null, given.quote, given.escape, given.header, given.encoding, types
+    )
+
+
+def shape(
+    statement: Any, width: int, described: RowDescription | None, catalog: Catalog | None, analysis: Analysis
+) -> tuple[ResultShape, Types]:
+    """The columns' origins and types; what is not known counts as computed."""
+    tree = _copy(statement)
+    if tree is not None and described is not None and len(described.fields) == width:
+        types = tuple((f.type_oid, f.type_mod) for f in described.fields)
+        return results.shape(described, catalog, analysis, False), types
+    reads = results.relations(analysis)
+    if tree is not None and "relation" in tree and catalog is not None:
+        names = [str(item["String"]["sval"]) for item in tree.get("attlist", ())]
+        found = catalog.copy_columns(statement.analysis.reads, names)
+        if found is not None and len(found) == width:
+            columns = tuple(ResultColumn(name, Origin.KNOWN, origin) for name, origin, _, _ in found)
+            return ResultShape(columns, reads), tuple((oid, mod) for _, _, oid, mod in found)
+    unknown = tuple(ResultColumn(f"column{i + 1}", Origin.COMPUTED) for i in range(width))
+    return ResultShape(unknown, reads), ()
+
+
+def inner_query(command: CommandAnalysis) -> bytes | None:
+    """The text of the query in `COPY (query) TO ...`, if the message is exactly that.
+
+    Cut out at its parentheses and believed only if it parses to the very same tree.
+    """
+    if len(command.statements) != 1:
+        return None
+    tree = _copy(command.statements[0])
+    if tree is None or "query" not in tree:
+        return None
+    text = command.text
+    wanted = _bare(tree["query"])
+    opens = [i for i, c in enumerate(text) if c == "("][:_TRIES]
+    closes = [i for i, c in enumerate(text) if c == ")"][-_TRIES:]
+    for start in opens:
+        for end in reversed(closes):
+            inner = text[start + 1 : end]
+            if end > start and _is(inner, wanted):
+                return inner.encode()
+    return None
+
+
+def _is(text: str, wanted: Any) -> bool:
+    try:
+        parsed = pgparse.parse(text)
+    except (pgparse.PGQueryError, ValueError):
+        return False
+    return len(parsed) == 1 and _bare(parsed[0].get("stmt")) == wanted
+
+
+def _bare(tree: Any) -> Any:
+    """The tree without the places where its parts stand in the text."""
+    if isinstance(tree, dict):
+        return {k: _bare(v) for k, v in tree.items() if k not in ("location", "stmt_location", "stmt_len")}
+    if isinstance(tree, list):
+        return [_bare(v) for v in tree]
+    return tree

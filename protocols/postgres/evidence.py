@@ -1,0 +1,174 @@
+"""What a session puts on record: finished JSON objects, built from parts that are made once per statement.
+
+Field names are those of the journal (docs/reference/journal.md). Nothing here may hold a token, a credential or a value
+that a mask covers: `wire` is what the client saw, after masking.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+import orjson
+
+from protocols.contract import Analysis, Decision
+
+_PG_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_PG_DATE = date(2000, 1, 1)
+
+MAX_PARAM = 1024  # characters of one parameter that are put on record
+MAX_TEXT = 1 << 20  # characters of one statement; longer ones are cut and say so
+
+
+def command_static(analysis: Analysis, decision: Decision) -> bytes:
+    """The part of a command record that depends on the statement's shape and its decision only."""
+    body = orjson.dumps(
+        {
+            "kind": analysis.kind,
+            "effects": sorted(analysis.effects),
+            "reads": analysis.reads,
+            "writes": analysis.writes,
+            "columns": analysis.columns,
+            "decision": decision.action.label,
+            "rule": decision.rule,
+            "why": decision.why or analysis.why,
+            "shape": analysis.shape,
+        }
+    )
+    return body[1:-1]
+
+
+def text_field(text: str) -> bytes:
+    """`,"text":"..."` with the text cut at `MAX_TEXT`."""
+    if len(text) > MAX_TEXT:
+        return b',"text":' + orjson.dumps(text[:MAX_TEXT]) + b',"text_cut":%d' % len(text)
+    return b',"text":' + orjson.dumps(text)
+
+
+def command(
+    session: bytes, number: int, at_ns: int, phase: bytes, fixed: bytes, extra: bytes = b"", params: bytes = b""
+) -> bytes:
+    """One command record: `fixed` is `command_static` plus `text_field`; `extra` and `params` begin with a comma."""
+    return b'{"t":"command","at":%d,"s":"%b","n":%d,"phase":"%b",%b%b%b}' % (
+        at_ns,
+        session,
+        number,
+        phase,
+        fixed,
+        extra,
+        params,
+    )
+
+
+def response(
+    session: bytes,
+    number: int,
+    at_ns: int,
+    status: bytes,
+    rows: int,
+    size: int,
+    micros: int,
+    tag: bytes,
+    wire: Sequence[bytes],
+    truncated: bool,
+    columns: bytes = b"",
+    extra: bytes = b"",
+) -> bytes:
+    """One response record. `size` counts the bytes that went to the client, `wire` is its capped beginning."""
+    return (
+        b'{"t":"response","at":%d,"s":"%b","n":%d,"status":"%b","rows":%d,"bytes":%d,"us":%d,"tag":%b,"truncated":%b,'
+        b'"wire":"%b"%b%b}'
+        % (
+            at_ns,
+            session,
+            number,
+            status,
+            rows,
+            size,
+            micros,
+            orjson.dumps(tag.decode("utf-8", "replace")) if tag else b'""',
+            b"true" if truncated else b"false",
+            base64.b64encode(b"".join(wire)),
+            columns,
+            extra,
+        )
+    )
+
+
+# ---------------------------------------------------------------- parameters, shown decoded
+
+
+def _timestamp(raw: bytes) -> str:
+    micros = struct.unpack("!q", raw)[0]
+    if micros in (0x7FFFFFFFFFFFFFFF, -0x8000000000000000):
+        return "infinity" if micros > 0 else "-infinity"
+    return (_PG_EPOCH + timedelta(microseconds=micros)).isoformat()
+
+
+def _date(raw: bytes) -> str:
+    return (_PG_DATE + timedelta(days=struct.unpack("!i", raw)[0])).isoformat()
+
+
+def _numeric(raw: bytes) -> str:
+    count, weight, sign, scale = struct.unpack_from("!hhHh", raw)
+    if sign == 0xC000:
+        return "NaN"
+    digits = struct.unpack_from(f"!{count}h", raw, 8)
+    whole = "".join(f"{digits[i] if i < count else 0:04d}" for i in range(weight + 1)).lstrip("0") or "0"
+    first = weight + 1
+    places = range(first, first + (scale + 3) // 4)
+    part = "".join(f"{digits[i] if 0 <= i < count else 0:04d}" for i in places)[:scale]
+    return ("-" if sign == 0x4000 else "") + whole + ("." + part if part else "")
+
+
+# binary formats by type oid (pg_type.dat); anything else is shown as hexadecimal
+_BINARY: dict[int, Callable[[bytes], str]] = {
+    16: lambda b: "true" if b == b"\x01" else "false",
+    18: lambda b: b.decode("utf-8", "replace"),
+    19: lambda b: b.decode("utf-8", "replace"),
+    20: lambda b: str(struct.unpack("!q", b)[0]),
+    21: lambda b: str(struct.unpack("!h", b)[0]),
+    23: lambda b: str(struct.unpack("!i", b)[0]),
+    25: lambda b: b.decode("utf-8", "replace"),
+    26: lambda b: str(struct.unpack("!I", b)[0]),
+    114: lambda b: b.decode("utf-8", "replace"),
+    700: lambda b: repr(struct.unpack("!f", b)[0]),
+    701: lambda b: repr(struct.unpack("!d", b)[0]),
+    1042: lambda b: b.decode("utf-8", "replace"),
+    1043: lambda b: b.decode("utf-8", "replace"),
+    1082: _date,
+    1114: _timestamp,
+    1184: _timestamp,
+    1700: _numeric,
+    2950: lambda b: str(UUID(bytes=b)),
+    3802: lambda b: b[1:].decode("utf-8", "replace"),
+}
+
+
+def show_value(raw: bytes, fmt: int, oid: int) -> str:
+    """One value as a person reads it: text as it is, known binary types decoded, the rest as `\\x...`."""
+    cut = raw[: MAX_PARAM * 4]
+    if fmt == 0:
+        text = cut.decode("utf-8", "replace")
+    else:
+        try:
+            text = _BINARY[oid](cut)
+        except (KeyError, struct.error, ValueError, OverflowError, IndexError):
+            # a value that does not have its type's form is the server's to refuse; the record shows its bytes
+            text = "\\x" + cut[:MAX_PARAM].hex()
+    return text if len(text) <= MAX_PARAM and len(cut) == len(raw) else text[:MAX_PARAM] + f"... ({len(raw)} bytes)"
+
+
+def show_values(values: Sequence[bytes | None], formats: Sequence[int], oids: Sequence[int]) -> tuple[str | None, ...]:
+    """All parameters of a Bind or FunctionCall. No formats: all text; one: for all (section 54.7, Bind)."""
+    out = []
+    for i, v in enumerate(values):
+        if v is None:
+            out.append(None)
+            continue
+        fmt = 0 if not formats else formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0
+        out.append(show_value(v, fmt, oids[i] if i < len(oids) else 0))
+    return tuple(out)

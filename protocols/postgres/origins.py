@@ -1,0 +1,320 @@
+"""Where the columns of a result come from.
+
+What PostgreSQL says of a column (RowDescription: table OID, attribute number) sees through aliases, subqueries, CTEs,
+RETURNING and cursors. Zero means computed; a whole row has a table but attribute 0; a write can put any value into the
+columns that it assigns, so those count as computed as well. COPY has no RowDescription: its columns come from the
+catalog, and those of a query only where the query is a plain one on a single relation.
+
+INVARIANT: what is not certain is COMPUTED, which the guard withholds wherever a masked relation may be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from protocols.contract import ANY_RELATION, Analysis, Effect, Origin, ResultColumn, ResultShape
+from protocols.postgres.copy_options import CopyOptions
+from protocols.postgres.messages import FieldDescription, RowDescription
+from protocols.postgres.values import MaskError, TypeCatalog
+
+_MAX_NODES = 100_000  # of a parse tree walked for assigned columns; past it every column counts as assigned
+
+# code that the analysis did not see into may read any relation
+_OPENS_ANY = frozenset(
+    {
+        Effect.UNKNOWN,
+        Effect.EXEC_CALL,
+        Effect.EXEC_PROCEDURE,
+        Effect.EXEC_DYNAMIC,
+        Effect.EXEC_CAST,
+        Effect.EXEC_LIBRARY,
+    }
+)
+
+
+class Relation(Protocol):
+    """A relation in the catalog. `columns`: name -> (attribute number, type OID), in order."""
+
+    @property
+    def oid(self) -> int: ...
+
+    @property
+    def schema(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def columns(self) -> Mapping[str, tuple[int, int]]: ...
+
+
+class OriginCatalog(TypeCatalog, Protocol):
+    def origin(self, table_oid: int, attnum: int) -> tuple[str, ...] | None:
+        """`schema.table.column` of a column and of its parents; () computed; None for an unknown OID."""
+
+
+class CopyCatalog(OriginCatalog, Protocol):
+    @property
+    def relations(self) -> Mapping[tuple[str, str], Relation]:
+        """By schema and name."""
+
+
+class Statement(Protocol):
+    @property
+    def tree(self) -> Any: ...
+
+
+def relations(analysis: Analysis) -> tuple[str, ...]:
+    """Every relation whose rows can show in the answers to a command; `*` where it may read what it does not show.
+
+    A trigger's function is named by a write without an effect of its own: it may read anything, too.
+    """
+    named = (*analysis.reads, *analysis.writes)
+    return (*named, ANY_RELATION) if _opens(analysis) else named
+
+
+def _opens(analysis: Analysis) -> bool:
+    return not _OPENS_ANY.isdisjoint(analysis.effects) or bool(analysis.functions and analysis.writes)
+
+
+def shape(
+    description: RowDescription,
+    catalog: OriginCatalog | None,
+    analysis: Analysis,
+    single: bool = True,
+    tree: Mapping[str, Any] | None = None,
+) -> ResultShape:
+    """Where the columns of a result come from.
+
+    `single`: the analysis is of exactly the statement that gives this result, so its `clear_columns` are this result's.
+    `tree`: that statement's parse tree (pgparse); with it a write taints only the columns that it assigns, without it
+    all columns of the relations that it writes. Without a catalog no origin is known.
+    """
+    taint = _Taint(analysis, tree)
+    # EXPLAIN shows plans, not rows; what it evaluates while planning could only be a function's doing
+    plan_only = analysis.kind.startswith("explain") and len(description.fields) == 1 and not _opens(analysis)
+    clear = analysis.clear_columns
+    columns = []
+    for index, field in enumerate(description.fields):
+        origin, known = _field_origin(field, catalog)
+        if origin is Origin.KNOWN and taint.has(known):
+            origin = Origin.COMPUTED
+        elif field.table_oid == 0 and single and (plan_only or (index in clear and not analysis.writes)):
+            origin = Origin.CLEAR
+        columns.append(ResultColumn(field.name.decode("utf-8", "replace"), origin, known))
+    return ResultShape(tuple(columns), relations(analysis))
+
+
+def _field_origin(field: FieldDescription, catalog: OriginCatalog | None) -> tuple[Origin, tuple[str, ...]]:
+    if field.table_oid == 0 or field.attnum == 0 or catalog is None:
+        return Origin.COMPUTED, ()
+    known = catalog.origin(field.table_oid, field.attnum)
+    if known:
+        return Origin.KNOWN, known
+    if known is None and field.attnum < 0:
+        return Origin.CLEAR, ()  # system columns (ctid, xmin, tableoid) hold no column's value
+    return Origin.COMPUTED, ()
+
+
+# ---------------------------------------------------------------- writes
+
+
+class _Taint:
+    """The columns that a statement itself fills, perhaps from masked ones, before it returns them."""
+
+    def __init__(self, analysis: Analysis, tree: Mapping[str, Any] | None) -> None:
+        self._written = frozenset(analysis.writes)
+        self._assigned = None
+        if self._written and tree is not None:
+            self._assigned = _assigned(tree, self._written, reads=bool(analysis.reads) or _opens(analysis))
+
+    def has(self, columns: Iterable[str]) -> bool:
+        if not self._written:
+            return False
+        for column in columns:
+            relation, _, name = column.rpartition(".")
+            if name in self._assigned if self._assigned is not None else relation in self._written:
+                return True
+        return False
+
+
+def _assigned(tree: Mapping[str, Any], written: frozenset[str], *, reads: bool) -> frozenset[str] | None:
+    """Names of the columns that the statement's writes fill from something read; None: it could be any."""
+    names: set[str] = set()
+    targets: set[str] = set()
+    for kind, node in _writes(tree):
+        if kind == "":
+            return None
+        relation = node.get("relation")
+        if isinstance(relation, Mapping):
+            targets.add(str(relation.get("relname")))
+        found = _targets(kind, node, reads=reads)
+        if found is None:
+            return None
+        names |= found
+    # writes that the text does not show (rules, views, prepared statements, cursors) may assign anything
+    if not {relation.rpartition(".")[2] for relation in written} <= targets:
+        return None
+    return frozenset(names)
+
+
+def _targets(kind: str, node: Mapping[str, Any], *, reads: bool) -> set[str] | None:
+    lists = [node.get("targetList")]
+    if kind == "InsertStmt":
+        conflict = node.get("onConflictClause")
+        if conflict is None and not reads:
+            return set()  # the client's own values
+        if not node.get("cols"):
+            return None
+        lists = [node["cols"], conflict.get("targetList") if isinstance(conflict, Mapping) else None]
+    elif kind == "MergeWhenClause" and node.get("commandType") == "CMD_INSERT" and not node.get("targetList"):
+        return None
+    names: set[str] = set()
+    for items in lists:
+        for item in items or ():
+            target = item.get("ResTarget") if isinstance(item, Mapping) else None
+            if not isinstance(target, Mapping) or "name" not in target:
+                return None
+            if not _client_value(target.get("val")):
+                names.add(str(target["name"]))
+    return names
+
+
+def _client_value(value: object) -> bool:
+    """A constant or a parameter, perhaps cast: what the client itself gave."""
+    while isinstance(value, Mapping) and "TypeCast" in value:
+        value = value["TypeCast"].get("arg")
+    return isinstance(value, Mapping) and ("A_Const" in value or "ParamRef" in value)
+
+
+def _writes(tree: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every node of a parse tree that writes rows, with its type's name; `""` when the tree is too large to walk."""
+    stack: list[Any] = [tree]
+    for _ in range(_MAX_NODES):
+        if not stack:
+            return
+        node = stack.pop()
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if key in ("InsertStmt", "UpdateStmt", "MergeStmt", "DeleteStmt", "MergeWhenClause"):
+                    yield key, value
+                stack.append(value)
+        elif isinstance(node, (list, tuple)):
+            stack.extend(node)
+    yield "", {}
+
+
+# ---------------------------------------------------------------- COPY
+
+_Column = tuple[ResultColumn, tuple[int, int]]
+_UNTYPED = (0, -1)
+# of a SELECT: clauses that choose and order rows but leave each output column what its expression says
+_HARMLESS = frozenset(
+    {
+        "targetList",
+        "fromClause",
+        "whereClause",
+        "sortClause",
+        "limitOffset",
+        "limitCount",
+        "limitOption",
+        "lockingClause",
+        "op",
+    }
+)
+
+
+def copy_shape(
+    statement: Statement | None, width: int, catalog: CopyCatalog | None, analysis: Analysis
+) -> tuple[ResultShape, CopyOptions | None]:
+    """The columns of a COPY ... TO STDOUT and how its rows are written.
+
+    `width` is the number of columns that CopyOutResponse announced; where the statement's own do not agree with it,
+    all are computed. The options are None where the statement is not known: its rows cannot be masked then.
+    """
+    node = _copy_node(statement)
+    columns = _copy_columns(node, catalog, analysis) if node is not None else None
+    if columns is None or len(columns) != width:
+        columns = [(ResultColumn("", Origin.COMPUTED), _UNTYPED)] * width
+    result = ResultShape(tuple(column for column, _ in columns), relations(analysis))
+    if node is None:
+        return result, None
+    try:
+        return result, CopyOptions.from_tree(node, tuple(kind for _, kind in columns))
+    except MaskError:
+        return result, None  # an option that nobody here knows: rows that need no mask still pass as they are
+
+
+def _copy_node(statement: Statement | None) -> Mapping[str, Any] | None:
+    tree = statement.tree if statement is not None else None
+    while isinstance(tree, Mapping):
+        if "CopyStmt" in tree:
+            node = tree["CopyStmt"]
+            return node if isinstance(node, Mapping) else None
+        tree = tree.get("stmt")
+    return None
+
+
+def _copy_columns(node: Mapping[str, Any], catalog: CopyCatalog | None, analysis: Analysis) -> list[_Column] | None:
+    if catalog is None:
+        return None
+    query = node.get("query")
+    if query is not None:
+        return _query_columns(query.get("SelectStmt") or {}, catalog, analysis)
+    relation = _relation(node.get("relation"), catalog, analysis)
+    if relation is None:
+        return None
+    names = [item["String"].get("sval", "") for item in node.get("attlist") or ()]
+    return [_column(relation, name, name, catalog) for name in names or relation.columns]
+
+
+def _query_columns(select: Mapping[str, Any], catalog: CopyCatalog, analysis: Analysis) -> list[_Column] | None:
+    """The columns of a plain SELECT on one relation; None for any other query."""
+    sources: Any = select.get("fromClause") or ()
+    if not select.keys() <= _HARMLESS or select.get("op") != "SETOP_NONE" or len(sources) != 1:
+        return None
+    source = sources[0].get("RangeVar")
+    if source is None or "colnames" in (alias := source.get("alias") or {}):
+        return None
+    relation = _relation(source, catalog, analysis)
+    if relation is None:
+        return None
+    qualifier = alias.get("aliasname", relation.name)
+    columns: list[_Column] = []
+    for item in select.get("targetList") or ():
+        target = item["ResTarget"]
+        fields: Any = ((target.get("val") or {}).get("ColumnRef") or {}).get("fields") or ()
+        path = [f["String"].get("sval", "") if "String" in f else None for f in fields]  # None: `*`
+        own = bool(path) and path[:-1] in ([], [qualifier])
+        name = path[-1] if own else None
+        if own and name is None:
+            columns.extend(_column(relation, column, column, catalog) for column in relation.columns)
+            continue
+        shown = target.get("name", name or "?column?")
+        if name is not None and name in relation.columns:
+            columns.append(_column(relation, name, shown, catalog))
+        elif "A_Const" in (target.get("val") or {}):
+            columns.append((ResultColumn(shown, Origin.CLEAR), _UNTYPED))
+        else:
+            columns.append((ResultColumn(shown, Origin.COMPUTED), _UNTYPED))
+    return columns
+
+
+def _relation(source: Any, catalog: CopyCatalog, analysis: Analysis) -> Relation | None:
+    """The relation that a RangeVar means: the one of that name among those that the analysis resolved it to."""
+    if not isinstance(source, Mapping):
+        return None
+    schema, name = source.get("schemaname"), source.get("relname")
+    homes = {home for home, _, called in (read.partition(".") for read in analysis.reads) if called == name != ""}
+    if schema is not None:
+        homes &= {schema}
+    return catalog.relations.get((homes.pop(), str(name))) if len(homes) == 1 else None
+
+
+def _column(relation: Relation, name: str, shown: str, catalog: CopyCatalog) -> _Column:
+    number, oid = relation.columns.get(name, (0, 0))
+    known = catalog.origin(relation.oid, number) if number else None
+    if not known:
+        return (ResultColumn(shown, Origin.COMPUTED), _UNTYPED)
+    return (ResultColumn(shown, Origin.KNOWN, known), (oid, -1))

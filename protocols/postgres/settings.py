@@ -1,0 +1,88 @@
+"""What changing a PostgreSQL setting (GUC) means for a gateway. Allow-list: what is not named is `session.other`.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from protocols.contract import Effect
+
+# presentation and planner settings that an unprivileged role may change without changing what a text means
+HARMLESS = frozenset(
+    """
+    application_name client_min_messages datestyle intervalstyle timezone extra_float_digits bytea_output xmlbinary
+    xmloption lc_messages lc_monetary lc_numeric lc_time array_nulls quote_all_identifiers escape_string_warning
+    default_text_search_config gin_fuzzy_search_limit cursor_tuple_fraction constraint_exclusion
+    from_collapse_limit join_collapse_limit plan_cache_mode jit jit_above_cost jit_inline_above_cost
+    jit_optimize_above_cost jit_expressions jit_tuple_deforming geqo geqo_effort geqo_generations geqo_pool_size
+    geqo_seed geqo_selection_bias geqo_threshold default_transaction_isolation transaction_isolation
+    default_transaction_deferrable transaction_deferrable seq_page_cost random_page_cost cpu_tuple_cost
+    cpu_index_tuple_cost cpu_operator_cost parallel_setup_cost parallel_tuple_cost effective_cache_size
+    effective_io_concurrency max_parallel_workers_per_gather parallel_leader_participation
+    min_parallel_table_scan_size min_parallel_index_scan_size work_mem hash_mem_multiplier
+    recursive_worktable_factor seed tcp_keepalives_idle tcp_keepalives_interval tcp_keepalives_count
+    tcp_user_timeout client_connection_check_interval stats_fetch_consistency
+    """.split()
+)
+
+_ROLE = frozenset({"role", "session_authorization", "is_superuser"})
+_GUARDS = frozenset(
+    """
+    default_transaction_read_only transaction_read_only row_security statement_timeout lock_timeout
+    idle_in_transaction_session_timeout idle_session_timeout transaction_timeout temp_file_limit
+    lo_compat_privileges restrict_nonsystem_relation_kind max_parallel_workers
+    """.split()
+)
+_PARSE_STATE = frozenset(
+    """client_encoding standard_conforming_strings backslash_quote transform_null_equals operator_precedence_warning
+    server_encoding""".split()
+)
+_TRIGGERS = frozenset({"session_replication_role", "event_triggers"})
+_LIBRARIES = frozenset(
+    """dynamic_library_path local_preload_libraries session_preload_libraries shared_preload_libraries
+    jit_provider extension_control_path""".split()
+)
+
+_ON = frozenset({"on", "true", "yes", "1", "t", "y", "tru", "tr", "ye"})
+_UTF8 = frozenset({"utf8", "unicode"})
+
+
+def canonical(name: str) -> str:
+    """A setting's name as the server compares it: without case (ASCII only)."""
+    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in name)
+
+
+def encoding_name(value: str) -> str:
+    """An encoding's name as the server compares it: letters and digits only, lower case."""
+    return "".join(c for c in value.lower() if c.isalnum() and c.isascii())
+
+
+def is_on(value: str | None) -> bool:
+    """True only for a value that the server surely reads as on."""
+    return value is not None and value.strip().lower() in _ON
+
+
+def set_effect(name: str, value: str | None) -> Effect:
+    """The effect of SET `name` TO `value`; `value` None: a reset, or a value that the text does not show."""
+    name = canonical(name)
+    if name in HARMLESS or (name.startswith("enable_") and name.replace("_", "").isalnum()):
+        return Effect.SESSION_SET
+    if name in _ROLE:
+        return Effect.SESSION_ROLE
+    if name == "search_path":
+        return Effect.SESSION_NAME_RESOLUTION
+    if name in _PARSE_STATE:
+        if name == "client_encoding" and value is not None and encoding_name(value) in _UTF8:
+            return Effect.SESSION_SET
+        if name == "standard_conforming_strings" and is_on(value):
+            return Effect.SESSION_SET
+        return Effect.SESSION_PARSE_STATE
+    if name in _GUARDS:
+        # tightening is harmless; a timeout is a guard whatever the value: which way it moves is not in the text
+        tightens = name in ("default_transaction_read_only", "transaction_read_only", "row_security") and is_on(value)
+        return Effect.SESSION_SET if tightens else Effect.SESSION_GUARD
+    if name in _TRIGGERS:
+        return Effect.PRIV_TRIGGERS
+    if name in _LIBRARIES:
+        return Effect.EXEC_LIBRARY
+    return Effect.SESSION_OTHER

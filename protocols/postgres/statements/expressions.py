@@ -1,0 +1,435 @@
+"""Walking expressions: every node on the allow-list, every function, operator and type resolved by name.
+
+The walk keeps its own stack, so a chain of three thousand operators is no deeper than one. Only queries inside queries
+recurse (`queries.py`), and those are counted.
+
+INVARIANT: no I/O in this module; nothing here raises for a tree that the parser made, whatever it contains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from protocols.contract import Effect, Where
+from protocols.postgres.catalog import Function
+from protocols.postgres.functions import NAMES_TYPE, NONE, READS_LARGE_OBJECTS, RUNS_TYPE_INPUT
+from protocols.postgres.settings import canonical, set_effect
+from protocols.postgres.statements.model import Change, ChangeKind
+from protocols.postgres.statements.names import NameSpace
+from protocols.postgres.statements.nodes import CHILDREN, FIELDS, KEYWORD_FUNCTIONS, Node, constant, strings
+from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope
+
+_WEAKER = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
+_SIDE_CHANNELS = frozenset(
+    {
+        Effect.SESSION_ROLE,
+        Effect.SESSION_GUARD,
+        Effect.SESSION_NAME_RESOLUTION,
+        Effect.SESSION_PARSE_STATE,
+        Effect.SESSION_OTHER,
+    }
+)
+_OPERATORS_OF_KIND = {
+    "AEXPR_BETWEEN": (">=", "<="),
+    "AEXPR_NOT_BETWEEN": ("<", ">"),
+    "AEXPR_BETWEEN_SYM": (">=", "<="),
+    "AEXPR_NOT_BETWEEN_SYM": ("<", ">"),
+}
+_INV_READ = "262144"  # lo_open's mode that cannot write
+# what the parser accepts as a type's name beyond pg_type.typname, for functions that take it as text
+_SQL_TYPES = frozenset(
+    """int integer smallint bigint real float decimal dec char character varchar boolean bit time timestamp interval
+    numeric text date json jsonb uuid xml bytea inet cidr macaddr point money""".split()
+)
+
+
+class Expressions:
+    """What has been found out about one statement so far. Mutable; used for one statement and dropped."""
+
+    def __init__(self, names: NameSpace) -> None:
+        self.names = names
+        self.effects: set[Effect] = set()
+        self.planned: set[Effect] = set()  # those that may happen while the statement is only planned
+        self.reads: dict[str, None] = {}
+        self.direct: set[str] = set()  # reads that the text names itself
+        self.writes: dict[str, None] = {}
+        self.columns: dict[str, None] = {}
+        self.predicates: dict[str, None] = {}
+        self.functions: dict[str, None] = {}
+        self.why: list[str] = []
+        self.where = Where.NONE
+        self.read_constant = False  # the analysis depends on a literal's value
+        self.changes: list[Change] = []
+        self.depth = 0
+        self.row_input = False  # a function makes rows of the type of a row it is given
+        self.named = False  # any name was looked up in the catalog
+
+    # ------------------------------------------------------------ findings
+
+    def unknown(self, why: str) -> None:
+        self.effects.add(Effect.UNKNOWN)
+        self.planned.add(Effect.UNKNOWN)
+        if why not in self.why and len(self.why) < 8:
+            self.why.append(why)
+
+    def add(self, effects: Iterable[Effect], planned: bool = True) -> None:
+        self.effects.update(effects)
+        if planned:
+            self.planned.update(effects)
+
+    def weaken(self, where: Where) -> None:
+        if _WEAKER[where] > _WEAKER[self.where]:
+            self.where = where
+
+    def filter(self, origins: Iterable[str]) -> None:
+        for origin in origins:
+            self.predicates[origin] = None
+
+    # ------------------------------------------------------------ the walk
+
+    def query(self, node: Node, scope: Scope | None) -> Output:
+        raise NotImplementedError
+
+    def expression(self, root: Any, scope: Scope, outputs: Output | None = None) -> Origins:
+        """Walks an expression, or a list of them; returns the columns that its value depends on.
+
+        `outputs`: the select list, whose names ORDER BY and GROUP BY may use.
+        """
+        found: set[str] = set()
+        stack: list[Any] = [root]
+        while stack:
+            item = stack.pop()
+            if type(item) is list:
+                stack.extend(item)
+                continue
+            if type(item) is tuple:
+                tag, body = item
+            elif not item:
+                continue
+            else:
+                tag, body = next(iter(item.items()))
+            fields = FIELDS.get(tag)
+            if fields is None:
+                self.unknown(f"`{tag}` is not a construct that is understood here")
+                continue
+            if not body.keys() <= fields:
+                self.unknown(f"`{tag}` has a part that is not understood here")
+                continue
+            handler = _HANDLERS.get(tag)
+            if handler is not None:
+                found |= handler(self, body, scope, outputs)
+            elif tag in KEYWORD_FUNCTIONS:
+                self.keyword_function(tag)
+            for name, child_tag in CHILDREN[tag]:
+                child = body.get(name)
+                if child is not None:
+                    stack.append(child if child_tag is None else (child_tag, child))
+        return frozenset(found)
+
+    # ------------------------------------------------------------ columns
+
+    def _column(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        parts = body.get("fields", [])
+        names = strings(parts)
+        if "A_Star" in parts[-1]:
+            return self.star(names, scope)
+        if len(names) == 1:
+            origins, found = scope.unqualified(names[0])
+            if outputs is not None and outputs.columns is not None:
+                same = [o for n, o in outputs.columns if n == names[0]]
+                for one in same:
+                    origins |= one
+                found = found or bool(same)
+            if not found and not origins:
+                origins = scope.everything()
+        else:
+            origins = self._qualified_column(names, scope)
+        for origin in origins:
+            self.columns[origin] = None
+        return origins
+
+    def _qualified_column(self, names: list[str], scope: Scope) -> Origins:
+        column = names[-1]
+        source = scope.source(names[0]) if len(names) == 2 else scope.relation_source(names[-3], names[-2])
+        if source is None and len(names) > 2:
+            source = scope.source(names[-2]) or scope.source(names[0])
+        if source is not None:
+            origins = source.column(column)
+            if origins is not None:
+                return origins
+            # not a column that is known: it may still be one, or a call in attribute notation
+            self.attribute(column)
+            return source.loose_column(column) if source.names is None else source.everything
+        self.attribute(column)
+        return NOTHING
+
+    def star(self, names: Sequence[str], scope: Scope) -> Origins:
+        """`*`, `alias.*` or `schema.table.*`."""
+        if names:
+            source = scope.source(names[-1])
+            origins = source.everything if source is not None else NOTHING
+        else:
+            origins = scope.everything()
+        for origin in origins:
+            self.columns[origin] = None
+        return origins
+
+    def attribute(self, name: str) -> None:
+        """`expression.name`, where no column of that name is known: a call with one argument, if there is such one."""
+        for function in self.names.functions([name]):
+            if function.effects and function.takes(1):
+                self.call(function)
+        self._cast_to([name], lenient=True)
+
+    def _indirection(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        found: set[str] = set()
+        base = body.get("arg", {})
+        row = None
+        if "ColumnRef" in base:
+            names = strings(base["ColumnRef"].get("fields"))
+            row = scope.source(names[-1]) if names else None
+        first = True
+        for step in body.get("indirection", ()):
+            if "A_Indices" in step:
+                found |= self.expression(step, scope, outputs)
+            elif "String" in step:
+                name = step["String"].get("sval", "")
+                column = row.column(name) if row is not None and first else None
+                if column is None:
+                    self.attribute(name)
+                else:
+                    found |= column
+            elif "A_Star" not in step:
+                self.unknown("an indirection that is not understood here")
+            first = False
+        return frozenset(found)
+
+    # ------------------------------------------------------------ functions
+
+    def call(self, function: Function) -> None:
+        self.add(function.effects, function.at_plan_time)
+        if function.effects:
+            self.functions[function.qualified] = None
+            if Effect.UNKNOWN in function.effects:
+                self.unknown(f"the built-in function `{function.name}` is on no list")
+
+    def _function(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        self.named = True
+        names = strings(body.get("funcname"))
+        args = body.get("args", [])
+        count = len(args) + (len(body.get("agg_order", ())) if body.get("agg_within_group") else 0)
+        self.filtered(body, scope)
+        return self.function(names[-2:], count, args, scope)
+
+    def filtered(self, body: Node, scope: Scope) -> None:
+        """The FILTER clause and the window of a call: what it selects by."""
+        if "agg_filter" in body:
+            self.filter(self.expression(body["agg_filter"], scope))
+
+    def function(self, names: list[str], count: int, args: list[Node], scope: Scope) -> Origins:
+        overloads = self.names.functions(names)
+        callable_ = [f for f in overloads if f.takes(count)] or overloads
+        if self.names.touched_all or not self.names.path_known:
+            self.unknown("the names of functions are not certain in this session")
+        elif names[0].startswith("pg_temp") and len(names) == 2:
+            self.unknown("a function in pg_temp")
+        for function in callable_:
+            if function.effects or function.name in _SPECIAL:
+                special = _SPECIAL.get(function.name) if function.schema == "pg_catalog" else None
+                if special is None or not special(self, function, args):
+                    self.call(function)
+        if count == 1:
+            self._cast_to(names, lenient=True)
+            if not overloads and self._is_column(names, args, scope):
+                return NOTHING
+        if not overloads and not (count == 1 and self.names.types(names)[0]):
+            self.unknown(f"function `{'.'.join(names)}` does not exist in the catalog snapshot")
+            if self.names.catalog.open_world:
+                self.add({Effect.EXEC_CALL})
+            self.functions[".".join(names)] = None
+        return NOTHING
+
+    def _is_column(self, names: list[str], args: list[Node], scope: Scope) -> bool:
+        """`name(row)` is the same as `row.name`."""
+        if len(names) != 1 or "ColumnRef" not in args[0]:
+            return False
+        row = strings(args[0]["ColumnRef"].get("fields"))
+        source = scope.source(row[-1]) if row else None
+        return source is not None and source.column(names[0]) is not None
+
+    def keyword_function(self, tag: str) -> None:
+        """Servers before 16 and 17 do not know this syntax: there it calls a function of that name."""
+        for name in KEYWORD_FUNCTIONS[tag]:
+            for function in self.names.functions([name]):
+                if function.schema != "pg_catalog":
+                    self.call(function)
+
+    def _set_config(self, function: Function, args: list[Node]) -> bool:
+        self.read_constant = True
+        known = [constant(arg) for arg in args]
+        if len(known) == 3 and known[0] is not None and known[0][0] == "s":
+            name = canonical(known[0][1])
+            value = known[1][1] if known[1] is not None and known[1][0] == "s" else None
+            local = known[2] != ("b", "false")
+            self.add({set_effect(name, value)}, planned=False)
+            self.changes.append(Change(ChangeKind.SET, name, value, local))
+        else:
+            self.add(_SIDE_CHANNELS | {Effect.PRIV_TRIGGERS}, planned=False)
+            self.unknown("`set_config` with a setting that the text does not show")
+            self.changes.append(Change(ChangeKind.OPAQUE))
+        return True
+
+    def _sequence(self, function: Function, args: list[Node]) -> bool:
+        self.read_constant = True
+        name = args[0] if args else None
+        while name and "TypeCast" in name:
+            name = name["TypeCast"].get("arg")
+        text = constant(name)
+        if text is not None and text[0] == "s" and text[1].replace("_", "").replace(".", "").isalnum():
+            *schema, relation = text[1].lower().split(".")[-2:]
+            for target in self.names.relations(schema[0] if schema else None, relation):
+                self.writes[target.qualified] = None
+        return False
+
+    def _large_object(self, function: Function, args: list[Node]) -> bool:
+        self.reads["pg_catalog.pg_largeobject"] = None
+        if function.name != "lo_open":
+            return False
+        self.read_constant = True
+        if len(args) == 2 and constant(args[1]) == ("i", _INV_READ):
+            return True
+        return False
+
+    def _row_input(self, function: Function, args: list[Node]) -> bool:
+        self.row_input = True
+        return False
+
+    def _names_type(self, function: Function, args: list[Node]) -> bool:
+        self.read_constant = True
+        text = constant(args[1]) if len(args) == 2 else None
+        if text is None or text[0] != "s":
+            self.add({Effect.EXEC_CAST})
+            self.unknown("a type that the text does not show")
+            return True
+        words = "".join(c if c.isalpha() or c == "_" or c.isdigit() else " " for c in text[1].lower()).split()
+        if not words or words[0] not in _SQL_TYPES:
+            simple = text[1].strip()
+            plain = simple.replace("_", "").isalnum() and simple == simple.lower()
+            if plain and self.names.types([simple])[0]:
+                self._cast_to([simple])
+            else:
+                self.add({Effect.EXEC_CAST})
+                self.unknown("a type name that is not understood here")
+        return True
+
+    # ------------------------------------------------------------ operators and types
+
+    def operator(self, names: Sequence[str], unary: bool = False) -> None:
+        if not names:
+            return
+        live, exists = self.names.operators(names, unary)
+        if self.names.touched_all:
+            self.unknown("the open transaction changed definitions")
+        for qualified, function in live:
+            self.add({Effect.EXEC_CAST} | (function.effects if function is not None else {Effect.UNKNOWN}))
+            self.functions[function.qualified if function is not None else qualified] = None
+        if not exists:
+            self.unknown(f"operator `{'.'.join(names)}` does not exist in the catalog snapshot")
+
+    def _operation(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        unary = "lexpr" not in body
+        kinds = _OPERATORS_OF_KIND.get(body.get("kind", ""))
+        if kinds is None:
+            self.operator(strings(body.get("name"))[-2:], unary)
+        else:
+            for name in kinds:
+                self.operator([name])
+        return NOTHING
+
+    def _case(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        if "arg" in body:
+            self.operator(["="])
+        return NOTHING
+
+    def _sort(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        if "useOp" in body:
+            self.operator(strings(body["useOp"])[-2:])
+        return NOTHING
+
+    def _sublink(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        if "operName" in body:
+            self.operator(strings(body["operName"])[-2:])
+        elif "testexpr" in body:
+            self.operator(["="])
+        inner = self.query(body.get("subselect", {}), scope).everything
+        if "testexpr" in body:
+            self.filter(inner)
+        return inner
+
+    def _array_query(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        self.keyword_function("JsonArrayQueryConstructor")
+        return self.query(body.get("query", {}), scope).everything
+
+    def _type(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        if body.get("pct_type"):
+            self.unknown("a type taken from a column")
+        self._cast_to(strings(body.get("names")))
+        return NOTHING
+
+    def _cast_to(self, names: Sequence[str], lenient: bool = False) -> None:
+        """A value of this type is made. `lenient`: it may also be no type at all."""
+        self.named = True
+        found, why = self.names.types(names)
+        for one in found:
+            effects = self.names.catalog.type_effects(one.oid)
+            if effects:
+                self.add(effects)
+                self.functions[f"{one.schema}.{one.name}"] = None
+        if why and (found or not lenient):
+            self.unknown(why)
+        if not found and not lenient:
+            self.unknown(f"type `{'.'.join(names)}` does not exist in the catalog snapshot")
+
+    def _window(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        for part in ("partitionClause", "orderClause"):
+            if part in body:
+                self.filter(self.expression(body[part], scope))
+        return NOTHING
+
+    def _cursor(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        return NOTHING
+
+    def finish_types(self) -> None:
+        """Rows of a relation's type are made from data: its columns' types must all be harmless to make."""
+        if not self.row_input:
+            return
+        catalog = self.names.catalog
+        for qualified in self.reads:
+            schema, _, name = qualified.partition(".")
+            relation = catalog.relations.get((schema, name))
+            for _, type_oid in relation.columns.values() if relation is not None else ():
+                self.add(catalog.type_effects(type_oid) or NONE)
+
+
+_HANDLERS: dict[str, Any] = {
+    "A_Expr": Expressions._operation,
+    "A_Indirection": Expressions._indirection,
+    "CaseExpr": Expressions._case,
+    "ColumnRef": Expressions._column,
+    "CurrentOfExpr": Expressions._cursor,
+    "FuncCall": Expressions._function,
+    "JsonArrayQueryConstructor": Expressions._array_query,
+    "SortBy": Expressions._sort,
+    "SubLink": Expressions._sublink,
+    "TypeName": Expressions._type,
+    "WindowDef": Expressions._window,
+}
+_SPECIAL: dict[str, Any] = {
+    "set_config": Expressions._set_config,
+    "nextval": Expressions._sequence,
+    "setval": Expressions._sequence,
+    **dict.fromkeys(READS_LARGE_OBJECTS, Expressions._large_object),
+    **dict.fromkeys(RUNS_TYPE_INPUT, Expressions._row_input),
+    **dict.fromkeys(NAMES_TYPE, Expressions._names_type),
+}

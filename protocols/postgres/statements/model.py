@@ -1,0 +1,86 @@
+"""The values that the analysis of PostgreSQL text gives: what a message does, statement by statement.
+
+INVARIANT: no I/O in this package; every value here is immutable.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocols.contract import Analysis, Effect
+
+
+class ChangeKind(enum.Enum):
+    """What a statement changes in the session, once the server has said that it ran."""
+
+    BEGIN = "begin"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    SAVEPOINT = "savepoint"
+    ROLLBACK_TO = "rollback to"
+    RELEASE = "release"
+    SET = "set"
+    RESET_ALL = "reset all"
+    DISCARD_ALL = "discard all"
+    DISCARD_TEMP = "discard temp"
+    PREPARE = "prepare"
+    DEALLOCATE = "deallocate"
+    DECLARE = "declare"
+    CLOSE = "close"
+    DEFINE = "define"  # DDL
+    TEMP_CREATE = "temp create"
+    TEMP_DROP = "temp drop"
+    OPAQUE = "opaque"  # code ran that nobody saw: names and roles may have changed behind it
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change. What `name` and `value` are depends on the kind; `local`: until the end of the transaction."""
+
+    kind: ChangeKind
+    name: str | None = None
+    value: Any = None
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One raw statement of a message: what it does, and what it changes once it has run."""
+
+    analysis: Analysis
+    changes: tuple[Change, ...] = ()
+    tree: Any = None  # the parse tree, kept only where later statements need it (PREPARE, DECLARE) or results do
+
+
+@dataclass(frozen=True, slots=True)
+class CommandAnalysis:
+    """One message's text: the analysis of all of it, and of each statement in order (one CommandComplete each)."""
+
+    analysis: Analysis
+    statements: tuple[Statement, ...] = ()
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What PREPARE or Parse put under a name: the statement's tree, judged anew under the names in force at each use."""
+
+    tree: Any = field(repr=False)
+    analysis: Analysis
+
+
+@dataclass(frozen=True, slots=True)
+class Temporary:
+    """A temporary relation of the session's own. `columns` None: not known. `body`: what reading a view brings along."""
+
+    name: str
+    columns: tuple[str, ...] | None = None
+    body: Analysis | None = None
+    certain: bool = True  # False: it may be gone (made or dropped in the open transaction, ON COMMIT DROP)
+
+
+def unknown(why: str, kind: str = "unknown") -> CommandAnalysis:
+    """The analysis of text that could not be judged at all."""
+    return CommandAnalysis(Analysis(kind=kind, effects=frozenset({Effect.UNKNOWN}), why=why))

@@ -1,0 +1,163 @@
+"""Resolving the names of a statement: search_path, temporary objects, what the open transaction touched.
+
+The rule throughout: a name that could mean several things means all of them.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from protocols.postgres.catalog import Catalog, Function, Relation, Type
+from protocols.postgres.statements.model import Temporary
+
+_PATH_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s,"]+))\s*(,|$)')
+TEMP = "pg_temp"
+
+
+def split_path(value: str) -> tuple[str, ...] | None:
+    """The schemas of a search_path value, as the server splits it; None when it is malformed."""
+    found: list[str] = []
+    position = 0
+    while position < len(value):
+        match = _PATH_ITEM.match(value, position)
+        if match is None:
+            return None
+        quoted, plain, separator = match.groups()
+        found.append(quoted.replace('""', '"') if quoted is not None else plain.lower())
+        position = match.end()
+        if separator == "," and position == len(value):
+            return None
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the name of a relation stands for. `relation` and `temporary` None: not known to exist."""
+
+    qualified: str
+    relation: Relation | None = None
+    temporary: Temporary | None = None
+    why: str = ""  # not empty: this is not certain
+
+
+@dataclass(frozen=True, slots=True)
+class NameSpace:
+    """The names in force for one statement."""
+
+    catalog: Catalog
+    path: tuple[str, ...]  # schemas, `$user` already resolved
+    path_known: bool
+    same_role: bool  # the session's role is the one whose schema privileges the catalog shows
+    temporaries: tuple[Temporary, ...]
+    touched: frozenset[str]  # `schema.name` or `name`, touched by DDL in the open transaction
+    touched_all: bool  # anything may have been
+    temp_types: bool  # the session made types in pg_temp
+
+    def schemas(self) -> tuple[str, ...]:
+        """The schemas in which functions and operators are looked up."""
+        return self.path if "pg_catalog" in self.path else ("pg_catalog", *self.path)
+
+    def _in_path(self, schemas: Iterable[str]) -> Iterable[tuple[str, bool]]:
+        """(schema, whether a match there surely ends the search)."""
+        for schema in schemas:
+            yield schema, schema == "pg_catalog" or (self.same_role and schema in self.catalog.usable)
+
+    def relations(self, schema: str | None, name: str) -> list[Target]:
+        """Everything that this name of a relation can stand for; never empty."""
+        if schema == TEMP or (schema is not None and schema.startswith("pg_temp_")):
+            own = next((t for t in self.temporaries if t.name == name), None)
+            if own is None:
+                return [Target(f"{TEMP}.{name}", why=f"the session has no known temporary relation `{name}`")]
+            return [Target(f"{TEMP}.{name}", temporary=own)]
+        if schema is not None:
+            return [self._qualified(schema, name)]
+        found: list[Target] = []
+        if TEMP not in self.path:
+            own = next((t for t in self.temporaries if t.name == name), None)
+            if own is not None:
+                found.append(Target(f"{TEMP}.{name}", temporary=own))
+                if own.certain:
+                    return found
+        if not self.path_known:
+            found.append(Target(f"unknown.{name}", why="search_path is not known"))
+        if name in self.touched or self.touched_all:
+            found.append(Target(self._first(name), why="the open transaction changed what this name means"))
+            return found
+        for home, certain in self._in_path(self.schemas()):
+            if home == TEMP:
+                own = next((t for t in self.temporaries if t.name == name), None)
+                if own is not None:
+                    found.append(Target(f"{TEMP}.{name}", temporary=own))
+                    if own.certain:
+                        return found
+                continue
+            relation = self.catalog.relations.get((home, name))
+            if relation is not None or f"{home}.{name}" in self.touched:
+                found.append(self._qualified(home, name))
+                if certain and relation is not None:
+                    return found
+        if not found:
+            why = "" if self.catalog.open_world else f"relation `{name}` does not exist in the catalog snapshot"
+            found.append(Target(self._first(name), why=why))
+        return found
+
+    def _first(self, name: str) -> str:
+        return f"{next((s for s in self.path if s not in ('pg_catalog', TEMP)), 'public')}.{name}"
+
+    def _qualified(self, schema: str, name: str) -> Target:
+        qualified = f"{schema}.{name}"
+        if self.touched_all or qualified in self.touched or name in self.touched:
+            return Target(qualified, why="the open transaction changed what this name means")
+        relation = self.catalog.relations.get((schema, name))
+        if relation is None and not (self.catalog.open_world and schema not in ("pg_catalog", "information_schema")):
+            return Target(qualified, why=f"relation `{qualified}` does not exist in the catalog snapshot")
+        return Target(qualified, relation)
+
+    def functions(self, names: Sequence[str]) -> list[Function]:
+        """Every overload that this name can mean, whatever its arguments."""
+        if len(names) == 2:
+            return list(self.catalog.functions.get((names[0], names[1]), ()))
+        if len(names) != 1:
+            return []
+        return [f for home in self.schemas() for f in self.catalog.functions.get((home, names[0]), ())]
+
+    def operators(self, names: Sequence[str], unary: bool) -> tuple[list[tuple[str, Function | None]], bool]:
+        """The operators of this name that are no plain built-ins, and whether the name exists at all."""
+        name = names[-1]
+        homes = (names[0],) if len(names) == 2 else self.schemas()
+        live = [
+            (f"{home}.{name}", function)
+            for home, is_unary, function in self.catalog.live_operators.get(name, ())
+            if home in homes and is_unary == unary
+        ]
+        return live, not self.catalog.operator_schemas.get(name, frozenset()).isdisjoint(homes)
+
+    def types(self, names: Sequence[str]) -> tuple[list[Type], str]:
+        """The types that this name can mean, and why that is not certain."""
+        why = "the open transaction changed definitions" if self.touched_all else ""
+        if len(names) > 2:
+            names = names[-2:]
+        if len(names) == 2:
+            if names[0].startswith(TEMP):
+                return [], "a type in pg_temp"
+            if f"{names[0]}.{names[1]}" in self.touched:
+                why = "the open transaction changed what this type is"
+            found = self.catalog.types.get((names[0], names[1]))
+            return ([found] if found is not None else []), why
+        name = names[0]
+        if name in self.touched or not self.path_known:
+            why = "the open transaction or an unknown search_path changes what this type is"
+        if self.temp_types or any(t.name == name for t in self.temporaries):
+            why = "the session made types of its own"
+        matches: list[Type] = []
+        for home, certain in self._in_path(self.schemas()):
+            found = self.catalog.types.get((home, name))
+            if found is not None:
+                matches.append(found)
+                if certain:
+                    break
+        return matches, why

@@ -1,0 +1,646 @@
+"""Queries and data changes: SELECT, VALUES, INSERT, UPDATE, DELETE, MERGE, and everything that may stand in FROM.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocols.contract import Effect
+from protocols.postgres.functions import SECRET_COLUMNS, SECRET_NAMES
+from protocols.postgres.statements.expressions import Expressions
+from protocols.postgres.statements.lineage import where_of
+from protocols.postgres.statements.model import Change, ChangeKind
+from protocols.postgres.statements.names import Target
+from protocols.postgres.statements.nodes import FIELDS, Node, constant, figure_name, strings
+from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope, Source, union
+
+MAX_QUERY_DEPTH = 60  # queries inside queries; each level takes a few Python frames
+_SYSTEM = frozenset({"pg_catalog", "information_schema"})
+_SAMPLE_METHODS = frozenset({"system", "bernoulli", "system_rows", "system_time"})
+_EVENTS = {"update": "2", "insert": "3", "delete": "4"}
+_CASCADED = {"c": Effect.DATA_DELETE, "n": Effect.DATA_UPDATE, "d": Effect.DATA_UPDATE}
+EMPTY = Output([], NOTHING)
+
+
+class Queries(Expressions):
+    """Adds the queries to the walk of expressions."""
+
+    def query(self, node: Node, scope: Scope | None) -> Output:
+        """Any statement that returns rows and may stand inside another."""
+        if not node:
+            return EMPTY
+        tag, body = next(iter(node.items()))
+        handler = _QUERIES.get(tag)
+        if handler is None or not body.keys() <= FIELDS[tag]:
+            self.unknown(f"`{tag}` is not understood here")
+            return Output(None, NOTHING)
+        self.depth += 1
+        try:
+            if self.depth > MAX_QUERY_DEPTH:
+                self.unknown(f"queries nested more than {MAX_QUERY_DEPTH} deep")
+                return Output(None, NOTHING)
+            result: Output = handler(self, body, scope)
+            return result
+        finally:
+            self.depth -= 1
+
+    # ------------------------------------------------------------ SELECT
+
+    def select(self, body: Node, outer: Scope | None) -> Output:
+        """A SELECT or VALUES, with all branches of its set operations."""
+        self.add({Effect.DATA_SELECT}, planned=False)
+        results: list[Output] = []
+        stack: list[tuple[Node, Scope | None]] = [(body, outer)]
+        while stack:
+            current, around = stack.pop()
+            if not current.keys() <= FIELDS["SelectStmt"]:
+                self.unknown("a part of a SELECT that is not understood here")
+            around = self.with_clause(current, around)
+            if current.get("op", "SETOP_NONE") != "SETOP_NONE":
+                stack.append((current["rarg"], around))
+                stack.append((current["larg"], around))
+                if any(k in current for k in ("sortClause", "limitCount", "limitOffset", "lockingClause")):
+                    self._tail(current, Scope(around), self._shallow(current, around))
+            else:
+                results.append(self._branch(current, around))
+        if len(results) == 1:
+            return results[0]
+        return _merge(results)
+
+    def _shallow(self, body: Node, around: Scope | None) -> Output:
+        """What ORDER BY after a set operation can name: worked out from its branches when it is walked itself."""
+        del around
+        first = body
+        while first.get("op", "SETOP_NONE") != "SETOP_NONE":
+            first = first["larg"]
+        names = [t.get("ResTarget", {}) for t in first.get("targetList", ())]
+        return Output([(t.get("name") or figure_name(t.get("val")), NOTHING) for t in names], NOTHING)
+
+    def _branch(self, body: Node, around: Scope | None) -> Output:
+        scope = Scope(around)
+        if "valuesLists" in body:
+            rows = [row.get("List", {}).get("items", []) for row in body["valuesLists"]]
+            width = len(rows[0]) if rows else 0
+            columns = [set[str]() for _ in range(width)]
+            for row in rows:
+                for index, item in enumerate(row):
+                    origins = self.expression(item, scope)
+                    if index < width:
+                        columns[index] |= origins
+            named = [(f"column{i + 1}", frozenset(c)) for i, c in enumerate(columns)]
+            output = Output(named, union(o for _, o in named))
+            self._tail(body, scope, output)
+            return output
+        self.from_clause(body.get("fromClause", ()), scope)
+        if "whereClause" in body:
+            self.filter(self.expression(body["whereClause"], scope))
+        output = self.targets(body.get("targetList", ()), scope)
+        for item in body.get("distinctClause", ()):
+            if item:
+                self._keys([item], scope, output)
+        if "groupClause" in body:
+            self._keys(body["groupClause"], scope, output)
+        if "havingClause" in body:
+            self.filter(self.expression(body["havingClause"], scope))
+        for window in body.get("windowClause", ()):
+            self.expression(window, scope)
+        self._tail(body, scope, output)
+        return output
+
+    def _tail(self, body: Node, scope: Scope, output: Output) -> None:
+        if "sortClause" in body:
+            self._keys([k.get("SortBy", {}).get("node", {}) for k in body["sortClause"]], scope, output)
+            self.expression([{"SortBy": {k: v for k, v in key.get("SortBy", {}).items() if k != "node"}}
+                             for key in body["sortClause"]], scope)  # fmt: skip
+        for part in ("limitCount", "limitOffset"):
+            if part in body:
+                self.filter(self.expression(body[part], scope))
+        if "lockingClause" in body:
+            # FOR UPDATE and its kin mark rows: others wait, and the server counts it as a write
+            self.add({Effect.ADMIN_LOCK}, planned=False)
+            for clause in body["lockingClause"]:
+                if not clause.get("LockingClause", {}).keys() <= FIELDS["LockingClause"]:
+                    self.unknown("a locking clause that is not understood here")
+
+    def _keys(self, keys: list[Node], scope: Scope, output: Output) -> None:
+        """ORDER BY, GROUP BY and DISTINCT ON: expressions, or the names or numbers of output columns."""
+        for key in keys:
+            number = constant(key)
+            if number is not None and number[0] == "i":
+                self.read_constant = True
+                index = int(number[1]) - 1
+                if output.columns is not None and 0 <= index < len(output.columns):
+                    self.filter(output.columns[index][1])
+                else:
+                    self.filter(output.everything)
+            else:
+                self.filter(self.expression(key, scope, output))
+
+    def targets(self, nodes: Any, scope: Scope) -> Output:
+        """A select list or RETURNING list."""
+        columns: list[tuple[str, Origins]] | None = []
+        everything: set[str] = set()
+        for node in nodes:
+            body = node.get("ResTarget")
+            if body is None or not body.keys() <= FIELDS["ResTarget"]:
+                self.unknown("a select list that is not understood here")
+                continue
+            value = body.get("val", {})
+            parts = value.get("ColumnRef", {}).get("fields") if "ColumnRef" in value else None
+            if parts and "A_Star" in parts[-1]:
+                names = strings(parts)
+                everything |= self.star(names, scope)
+                sources = scope.sources if not names else [s for s in (scope.source(names[-1]),) if s is not None]
+                if columns is not None:
+                    for source in sources:
+                        known = source.names
+                        if known is None:
+                            columns = None
+                            break
+                        columns.extend((n, source.column(n) or NOTHING) for n in known)
+                continue
+            origins = self.expression(value, scope)
+            everything |= origins
+            if "A_Indirection" in value and any("A_Star" in i for i in value["A_Indirection"].get("indirection", ())):
+                columns = None
+            if columns is not None:
+                columns.append((body.get("name") or figure_name(value), origins))
+        return Output(columns, frozenset(everything))
+
+    def with_clause(self, body: Node, around: Scope | None) -> Scope | None:
+        """A scope that holds the common table expressions of a statement, or the one given."""
+        clause = body.get("withClause")
+        if clause is None:
+            return around
+        scope = Scope(around)
+        ctes = [c.get("CommonTableExpr", {}) for c in clause.get("ctes", ())]
+        if clause.get("recursive"):
+            # each may use the others, itself included; what a self-reference carries, its first branch carries, too
+            for cte in ctes:
+                scope.ctes[cte.get("ctename", "")] = Output(None, NOTHING)
+        for cte in ctes:
+            if not cte.keys() <= FIELDS["CommonTableExpr"]:
+                self.unknown("a common table expression that is not understood here")
+            name = cte.get("ctename", "")
+            first = self._first_branch(cte)
+            if clause.get("recursive") and first is not None:
+                quiet = self.query(first, scope)
+                scope.ctes[name] = _rename(Output(quiet.columns, quiet.everything), strings(cte.get("aliascolnames")))
+            output = self.query(cte.get("ctequery", {}), scope)
+            output = _rename(output, strings(cte.get("aliascolnames")))
+            if "search_clause" in cte or "cycle_clause" in cte:
+                output = Output(None, output.everything)
+                if "cycle_clause" in cte:
+                    self.expression(("CTECycleClause", cte["cycle_clause"]), scope)
+            scope.ctes[name] = output
+        return scope
+
+    @staticmethod
+    def _first_branch(cte: Node) -> Node | None:
+        """The non-recursive term: the left side of the topmost set operation."""
+        body = cte.get("ctequery", {}).get("SelectStmt")
+        if body is None or body.get("op", "SETOP_NONE") == "SETOP_NONE" or "withClause" in body:
+            return None
+        return {"SelectStmt": body["larg"]}
+
+    # ------------------------------------------------------------ FROM
+
+    def from_clause(self, items: Any, scope: Scope) -> None:
+        conditions: list[Any] = []
+        for item in items:
+            self._from_item(item, scope, conditions)
+        for condition in conditions:
+            self.filter(self.expression(condition, scope))
+
+    def _from_item(self, root: Node, scope: Scope, conditions: list[Any]) -> None:
+        stack: list[Any] = [root]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, tuple):  # a join whose sides are now in scope
+                self._after_join(item[0], item[1], scope)
+                continue
+            if not item:
+                continue
+            tag, body = next(iter(item.items()))
+            if tag not in FIELDS or not body.keys() <= FIELDS[tag]:
+                self.unknown(f"`{tag}` in FROM is not understood here")
+                continue
+            if tag == "JoinExpr":
+                stack.append((body, len(scope.sources)))
+                stack.append(body.get("rarg", {}))
+                stack.append(body.get("larg", {}))
+                if "quals" in body:
+                    conditions.append(body["quals"])
+            elif tag == "RangeVar":
+                self.read(body, scope)
+            elif tag == "RangeTableSample":
+                self._sample(body, scope)
+                stack.append(body.get("relation", {}))
+            else:
+                handler = _FROM.get(tag)
+                if handler is None:
+                    self.unknown(f"`{tag}` in FROM is not understood here")
+                else:
+                    handler(self, body, scope)
+
+    def _after_join(self, body: Node, start: int, scope: Scope) -> None:
+        sides = scope.sources[start:]
+        if body.get("isNatural"):
+            self.operator(["="])
+            seen: set[str] = set()
+            for source in sides:
+                known = source.names
+                if known is None:
+                    self.filter(source.everything)
+                for name in known or ():
+                    if name in seen:
+                        self.filter(union(s.column(name) or NOTHING for s in sides))
+                    seen.add(name)
+        for name in strings(body.get("usingClause")):
+            self.operator(["="])
+            origins = union(s.column(name) or (s.loose_column(name) if s.names is None else NOTHING) for s in sides)
+            self.filter(origins)
+            for origin in origins:
+                self.columns[origin] = None
+        for alias in ("alias", "join_using_alias"):
+            if alias in body:
+                scope.sources.append(Source(body[alias].get("aliasname", ""), union(s.everything for s in sides)))
+
+    def read(self, body: Node, scope: Scope) -> None:
+        """A relation, or a common table expression, named in FROM."""
+        alias = body.get("alias", {})
+        name = body.get("relname", "")
+        shown = alias.get("aliasname") or name
+        renames = strings(alias.get("colnames"))
+        if "schemaname" not in body:
+            cte = scope.cte(name)
+            if cte is not None:
+                scope.sources.append(_derived(shown, _rename(cte, renames)))
+                return
+        targets = self.read_targets(body)
+        everything = frozenset(f"{t.qualified}.*" for t in targets)
+        source = Source(shown, everything, targets=targets, catalog=self.names.catalog)
+        if renames:
+            known = source.names
+            if known is None:
+                source = Source(shown, everything)
+            else:
+                pairs = [(n, source.column(n) or NOTHING) for n in known]
+                source = _derived(shown, _rename(Output(pairs, everything), renames))
+        elif len(targets) == 1 and targets[0].relation is not None and targets[0].relation.kind in "vm":
+            facts = self.names.catalog.facts(targets[0].relation.oid)
+            everything |= frozenset(f"{r}.*" for r in facts.reads[1:])
+            source = Source(shown, everything, targets=targets, catalog=self.names.catalog)
+        scope.sources.append(source)
+
+    def read_targets(self, body: Node) -> list[Target]:
+        """Notes that a relation is read, with everything that this brings along."""
+        self.named = True
+        schema, name = body.get("schemaname"), body.get("relname", "")
+        database = body.get("catalogname")
+        if database is not None and database != self.names.catalog.database:
+            self.unknown("a name with another database in it")
+        targets = self.names.relations(schema, name)
+        for target in targets:
+            self.reads[target.qualified] = None
+            self.direct.add(target.qualified)
+            if target.why:
+                self.unknown(target.why)
+            if name in SECRET_NAMES:
+                self.add({Effect.SECRET_READ}, planned=False)
+            if target.relation is not None:
+                facts = self.names.catalog.facts(target.relation.oid)
+                for read in facts.reads[1:]:
+                    self.reads[read] = None
+                    self._secret_behind(read)
+                self.add(facts.effects)
+                for function in facts.functions:
+                    self.functions[function] = None
+                if facts.why:
+                    self.unknown(facts.why)
+            elif target.temporary is not None and target.temporary.body is not None:
+                self._temporary_view(target)
+        return targets
+
+    def _temporary_view(self, target: Target) -> None:
+        body = target.temporary.body if target.temporary is not None else None
+        if body is None:
+            return
+        self.add(body.effects - {Effect.DDL_CREATE})
+        for read in body.reads:
+            self.reads[read] = None
+        for function in body.functions:
+            self.functions[function] = None
+        if body.unknown:
+            self.unknown("a temporary view over something unknown")
+
+    def _secret_behind(self, qualified: str) -> None:
+        if qualified in SECRET_COLUMNS or qualified.rpartition(".")[2] in SECRET_NAMES:
+            self.add({Effect.SECRET_READ}, planned=False)
+
+    def finish_secrets(self) -> None:
+        """Reads of pg_catalog's secrets, by the columns that the text names."""
+        for relation in self.direct & SECRET_COLUMNS.keys():
+            columns = SECRET_COLUMNS[relation]
+            if columns is None or any(f"{relation}.{c}" in self.columns for c in (*columns, "*")):
+                self.add({Effect.SECRET_READ}, planned=False)
+
+    def _sample(self, body: Node, scope: Scope) -> None:
+        if strings(body.get("method"))[-1:] != [] and strings(body.get("method"))[-1] not in _SAMPLE_METHODS:
+            self.unknown("a table sampling method that is not understood here")
+        for part in ("args", "repeatable"):
+            if part in body:
+                self.expression(body[part], scope)
+
+    def _from_select(self, body: Node, scope: Scope) -> None:
+        around = scope if body.get("lateral") else scope.parent
+        output = self.query(body.get("subquery", {}), around)
+        alias = body.get("alias", {})
+        scope.sources.append(_derived(alias.get("aliasname", ""), _rename(output, strings(alias.get("colnames")))))
+
+    def _from_function(self, body: Node, scope: Scope) -> None:
+        origins: set[str] = set()
+        definitions = list(body.get("coldeflist", ()))
+        name = ""
+        for item in body.get("functions", ()):
+            parts = item.get("List", {}).get("items", [])
+            if parts:
+                origins |= self.expression(parts[0], scope)
+                name = name or figure_name(parts[0])
+                definitions.extend(d for part in parts[1:] for d in part.get("List", {}).get("items", ()))
+        for definition in definitions:
+            column = definition.get("ColumnDef", {})
+            self.expression(("TypeName", column.get("typeName", {})), scope)
+        alias = body.get("alias", {})
+        scope.sources.append(Source(alias.get("aliasname") or name, frozenset(origins)))
+
+    def _from_xml(self, body: Node, scope: Scope) -> None:
+        origins = self.expression([body.get(k, {}) for k in ("docexpr", "rowexpr")], scope)
+        origins |= self.expression([*body.get("namespaces", ()), *body.get("columns", ())], scope)
+        alias = body.get("alias", {})
+        scope.sources.append(Source(alias.get("aliasname", "xmltable"), origins))
+
+    def _from_json(self, body: Node, scope: Scope) -> None:
+        self.keyword_function("JsonTable")
+        parts: list[Any] = [("JsonValueExpr", body["context_item"])] if "context_item" in body else []
+        for name, tag in (("pathspec", "JsonTablePathSpec"), ("on_error", "JsonBehavior")):
+            if name in body:
+                parts.append((tag, body[name]))
+        origins = self.expression([*parts, *body.get("passing", ()), *body.get("columns", ())], scope)
+        alias = body.get("alias", {})
+        scope.sources.append(Source(alias.get("aliasname", "json_table"), origins))
+
+    # ------------------------------------------------------------ data changes
+
+    def write(self, body: Node, scope: Scope, event: str, changed: frozenset[str] = frozenset()) -> Source:
+        """The target of a data change: its rules, triggers, views and cascades; puts it into scope."""
+        self.named = True
+        catalog = self.names.catalog
+        schema, name = body.get("schemaname"), body.get("relname", "")
+        targets = self.names.relations(schema, name)
+        for target in targets:
+            self.writes[target.qualified] = None
+            if target.why:
+                self.unknown(target.why)
+            if target.qualified.partition(".")[0] in _SYSTEM:
+                self._system_write(target)
+            if target.relation is not None:
+                effects, also, functions = catalog.write_facts(target.relation.oid, _EVENTS[event])
+                self.add(effects, planned=False)
+                for one in also:
+                    self.writes[one] = None
+                for function in functions:
+                    self.functions[function] = None
+                self._cascade(target.relation.oid, event, changed)
+            elif target.temporary is not None and target.temporary.body is not None:
+                self.unknown("a write through a temporary view")
+        alias = body.get("alias", {}).get("aliasname") or name
+        source = Source(
+            alias, frozenset(f"{t.qualified}.*" for t in targets), targets=targets, catalog=self.names.catalog
+        )
+        scope.sources.append(source)
+        return source
+
+    def _system_write(self, target: Target) -> None:
+        self.add({Effect.ADMIN_CONFIG}, planned=False)
+        if target.qualified == "pg_catalog.pg_settings":
+            # its rule turns the UPDATE into set_config for every row that it hits
+            self.add(
+                {
+                    Effect.SESSION_ROLE,
+                    Effect.SESSION_GUARD,
+                    Effect.SESSION_OTHER,
+                    Effect.SESSION_NAME_RESOLUTION,
+                    Effect.SESSION_PARSE_STATE,
+                },
+                planned=False,
+            )
+        else:
+            self.add({Effect.PRIV_ROLE, Effect.DDL_ALTER}, planned=False)
+        self.changes.append(Change(ChangeKind.OPAQUE))
+
+    def _cascade(self, start: int, event: str, changed: frozenset[str]) -> None:
+        """Foreign keys with ON DELETE or ON UPDATE actions change the tables that point here."""
+        if event == "insert":
+            return
+        catalog = self.names.catalog
+        waiting, seen = [(start, event)], {start}
+        while waiting:
+            oid, how = waiting.pop()
+            relation = catalog.relations_by_oid.get(oid)
+            for child, on_delete, on_update, keys in catalog.cascades.get(oid, ()):
+                action = on_delete if how == "delete" else on_update
+                if action not in _CASCADED:
+                    continue
+                if how == "update" and changed and relation is not None and oid == start:
+                    numbers = {relation.columns[c][0] for c in changed if c in relation.columns}
+                    if numbers.isdisjoint(keys):
+                        continue
+                removes = how == "delete" and action == "c"
+                self.add({Effect.DATA_DELETE if removes else Effect.DATA_UPDATE}, planned=False)
+                pointing = catalog.relations_by_oid.get(child)
+                self.writes[pointing.qualified if pointing is not None else "unknown.table"] = None
+                if child not in seen:
+                    seen.add(child)
+                    waiting.append((child, "delete" if removes else "update"))
+
+    def returning(self, body: Node, scope: Scope, target: Source) -> Output:
+        """RETURNING: the rows come back, so the target is read, too."""
+        items = body.get("returningList")
+        if not items:
+            return EMPTY
+        self.add({Effect.DATA_SELECT}, planned=False)
+        self._reads_target(body)
+        inner = Scope(scope.parent, list(scope.sources), scope.ctes)
+        for name in ("old", "new"):
+            if scope.source(name) is None:
+                inner.sources.append(Source(name, target.everything, {n: target.column(n) or NOTHING
+                                                                      for n in target.names or ()} or None))  # fmt: skip
+                inner.sources[-1], _ = inner.sources[-1], None
+        output = self.targets(items, Scope(inner, [target, *[s for s in scope.sources if s is not target]]))
+        return Output(output.columns, output.everything)
+
+    def _reads_target(self, body: Node) -> None:
+        """The target's own rows are looked at: by a filter, or by RETURNING."""
+        for target in self.names.relations(body["relation"].get("schemaname"), body["relation"].get("relname", "")):
+            self.reads[target.qualified] = None
+            if target.relation is not None:
+                facts = self.names.catalog.facts(target.relation.oid)
+                for read in facts.reads[1:]:
+                    self.reads[read] = None
+                self.add(facts.effects)
+
+    def insert(self, body: Node, outer: Scope | None) -> Output:
+        self.add({Effect.DATA_INSERT}, planned=False)
+        around = self.with_clause(body, outer)
+        scope = Scope(around)
+        if "selectStmt" in body:
+            values = body["selectStmt"].get("SelectStmt", {})
+            if "valuesLists" in values and not (values.keys() - {"valuesLists", "limitOption", "op"}):
+                self._branch(values, around)  # plain rows: nothing is read
+            else:
+                self.query(body["selectStmt"], around)
+        target = self.write(body["relation"], scope, "insert")
+        for column in body.get("cols", ()):
+            self.assigned(column, target, scope)
+        conflict = body.get("onConflictClause")
+        if conflict is not None:
+            self._on_conflict(conflict, scope, target, body)
+        return self.returning(body, scope, target)
+
+    def _on_conflict(self, conflict: Node, scope: Scope, target: Source, body: Node) -> None:
+        infer = conflict.get("infer", {})
+        if not conflict.keys() <= FIELDS["OnConflictClause"] or not infer.keys() <= FIELDS["InferClause"]:
+            self.unknown("an ON CONFLICT clause that is not understood here")
+        for element in infer.get("indexElems", ()):
+            self.expression(element, scope)
+        if "whereClause" in infer:
+            self.expression(infer["whereClause"], scope)
+        if conflict.get("action") == "ONCONFLICT_UPDATE":
+            self.add({Effect.DATA_UPDATE}, planned=False)
+            self.write(body["relation"], Scope(), "update")
+            self._reads_target(body)
+            inner = Scope(scope, [target, Source("excluded", target.everything)])
+            self.assignments(conflict.get("targetList", ()), target, inner)
+            if "whereClause" in conflict:
+                self.filter(self.expression(conflict["whereClause"], inner))
+
+    def assigned(self, node: Node, target: Source, scope: Scope) -> None:
+        """A column that an INSERT or UPDATE sets."""
+        body = node.get("ResTarget", {})
+        name = body.get("name", "")
+        for origin in target.column(name) or target.loose_column(name):
+            self.columns[origin] = None
+        for step in body.get("indirection", ()):
+            if "A_Indices" in step:
+                self.expression(step, scope)
+
+    def assignments(self, nodes: Any, target: Source, scope: Scope) -> None:
+        for node in nodes:
+            self.assigned(node, target, scope)
+            self.expression(node.get("ResTarget", {}).get("val", {}), scope)
+
+    def update(self, body: Node, outer: Scope | None) -> Output:
+        self.add({Effect.DATA_UPDATE}, planned=False)
+        scope = Scope(self.with_clause(body, outer))
+        changed = frozenset(t.get("ResTarget", {}).get("name", "") for t in body.get("targetList", ()))
+        target = self.write(body["relation"], scope, "update", changed)
+        if "fromClause" in body:
+            self.add({Effect.DATA_SELECT}, planned=False)
+            self.from_clause(body["fromClause"], scope)
+        self.assignments(body.get("targetList", ()), target, scope)
+        self._filter_rows(body, scope)
+        return self.returning(body, scope, target)
+
+    def delete(self, body: Node, outer: Scope | None) -> Output:
+        self.add({Effect.DATA_DELETE}, planned=False)
+        scope = Scope(self.with_clause(body, outer))
+        target = self.write(body["relation"], scope, "delete")
+        if "usingClause" in body:
+            self.add({Effect.DATA_SELECT}, planned=False)
+            self.from_clause(body["usingClause"], scope)
+        self._filter_rows(body, scope)
+        return self.returning(body, scope, target)
+
+    def _filter_rows(self, body: Node, scope: Scope) -> None:
+        where, read_constant = where_of(body.get("whereClause"))
+        self.weaken(where)
+        self.read_constant = self.read_constant or read_constant
+        if "whereClause" in body:
+            self._reads_target(body)
+            self.filter(self.expression(body["whereClause"], scope))
+
+    def merge(self, body: Node, outer: Scope | None) -> Output:
+        self.add({Effect.DATA_MERGE, Effect.DATA_SELECT}, planned=False)
+        scope = Scope(self.with_clause(body, outer))
+        target: Source | None = None
+        for clause in body.get("mergeWhenClauses", ()):
+            when = clause.get("MergeWhenClause", {})
+            if not when.keys() <= FIELDS["MergeWhenClause"]:
+                self.unknown("a WHEN clause that is not understood here")
+            command = when.get("commandType", "")
+            for event, effect in (("update", Effect.DATA_UPDATE), ("insert", Effect.DATA_INSERT),
+                                  ("delete", Effect.DATA_DELETE)):  # fmt: skip
+                if command == f"CMD_{event.upper()}":
+                    self.add({effect}, planned=False)
+                    target = self.write(body["relation"], Scope(), event)
+        if target is None:
+            target = self.write(body["relation"], Scope(), "update")
+        scope.sources.append(target)
+        self._reads_target(body)
+        self.from_clause([body.get("sourceRelation", {})], scope)
+        self.filter(self.expression(body.get("joinCondition", {}), scope))
+        for clause in body.get("mergeWhenClauses", ()):
+            when = clause.get("MergeWhenClause", {})
+            if "condition" in when:
+                self.filter(self.expression(when["condition"], scope))
+            self.assignments(when.get("targetList", ()), target, scope)
+            self.expression(when.get("values", []), scope)
+        return self.returning(body, scope, target)
+
+
+def _merge(results: list[Output]) -> Output:
+    """The result of a set operation: names of the first branch, origins of all."""
+    everything = union(r.everything for r in results)
+    first = results[0].columns
+    if first is None or any(r.columns is None or len(r.columns) != len(first) for r in results):
+        return Output(None, everything)
+    columns = [
+        (name, union(r.columns[i][1] for r in results if r.columns is not None)) for i, (name, _) in enumerate(first)
+    ]
+    return Output(columns, everything)
+
+
+def _rename(output: Output, names: list[str]) -> Output:
+    if not names or output.columns is None:
+        return output if not names else Output(None, output.everything)
+    columns = [(names[i] if i < len(names) else name, origins) for i, (name, origins) in enumerate(output.columns)]
+    return Output(columns, output.everything)
+
+
+def _derived(alias: str, output: Output) -> Source:
+    if output.columns is None:
+        return Source(alias, output.everything)
+    derived: dict[str, Origins] = {}
+    for name, origins in output.columns:
+        derived[name] = derived.get(name, NOTHING) | origins
+    if "?column?" in derived:  # a name that was not worked out: any look-up may mean it
+        return Source(alias, output.everything)
+    return Source(alias, output.everything, derived)
+
+
+_QUERIES: dict[str, Any] = {
+    "SelectStmt": Queries.select,
+    "InsertStmt": Queries.insert,
+    "UpdateStmt": Queries.update,
+    "DeleteStmt": Queries.delete,
+    "MergeStmt": Queries.merge,
+}
+_FROM: dict[str, Any] = {
+    "RangeSubselect": Queries._from_select,
+    "RangeFunction": Queries._from_function,
+    "RangeTableFunc": Queries._from_xml,
+    "JsonTable": Queries._from_json,
+}

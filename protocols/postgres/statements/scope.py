@@ -1,0 +1,168 @@
+"""What names inside a query stand for: sources, scopes, and the columns that an output depends on.
+
+Origins are sets of `schema.table.column` (`schema.table.*` where it may be any of a relation's). Over-estimating is
+safe, under-estimating is not: what cannot be resolved falls back to everything that it could be.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from protocols.postgres.catalog import Catalog, Relation
+from protocols.postgres.statements.names import Target
+
+Origins = frozenset[str]
+NOTHING: Origins = frozenset()
+SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "cmin", "xmax", "cmax", "tableoid", "oid"})
+
+
+@dataclass(slots=True)
+class Output:
+    """The columns of a query's result: (name, origins) each; `columns` None: not known one by one."""
+
+    columns: list[tuple[str, Origins]] | None
+    everything: Origins
+
+
+class Source:
+    """One item of a FROM list."""
+
+    __slots__ = ("_catalog", "_derived", "_relations", "_targets", "alias", "everything")
+
+    def __init__(
+        self,
+        alias: str,
+        everything: Origins,
+        derived: Mapping[str, Origins] | None = None,
+        targets: Sequence[Target] = (),
+        catalog: Catalog | None = None,
+    ) -> None:
+        self.alias = alias
+        self.everything = everything
+        self._derived = derived
+        self._targets = targets
+        self._catalog = catalog
+        self._relations: list[Relation] = [t.relation for t in targets if t.relation is not None]
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names of its columns, in order, or None where they are not all known."""
+        if self._derived is not None:
+            return list(self._derived)
+        if len(self._targets) == 1:
+            target = self._targets[0]
+            if target.relation is not None and target.relation.columns:
+                return list(target.relation.columns)
+            if target.temporary is not None and target.temporary.columns is not None:
+                return list(target.temporary.columns)
+        return None
+
+    def is_relation(self, schema: str, name: str) -> bool:
+        return any(t.qualified == f"{schema}.{name}" for t in self._targets)
+
+    @property
+    def is_table(self) -> bool:
+        return bool(self._targets)
+
+    def column(self, name: str) -> Origins | None:
+        """The origins of its column of this name; None where it has none, or where that is not known."""
+        if self._derived is not None:
+            return self._derived.get(name)
+        found: set[str] | None = None
+        for target in self._targets:
+            if target.relation is not None and name in target.relation.columns:
+                found = (found or set()) | self._relation_column(target.relation, name)
+            elif (
+                target.temporary is not None
+                and target.temporary.columns is not None
+                and name in target.temporary.columns
+            ):
+                found = (found or set()) | {f"{target.qualified}.{name}"}
+        return frozenset(found) if found is not None else None
+
+    def _relation_column(self, relation: Relation, name: str) -> set[str]:
+        own = f"{relation.qualified}.{name}"
+        if self._catalog is None or relation.kind not in "vm":
+            return {own}
+        base = self._catalog.origin(relation.oid, relation.columns[name][0])
+        if base:
+            return set(base)
+        # a computed column of a view: it may carry anything that the view reads
+        return {own, *(f"{r}.*" for r in self._catalog.facts(relation.oid).reads[1:])}
+
+    def loose_column(self, name: str) -> Origins:
+        """The origins of a column of this name that may exist although it is not known to."""
+        if self.is_table:
+            return frozenset(f"{t.qualified}.{name}" for t in self._targets)
+        return self.everything
+
+
+@dataclass(slots=True)
+class Scope:
+    """The names visible at one place of a query, and those of the queries around it."""
+
+    parent: Scope | None = None
+    sources: list[Source] = field(default_factory=list)
+    ctes: dict[str, Output] = field(default_factory=dict)
+
+    def cte(self, name: str) -> Output | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.ctes:
+                return scope.ctes[name]
+            scope = scope.parent
+        return None
+
+    def source(self, alias: str) -> Source | None:
+        scope: Scope | None = self
+        while scope is not None:
+            for source in scope.sources:
+                if source.alias == alias:
+                    return source
+            scope = scope.parent
+        return None
+
+    def relation_source(self, schema: str, name: str) -> Source | None:
+        scope: Scope | None = self
+        while scope is not None:
+            for source in scope.sources:
+                if source.alias == name and source.is_relation(schema, name):
+                    return source
+            scope = scope.parent
+        return None
+
+    def unqualified(self, name: str) -> tuple[Origins, bool]:
+        """(origins of a bare name, whether it was surely found)."""
+        scope: Scope | None = self
+        loose: set[str] = set()
+        while scope is not None:
+            found: set[str] | None = None
+            for source in scope.sources:
+                origins = source.column(name)
+                if origins is not None:
+                    found = (found or set()) | origins
+                elif source.names is None:
+                    loose |= source.loose_column(name)
+            if found is not None:
+                return frozenset(found | loose), True
+            scope = scope.parent
+        if name in SYSTEM_COLUMNS and not loose:
+            return NOTHING, True
+        source_row = self.source(name)
+        if source_row is not None:  # the whole row
+            return frozenset(loose) | source_row.everything, True
+        return frozenset(loose), False
+
+    def everything(self) -> Origins:
+        """All columns of the sources at this level."""
+        return union(source.everything for source in self.sources)
+
+
+def union(sets: Iterable[Origins]) -> Origins:
+    found: set[str] = set()
+    for one in sets:
+        found |= one
+    return frozenset(found)

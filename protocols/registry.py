@@ -1,0 +1,49 @@
+"""The protocols that the gateway speaks: one explicit line each, since each reads untrusted bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+from protocols.contract import Admission, ListenerTerms, Session, SessionPort
+from protocols.postgres.protocol import PROTOCOL as POSTGRES
+
+
+class Handover(Protocol):
+    """What a finished handshake hands over to the relay."""
+
+    @property
+    def admission(self) -> Admission: ...
+    @property
+    def client(self) -> bytes: ...
+    @property
+    def upstream(self) -> bytes: ...
+
+
+class WireProtocol(Protocol):
+    """One protocol behind a listener of its own."""
+
+    name: str
+    default_port: int
+
+    def handshake(self, terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Any]:
+        """From the first byte to a `Handover`, or None where nothing is to be relayed."""
+
+    def cache(self) -> Any:
+        """What the sessions of one resource share."""
+
+    def session(
+        self, session_id: str, port: SessionPort, handover: Any, cache: Any, *, inspect_max: int, response_max: int
+    ) -> Session: ...
+
+    def cancel_request(self, pid: int, secret: bytes) -> bytes: ...
+
+    def refusal(self, message: str, code: str = ...) -> bytes: ...
+
+    def render(self, wire: bytes) -> list[str]:
+        """Recorded bytes as lines for a person."""
+
+
+PROTOCOLS: Mapping[str, WireProtocol] = {
+    "postgres": POSTGRES,
+}

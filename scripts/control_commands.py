@@ -1,0 +1,264 @@
+"""The commands that talk to a running gateway: who is connected, what was done, what waits, and how to stop it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+from guard.control.client import ControlClient
+from scripts import control_display as display
+from scripts.control_connection import HELP, UsageError, add_options, talking
+from scripts.terminal import parse_when, print_json
+
+Work = Callable[[argparse.Namespace, ControlClient], int]
+Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+DECISIONS = ("allow", "deny", "hold", "terminate")
+
+
+def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the commands of this module."""
+    _add(subparsers, "status", "how the gateway is", _status)
+    _add(subparsers, "whoami", "who you are to the gateway, and which roles you have", _whoami)
+    _add(
+        subparsers, "reload", "load the policies again; the old ones stay in force if the new ones are broken", _reload
+    )
+    _add_evidence(subparsers)
+    _add_approvals(subparsers)
+    _add_containment(subparsers)
+
+
+def _add(
+    subparsers: Subparsers[argparse.ArgumentParser], name: str, text: str, work: Work, example: str = ""
+) -> argparse.ArgumentParser:
+    epilog = (f"examples:\n{example}\n" if example else "") + HELP
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.set_defaults(run=talking(work))
+    return parser
+
+
+def _show(args: argparse.Namespace, value: Any, render: Callable[[Any], None]) -> int:
+    if args.json:
+        print_json(value)
+    else:
+        render(value)
+    return 0
+
+
+# -- the gateway
+
+
+def _status(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("status"), display.facts)
+
+
+def _whoami(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("whoami"), display.facts)
+
+
+def _reload(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("policy.reload"), display.facts)
+
+
+# -- evidence
+
+
+def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    sessions = _add(subparsers, "sessions", "list sessions, newest first", _sessions, "  sluicegate sessions --live")
+    sessions.add_argument("--live", action="store_true", default=None, help="only those that are connected now")
+    sessions.add_argument("--subject", help="of this identity")
+    sessions.add_argument("--resource", help="on this resource")
+    _add_window(sessions)
+
+    show = _add(subparsers, "show", "one session with its commands", _show_session)
+    show.add_argument("session", metavar="SESSION")
+
+    replay = _add(
+        subparsers,
+        "replay",
+        "play a session as the client saw it, at the recorded speed",
+        _replay,
+        "  sluicegate replay 01hx --speed 10\n  sluicegate replay 01hx --instant --json",
+    )
+    replay.add_argument("session", metavar="SESSION")
+    replay.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="N times faster (default 1)")
+    replay.add_argument("--instant", action="store_true", help="without any pauses")
+    replay.add_argument(
+        "--max-pause", type=_speed, default=3.0, metavar="S", help="longest pause in seconds (default 3)"
+    )
+
+    search = _add(
+        subparsers,
+        "search",
+        "find commands, newest first; every filter must match",
+        _search,
+        "  sluicegate search --relation public.customers --since 24h\n"
+        "  sluicegate search --subject ci-job@shop --decision deny --json",
+    )
+    search.add_argument("--subject", help="issued by this identity")
+    search.add_argument("--resource", help="on this resource")
+    search.add_argument("--relation", metavar="SCHEMA.NAME", help="reads or writes this relation")
+    search.add_argument("--effect", help="has this effect, e.g. data.delete")
+    search.add_argument("--decision", choices=DECISIONS, help="was decided so")
+    search.add_argument("--rule", help="was decided by this rule")
+    search.add_argument("--text", help="contains this text")
+    _add_window(search)
+
+    incident = _add(
+        subparsers,
+        "incident",
+        "who issued commands, what data was accessed, did it comply: one identity on one screen",
+        _incident,
+        "  sluicegate incident ci-job@shop --since 7d",
+    )
+    incident.add_argument("subject", metavar="SUBJECT")
+    _add_window(incident, limit=1000)
+
+
+def _add_window(parser: argparse.ArgumentParser, limit: int = 100) -> None:
+    parser.add_argument("--since", metavar="WHEN", help="from then on: 2h, 30m, 7d, or 2030-01-31T08:00")
+    parser.add_argument("--until", metavar="WHEN", help="before then")
+    parser.add_argument("--limit", type=int, default=limit, help=f"at most so many (default {limit})")
+
+
+def _window(args: argparse.Namespace) -> dict[str, Any]:
+    now = time.time()
+    try:
+        return {
+            "since": None if args.since is None else parse_when(args.since, now),
+            "until": None if args.until is None else parse_when(args.until, now),
+            "limit": args.limit,
+        }
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError("expected a number greater than 0")
+    return value
+
+
+def _sessions(args: argparse.Namespace, client: ControlClient) -> int:
+    found = client.call("sessions.list", subject=args.subject, resource=args.resource, live=args.live, **_window(args))
+    return _show(args, found, display.sessions)
+
+
+def _show_session(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("sessions.show", session=args.session), display.session)
+
+
+def _search(args: argparse.Namespace, client: ControlClient) -> int:
+    filters = ("subject", "resource", "relation", "effect", "decision", "rule", "text")
+    found = client.call("search", **{name: getattr(args, name) for name in filters}, **_window(args))
+    return _show(args, found, display.commands)
+
+
+def _replay(args: argparse.Namespace, client: ControlClient) -> int:
+    player = display.Player(
+        speed=float("inf") if args.instant or args.json else args.speed, max_pause=args.max_pause, json=args.json
+    )
+    after: int | None = None
+    while True:
+        page = client.call("sessions.replay", session=args.session, after=after)
+        player.play(page)
+        after = page["next"]
+        if after is None:
+            return 0
+
+
+def _incident(args: argparse.Namespace, client: ControlClient) -> int:
+    window = _window(args)
+    sessions = client.call("sessions.list", subject=args.subject, **window)
+    commands = client.call("search", subject=args.subject, **window)
+    contained = [entry for entry in client.call("contained") if entry["subject"] == args.subject]
+    report = display.incident_report(args.subject, sessions, commands, contained, args.limit)
+    return _show(args, report, display.incident)
+
+
+# -- approvals
+
+
+def _add_approvals(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    text = "commands that wait for a human"
+    approvals = subparsers.add_parser(
+        "approvals", help=text, description=text, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = approvals.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = _add(actions, "list", "what waits, newest first", _approvals_list)
+    listing.add_argument("--status", default="pending", help="pending (default), approved, denied, ..., or all")
+    listing.add_argument("--limit", type=int, default=100, help="at most so many (default 100)")
+    show = _add(actions, "show", "one request: the exact statement that would run", _approvals_show)
+    show.add_argument("id", metavar="ID")
+    approve = _add(actions, "approve", "let the command run, once", _approve)
+    approve.add_argument("id", metavar="ID")
+    approve.add_argument("--reason", help="why, for the record")
+    deny = _add(actions, "deny", "refuse the command", _deny)
+    deny.add_argument("id", metavar="ID")
+    deny.add_argument("--reason", required=True, help="why: the person who asked reads it")
+
+
+def _approvals_list(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("approvals.list", status=args.status, limit=args.limit), display.approvals)
+
+
+def _approvals_show(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("approvals.show", id=args.id), display.approval)
+
+
+def _approve(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("approvals.approve", id=args.id, reason=args.reason), display.vote)
+
+
+def _deny(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("approvals.deny", id=args.id, reason=args.reason), display.vote)
+
+
+# -- containment
+
+
+def _add_containment(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    contain = _add(
+        subparsers,
+        "contain",
+        "cut every live session of an identity on every gateway, and keep it out until released",
+        _contain,
+        '  sluicegate contain ci-job@shop --reason "credential found in a public repository"',
+    )
+    contain.add_argument("subject", metavar="SUBJECT")
+    contain.add_argument("--reason", required=True, help="why, for the record")
+    release = _add(subparsers, "release", "let a contained identity in again", _release)
+    release.add_argument("subject", metavar="SUBJECT")
+    _add(subparsers, "contained", "who is kept out, by whom and why", _contained)
+    revoke = _add(subparsers, "revoke", "refuse one token for good, and end what it opened", _revoke)
+    revoke.add_argument("token_id", metavar="TOKEN_ID", help="as `sluicegate sessions` shows it")
+    revoke.add_argument("--reason", help="why, for the record")
+    terminate = _add(subparsers, "terminate", "end one live session", _terminate)
+    terminate.add_argument("session", metavar="SESSION")
+    terminate.add_argument("--reason", help="why, for the record; the client reads it")
+
+
+def _contain(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("contain", subject=args.subject, reason=args.reason), display.facts)
+
+
+def _release(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("release", subject=args.subject), display.facts)
+
+
+def _contained(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("contained"), display.contained)
+
+
+def _revoke(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("revoke", token_id=args.token_id, reason=args.reason), display.facts)
+
+
+def _terminate(args: argparse.Namespace, client: ControlClient) -> int:
+    return _show(args, client.call("sessions.terminate", session=args.session, reason=args.reason), display.facts)

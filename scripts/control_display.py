@@ -1,0 +1,334 @@
+"""What the control commands print. Every value came from a gateway, and most of it from whoever was recorded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from scripts.terminal import (
+    cell,
+    clean,
+    console,
+    decision,
+    duration,
+    moment,
+    one_line,
+    print_json,
+    statement,
+)
+
+Row = Mapping[str, Any]
+_TIMES = ("_at", "_until")
+
+
+def facts(value: Row) -> None:
+    """Names and values, one a line."""
+    table = Table.grid(padding=(0, 2))
+    for name, found in value.items():
+        shown = moment(found) if name.endswith(_TIMES) or name == "at" else _plain(found)
+        table.add_row(cell(name, "bold"), cell(shown, "yellow" if name == "warning" else ""))
+    console().print(table)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def sessions(rows: Sequence[Row]) -> None:
+    """A table of sessions."""
+    table = _table("session", "who", "resource", "client", "started", "ended", "commands", "denied", "token")
+    for row in rows:
+        ended = Text("live", style="green") if row.get("live") else cell(moment(row.get("ended_at")))
+        table.add_row(
+            cell(row.get("session")),
+            cell(row.get("subject")),
+            cell(row.get("resource")),
+            cell(row.get("client")),
+            cell(moment(row.get("started_at"))),
+            ended,
+            cell(row.get("commands")),
+            cell(row.get("denied"), "red" if row.get("denied") else ""),
+            cell(row.get("token_id")),
+        )
+    _print(table, rows, "no sessions")
+
+
+def session(value: Row) -> None:
+    """One session: its facts, then each command with its outcome."""
+    facts(value["session"])
+    screen = console()
+    for row in value["commands"]:
+        screen.print()
+        _command(row)
+    if value.get("more"):
+        screen.print("\nthere are more commands; see them all with `sluicegate replay`", style="yellow")
+
+
+def _command(row: Row) -> None:
+    screen = console()
+    head = Text.assemble(
+        (f"{row.get('n', '')}", "bold"),
+        "  ",
+        moment(row.get("at"), millis=True),
+        "  ",
+        decision(row.get("decision")),
+        "  by ",
+        cell(row.get("rule")),
+    )
+    if row.get("approval"):
+        head.append_text(Text.assemble("  approval ", cell(row["approval"])))
+    screen.print(head)
+    screen.print(Text(statement(str(row.get("text") or "")), style="cyan"))
+    if row.get("params"):
+        screen.print(Text.assemble("parameters: ", cell(", ".join(map(_param, row["params"])))))
+    screen.print(Text(_outcome(row), style="dim"))
+    if row.get("decision") != "allow" and row.get("why"):
+        screen.print(cell(row["why"], "red"))
+
+
+def _param(value: Any) -> str:
+    return "NULL" if value is None else repr(str(value))
+
+
+def _outcome(row: Row) -> str:
+    parts = [clean(row.get("tag") or row.get("status") or "no response")]
+    if row.get("sqlstate"):
+        parts.append(f"sqlstate {clean(row['sqlstate'])}")
+    if row.get("rows") is not None:
+        parts.append(f"{clean(row['rows'])} rows")
+    if isinstance(row.get("us"), int | float):
+        parts.append(f"{row['us'] / 1000:.1f} ms")
+    if row.get("masked"):
+        parts.append(f"masked: {clean(', '.join(map(str, row['masked'])))}")
+    return ", ".join(parts)
+
+
+def commands(rows: Sequence[Row]) -> None:
+    """A table of commands."""
+    table = _table("at", "session", "n", "who", "resource", "decision", "rule", "rows", "statement")
+    for row in rows:
+        table.add_row(
+            cell(moment(row.get("at"))),
+            cell(row.get("session")),
+            cell(row.get("n")),
+            cell(row.get("subject")),
+            cell(row.get("resource")),
+            decision(row.get("decision")),
+            cell(row.get("rule")),
+            cell(row.get("rows")),
+            Text(one_line(row.get("text")), style="cyan"),
+        )
+    _print(table, rows, "no commands match")
+
+
+class Player:
+    """Plays pages of events with their recorded pauses, divided by `speed` and bounded by `max_pause` (seconds)."""
+
+    def __init__(
+        self, *, speed: float, max_pause: float, json: bool, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._speed = speed
+        self._max_pause = max_pause
+        self._json = json
+        self._sleep = sleep
+        self._at = 0.0
+        self._screen = console()
+
+    def play(self, page: Row) -> None:
+        """Show one page; `at_ms` of its events counts from the start of the session."""
+        for event in page["events"]:
+            if self._json:
+                print_json(event)
+                continue
+            at = float(event["at_ms"])
+            pause = min((at - self._at) / 1000 / self._speed, self._max_pause)
+            if pause > 0:
+                self._sleep(pause)
+            self._at = max(at, self._at)
+            self._event(event, at)
+
+    def _event(self, event: Row, at: float) -> None:
+        clock = f"+{int(at // 60000):02d}:{at % 60000 / 1000:06.3f} "
+        kind = str(event.get("kind"))
+        if kind == "command":
+            title = Text.assemble((clock, "dim"), decision(event.get("decision")), " by ", cell(event.get("rule")))
+            self._screen.print(title)
+            self._screen.print(Text(statement(str(event.get("text") or "")), style="cyan"))
+            if event.get("params"):
+                self._screen.print(Text.assemble("parameters: ", cell(", ".join(map(_param, event["params"])))))
+        elif kind == "response":
+            for line in event.get("lines", ()):
+                self._screen.print(Text(clean(line)), soft_wrap=True)
+            if event.get("truncated"):
+                self._screen.print("... the record keeps no more of this response", style="yellow")
+            self._screen.print(Text(f"{clock}{_outcome(event)}", style="dim"))
+        else:
+            self._screen.print(Text.assemble((clock, "dim"), (clean(kind), "magenta"), " ", cell(event.get("text"))))
+
+
+def approvals(rows: Sequence[Row]) -> None:
+    """A table of requests."""
+    table = _table("id", "status", "who", "resource", "rule", "expires", "votes", "statement")
+    for row in rows:
+        needed = row["approvers"]["count"]
+        given = sum(1 for vote in row["votes"] if vote["approve"])
+        left = row["expires_at"] - time.time()
+        expires = duration(left) if row["status"] == "pending" and left > 0 else moment(row["expires_at"])
+        table.add_row(
+            cell(row["id"], "bold"),
+            cell(row["status"]),
+            cell(row["subject"]),
+            cell(row["resource"]),
+            cell(row["rule"]),
+            cell(expires),
+            cell(f"{given}/{needed}"),
+            Text(one_line(row["text"]), style="cyan"),
+        )
+    _print(table, rows, "nothing waits")
+
+
+def approval(row: Row) -> None:
+    """One request. The statement is shown exactly as it would run: nothing is laid out anew, nothing is left out."""
+    screen = console()
+    details = row["details"]
+    who = [*row["approvers"]["groups"], *row["approvers"]["subjects"]]
+    facts(
+        {
+            "request": row["id"],
+            "status": row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+            "who": f"{row['subject']} ({row['issuer']})",
+            "session": row["session"],
+            "resource": row["resource"],
+            "rule": row["rule"],
+            "effects": details.get("effects", []),
+            "reads": details.get("reads", []),
+            "writes": details.get("writes", []),
+            "filter": details.get("where"),
+            "digest": row["digest"],
+            "requested_at": row["requested_at"],
+            "expires_at": row["expires_at"],
+            "approvers": f"{row['approvers']['count']} of {', '.join(who) or 'everybody with the role approver'}",
+        }
+    )
+    screen.print(Panel(Text(clean(row["text"], lines=True), style="cyan"), title="statement", title_align="left"))
+    for number, value in enumerate(row.get("params", ()), 1):
+        screen.print(Text(f"${number} = {clean(_param(value))}"), soft_wrap=True)
+    for vote in row["votes"]:
+        word = "approved" if vote["approve"] else "refused"
+        screen.print(
+            Text(f"{word} by {clean(vote['subject'])} at {moment(vote['at'])}: {clean(vote['reason']) or '-'}")
+        )
+    if row.get("why_not"):
+        screen.print(cell(f"you cannot decide on it, and see it redacted: {row['why_not']}", "yellow"))
+
+
+def vote(row: Row) -> None:
+    """What a vote led to."""
+    needed, given = row["approvers"]["count"], sum(1 for each in row["votes"] if each["approve"])
+    more = f": {given} of {needed} approvals" if row["status"] == "pending" else ""
+    console().print(cell(f"{row['id']} is {row['status']}{more}"))
+
+
+def contained(rows: Sequence[Row]) -> None:
+    """A table of contained identities."""
+    table = _table("who", "since", "by", "reason")
+    for row in rows:
+        table.add_row(cell(row["subject"], "bold"), cell(moment(row["at"])), cell(row["by"]), cell(row["reason"]))
+    _print(table, rows, "nobody is contained")
+
+
+# -- the incident screen
+
+
+def incident_report(
+    subject: str, found: Sequence[Row], issued: Sequence[Row], kept_out: Sequence[Row], limit: int
+) -> dict[str, Any]:
+    """The three questions about one identity, counted over its sessions and commands (newest `limit` of each)."""
+    read, written, rows = Counter[str](), Counter[str](), Counter[str]()
+    for row in issued:
+        for relation in row.get("reads") or ():
+            read[relation] += 1
+            rows[relation] += int(row.get("rows") or 0)
+        written.update(row.get("writes") or ())
+    return {
+        "subject": subject,
+        "contained": bool(kept_out),
+        "live": sum(bool(row.get("live")) for row in found),
+        "issuers": sorted({str(row["issuer"]) for row in found if row.get("issuer")}),
+        "groups": sorted({str(group) for row in found for group in row.get("groups") or ()}),
+        "clients": sorted({str(row["client"]) for row in found if row.get("client")}),
+        "resources": sorted({str(row["resource"]) for row in found if row.get("resource")}),
+        "first_at": min((row["started_at"] for row in found), default=None),
+        "last_at": max((row["at"] for row in issued), default=None),
+        "decisions": dict(Counter(str(row.get("decision")) for row in issued).most_common()),
+        "reads": [{"relation": name, "commands": count, "rows": rows[name]} for name, count in read.most_common()],
+        "writes": [{"relation": name, "commands": count} for name, count in written.most_common()],
+        "masked": sorted({str(name) for row in issued for name in row.get("masked") or ()}),
+        "not_allowed": [dict(row) for row in issued if row.get("decision") != "allow"][:50],
+        "sessions": [dict(row) for row in found],
+        "complete": len(found) < limit and len(issued) < limit,
+    }
+
+
+def incident(report: Row) -> None:
+    """One screen: who, what, did it comply; then what to do next."""
+    screen = console()
+    subject = str(report["subject"])
+    state = (
+        "contained" if report["contained"] else f"{report['live']} live sessions" if report["live"] else "not connected"
+    )
+    screen.print(Text.assemble(("incident  ", "bold"), cell(subject, "bold cyan"), "  ", cell(state, "yellow")))
+    if not report["sessions"]:
+        screen.print("no session of this identity is recorded in that time; subjects are compared letter by letter")
+        return
+    screen.print("\nwho issued the commands", style="bold")
+    facts({name: report[name] for name in ("issuers", "groups", "clients", "resources", "first_at", "last_at")})
+    screen.print("\nwhat data was accessed", style="bold")
+    table = _table("relation", "read by", "rows returned", "written by")
+    writes = {row["relation"]: row["commands"] for row in report["writes"]}
+    for row in report["reads"]:
+        written = writes.pop(row["relation"], 0)
+        table.add_row(*map(cell, (row["relation"], f"{row['commands']} commands", row["rows"], written or "")))
+    for name, count in writes.items():
+        table.add_row(cell(name), cell(""), cell(""), cell(f"{count} commands"))
+    _print(table, [*report["reads"], *report["writes"]], "no relation")
+    screen.print(cell(f"masked for it: {', '.join(report['masked']) or 'nothing'}"))
+    screen.print("\ndid it comply", style="bold")
+    counts = Table.grid(padding=(0, 2))
+    for word, count in report["decisions"].items():
+        counts.add_row(decision(word), cell(count))
+    screen.print(counts)
+    if report["not_allowed"]:
+        commands(report["not_allowed"])
+    if not report["complete"]:
+        screen.print("only the newest are counted; narrow with --since and --until, or raise --limit", style="yellow")
+    screen.print("\nsessions", style="bold")
+    sessions(report["sessions"])
+    if not report["contained"]:
+        screen.print(Text(f"\ncut it off: sluicegate contain {clean(subject)} --reason ...", style="bold"))
+
+
+# -- shared
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table, rows: Sequence[Any], empty: str) -> None:
+    console().print(table if rows else Text(empty, style="dim"))

@@ -1,0 +1,345 @@
+"""`./scripts/demo`: the whole path on a real database in half a minute. Exits 1 when an act did not go as told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.text import Text
+
+from scripts.support.lab import Lab, psql, until_told
+from scripts.support.process import StartError, free_port
+
+APPROVER = "dana"
+_WAIT_SECONDS = 20.0
+
+EPILOG = """
+examples:
+  ./scripts/demo                 tell the story and clean up
+  ./scripts/demo --keep          leave everything running, with mitmweb and the commands to try
+  ./scripts/demo --json          one object with every act, its command, its output and whether it went as told
+"""
+
+
+class Unexpected(Exception):
+    """An act did not go as told."""
+
+
+@dataclass(slots=True)
+class Act:
+    """One thing shown: what was typed, what came back, and the checks that held."""
+
+    title: str
+    told: str
+    commands: list[dict[str, str]] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    ok: bool = False
+
+
+class Demo:
+    """The acts, over one lab. `console` is where the story is told."""
+
+    def __init__(self, lab: Lab, console: Console) -> None:
+        self.lab = lab
+        self.console = console
+        self.acts: list[Act] = []
+        # a psql built without TLS talks plaintext over loopback, which the demo's listener accepts
+        self.psql = psql(tls=True)
+        self.plain = {} if psql(tls=True) != psql(tls=False) else {"sslmode": "disable"}
+        self.approver_token = lab.issuer.token(APPROVER, ["oncall"], ttl=3600)
+        self.act: Act
+
+    def play(self) -> bool:
+        """Every act in turn; stops at the first that does not go as told. Whether all did."""
+        for act in (
+            self.masked,
+            self.refused,
+            self.held,
+            self.replayed,
+            self.answered,
+            self.contained,
+            self.proved,
+        ):
+            try:
+                act()
+            except (Unexpected, StartError, psycopg.Error, subprocess.TimeoutExpired) as error:
+                self.console.print(f"[bold red]not as told:[/] {escape(str(error))}")
+                return False
+        return True
+
+    # ---- the acts ----------------------------------------------------------------------------------------------
+
+    def masked(self) -> None:
+        statement = "SELECT id, name, email, card, national_id FROM customers ORDER BY id LIMIT 3"
+        credentials = "SELECT service, secret AS s FROM credentials ORDER BY service LIMIT 2"
+        with self.telling(
+            "who sees what",
+            "An analyst's psql, with a signed token where the password was. Nothing else about the client changed.",
+        ):
+            self.show("what the database holds", self.direct(statement))
+            code, out = self.run_psql("analyst", statement, credentials)
+            self.check(code == 0, "psql ends well")
+            with self.lab.server.connect() as connection:
+                sensitive = connection.execute("SELECT email, card, national_id FROM customers ORDER BY id LIMIT 3")
+                clear = [value for row in sensitive for value in row]
+                clear += [row[0] for row in connection.execute("SELECT secret FROM credentials")]
+            self.check(not any(value in out for value in clear), "no e-mail, card, national id or secret came through")
+            self.check("Amir Berg" in out, "the names did")
+
+    def refused(self) -> None:
+        with self.telling(
+            "a command that never arrives",
+            "An AI agent tries to drop a table. It gets PostgreSQL's own kind of error, and its session lives on.",
+        ):
+            _, out = self.run_psql("agent", "DROP TABLE orders", "SELECT count(*) AS orders_still_here FROM orders")
+            self.check("permission denied" in out.lower() or "demo/agents-never-reshape" in out, "the rule is named")
+            self.check("720" in out, "the same session reads on")
+            self.check(
+                not any("DROP TABLE" in statement for statement in self.lab.server.statements()),
+                "the server never saw the statement (its own log says so)",
+            )
+
+    def held(self) -> None:
+        statement = "DELETE FROM orders WHERE status = 'returned'"
+        with self.telling(
+            "a command that waits for a person",
+            "The agent's DELETE is held. In a second terminal the on-call engineer reads exactly what would run.",
+        ):
+            client = subprocess.Popen(
+                [self.psql, "-X", "-c", statement, self.dsn("agent")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=self.environment(),
+            )
+            try:
+                waiting = self.wait_for(self.pending, "the held command to be listed")
+                self.check(not self.saw(statement), "nothing has reached the server")
+                self.sluicegate("approvals", "list", token=self.approver_token, who=APPROVER)
+                self.sluicegate("approvals", "show", waiting, token=self.approver_token, who=APPROVER)
+                done = self.sluicegate(
+                    "approvals", "approve", waiting, "--reason", "ticket OPS-7: returned orders are archived",
+                    token=self.approver_token, who=APPROVER,
+                )  # fmt: skip
+                self.check(done.returncode == 0, "approved")
+                out, _ = client.communicate(timeout=_WAIT_SECONDS)
+            finally:
+                if client.poll() is None:
+                    client.kill()
+                    client.communicate()
+            self.note(f"psql -c {shlex.quote(statement)}", out, who="agent")
+            self.check("DELETE " in out, "the DELETE ran after the approval")
+            self.check(self.saw(statement), "the server saw it once approved")
+
+    def replayed(self) -> None:
+        with self.telling("the recording", "Every command and every answer, as the client saw them."):
+            sessions = self.lab.gateway.ask("sessions", token=self.lab.tokens["admin"])
+            mine = [entry for entry in sessions if entry["subject"] == "agent"]
+            self.check(len(mine) >= 2, "both sessions of the agent are there")
+            refused = [entry for entry in mine if entry["denied"]]
+            self.check(len(refused) == 1, "one of them has a denial")
+            done = self.sluicegate("replay", refused[0]["session"], "--instant", token=self.lab.tokens["admin"])
+            self.check("DROP TABLE orders" in done.stdout, "the replay shows the statement that was refused")
+            analyst = next(entry for entry in sessions if entry["subject"] == "analyst")
+            quiet = self.lab.gateway.cli(
+                "replay", analyst["session"], "--instant", token=self.lab.tokens["admin"]
+            ).stdout
+            with self.lab.server.connect() as connection:
+                secrets_held = [row[0] for row in connection.execute("SELECT secret FROM credentials")]
+            self.check(not any(value in quiet for value in secrets_held), "what was masked is not in the recording")
+
+    def answered(self) -> None:
+        with self.telling(
+            "an incident", "Who issued the command, what data was accessed, did it comply: one question."
+        ):
+            done = self.sluicegate("incident", "agent", token=self.lab.tokens["admin"])
+            self.check(done.returncode == 0, "answered")
+            self.check("public.orders" in done.stdout, "the relations are named")
+
+    def contained(self) -> None:
+        with self.telling(
+            "containment", "The agent is cut off everywhere: its live session ends, and it cannot come back."
+        ):
+            with psycopg.connect(self.dsn("agent", libpq=False), autocommit=True) as live:
+                live.execute("SELECT 1")
+                self.sluicegate("contain", "agent", "--reason", "compromised token", token=self.lab.tokens["admin"])
+                started = time.monotonic()
+                ended = self.wait_for(lambda: self.ended(live), "the live session to end")
+            self.check("57P01" in ended, f"its session ended {time.monotonic() - started:.1f} s later: {ended}")
+            code, _ = self.run_psql("agent", "SELECT 1")
+            self.check(code == 2, "and a new one is refused")
+
+    def proved(self) -> None:
+        with self.telling("the evidence", "Offline, with nothing but the files and a public key."):
+            done = self.sluicegate("verify", str(self.lab.gateway.state_dir / "journal"), token="")
+            self.check(done.returncode == 0, "nobody edited the record")
+
+    # ---- telling -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def telling(self, title: str, told: str) -> Iterator[None]:
+        self.act = Act(title, told)
+        self.acts.append(self.act)
+        self.console.rule(f"[bold cyan]{len(self.acts)}. {title}", align="left")
+        self.console.print(told)
+        started = time.monotonic()
+        try:
+            yield
+            self.act.ok = True
+        finally:
+            self.act.seconds = round(time.monotonic() - started, 2)
+
+    def check(self, holds: bool, what: str) -> None:
+        if not holds:
+            raise Unexpected(f"{self.act.title}: `{what}` does not hold")
+        self.act.checks.append(what)
+        self.console.print(f"  [green]✓[/] {escape(what)}")
+
+    def note(self, command: str, output: str, *, who: str) -> None:
+        self.act.commands.append({"who": who, "command": command, "output": output})
+        self.show(f"{who}$ {command}", output)
+
+    def show(self, title: str, output: str) -> None:
+        body = Text(output.rstrip() or "(no output)", overflow="fold")
+        self.console.print(Panel(body, title=escape(title), title_align="left", border_style="dim"))
+
+    # ---- doing -------------------------------------------------------------------------------------------------
+
+    def dsn(self, identity: str, *, libpq: bool = True) -> str:
+        return self.lab.dsn(identity, **(self.plain if libpq else {}))
+
+    def environment(self) -> dict[str, str]:
+        keep = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return {**keep, "PGCONNECT_TIMEOUT": "20"}
+
+    def run_psql(self, identity: str, *statements: str) -> tuple[int, str]:
+        words = [word for statement in statements for word in ("-c", statement)]
+        done = subprocess.run(
+            [self.psql, "-X", *words, self.dsn(identity)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_WAIT_SECONDS,
+            env=self.environment(),
+        )
+        self.note(shlex.join(["psql", *words]), done.stdout, who=identity)
+        return done.returncode, done.stdout
+
+    def direct(self, statement: str) -> str:
+        program = self.lab.server.installation.program("psql")
+        argv: list[str | Path] = [program, "-X", "-c", statement, self.lab.server.dsn()]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=_WAIT_SECONDS).stdout
+
+    def sluicegate(self, *words: str, token: str, who: str = "admin") -> subprocess.CompletedProcess[str]:
+        done = self.lab.gateway.cli(*words, token=token)
+        self.note(shlex.join(["sluicegate", *words]), done.stdout + done.stderr, who=who)
+        if done.returncode != 0:
+            raise Unexpected(f"`sluicegate {shlex.join(words)}` failed ({done.returncode}): {done.stderr.strip()}")
+        return done
+
+    def pending(self) -> str:
+        for entry in self.lab.gateway.ask("approvals", "list", token=self.approver_token):
+            if entry["status"] == "pending":
+                return str(entry["id"])
+        return ""
+
+    def saw(self, statement: str) -> bool:
+        return any(statement in seen for seen in self.lab.server.statements())
+
+    @staticmethod
+    def ended(connection: psycopg.Connection[Any]) -> str:
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.OperationalError as error:
+            return f"{error.sqlstate or 'no sqlstate'} {error.diag.message_primary or error}"
+        return ""
+
+    @staticmethod
+    def wait_for(ready: Callable[[], str], what: str) -> str:
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < deadline:
+            if found := ready():
+                return found
+            time.sleep(0.05)
+        raise Unexpected(f"waited {_WAIT_SECONDS:g} s for {what}")
+
+
+def invite(lab: Lab, web: str, console: Console) -> None:
+    """What a person can try while the demo keeps running."""
+    program = psql(tls=True)
+    plain = {} if program != psql(tls=False) else {"sslmode": "disable"}
+    lines = [f"{name}: {program} '{lab.dsn(name, **plain)}'" for name in lab.tokens]
+    lines += ["", "the command line, as the administrator:"]
+    lines += [
+        f"export {name}={shlex.quote(value)}" for name, value in lab.gateway.environment(lab.tokens["admin"]).items()
+    ]
+    lines += [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
+    lines += ["sluicegate sessions", "sluicegate approvals list", "sluicegate release agent", "sluicegate --help"]
+    lines += ["", f"mitmweb: {web}", "", "ctrl-c ends it"]
+    console.rule("[bold cyan]yours", align="left")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="A database, an issuer and a gateway; then real psql sessions that are masked, refused, held, "
+        "recorded and contained.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--keep", action="store_true", help="leave everything running afterwards, with mitmweb")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the story")
+    options = parser.parse_args(argv)
+    console = Console(file=open(os.devnull, "w") if options.json else sys.stdout)  # noqa: SIM115  # lives as long as we do
+    started = time.monotonic()
+    web: Mapping[str, str] = {}
+    if options.keep:
+        web = {"port": str(free_port()), "password": secrets.token_urlsafe(12)}
+    console.print("[dim]starting PostgreSQL, an OIDC issuer and the gateway ...")
+    try:
+        with Lab(tls="optional", launcher="mitmweb" if options.keep else "mitmdump", web=web) as lab:
+            console.print(f"[dim]ready after {time.monotonic() - started:.1f} s: {lab.server.installation.version}")
+            demo = Demo(lab, console)
+            went_well = demo.play()
+            if options.json:
+                acts = [asdict(act) for act in demo.acts]
+                seconds = round(time.monotonic() - started, 2)
+                print(json.dumps({"ok": went_well, "seconds": seconds, "acts": acts}), flush=True)
+            if not went_well:
+                console.print(Panel(Text(lab.gateway.log_tail()), title="the gateway's log", border_style="red"))
+            if options.keep:
+                invite(lab, f"http://127.0.0.1:{web['port']}/?token={web['password']}", console)
+                until_told(lab)
+            elif went_well:
+                console.rule(f"[bold green]all as told, in {time.monotonic() - started:.1f} s", align="left")
+                console.print("try it yourself: ./scripts/demo --keep")
+            return 0 if went_well else 1
+    except (StartError, psycopg.Error) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Servers that many tests share: started once, when first asked for, and gone with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from scripts.support import postgres
+from scripts.support.issuer import Issuer
+from scripts.support.postgres import Installation, PostgresServer
+from scripts.support.tls import Authority
+
+
+def _name(installation: Installation) -> str:
+    kind = "embedded" if "embedded" in str(installation.bin) else "debian"
+    return f"pg{installation.major}-{kind}"
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The certificate authority of this run; its certificate is `authority.file`."""
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session", params=list(postgres.available()), ids=_name)
+def installation(request: pytest.FixtureRequest) -> Installation:
+    """Each PostgreSQL on this machine in turn: the embedded one always, Debian's where installed."""
+    found: Installation = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def tls_installation() -> Installation:
+    """A PostgreSQL that speaks TLS: the embedded one is built without."""
+    for found in postgres.available():
+        if found.tls:
+            return found
+    pytest.skip("no PostgreSQL with TLS here: install Debian's `postgresql`")
+
+
+@pytest.fixture(scope="session")
+def server(installation: Installation, authority: Authority) -> Iterator[PostgresServer]:
+    """An empty database `shop` on each PostgreSQL in turn, with TLS where it has it. Tests clean up."""
+    with PostgresServer(installation, authority=authority if installation.tls else None) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def issuer(authority: Authority) -> Iterator[Issuer]:
+    """A local OIDC issuer. A test that rotates its keys or breaks it starts one of its own."""
+    with Issuer(authority) as running:
+        yield running

@@ -1,0 +1,51 @@
+"""`./scripts/test` must never call a failure a success."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.support import checks
+from scripts.support.checks import Stage
+
+
+def stage(name: str, code: str) -> Stage:
+    return Stage(name, (sys.executable, "-c", code))
+
+
+def test_a_stage_is_one_line_and_shows_its_output_only_when_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert checks.run_stage(stage("good", "print('chatter')"))
+    assert not checks.run_stage(stage("bad", "import sys; print('the reason'); sys.exit(3)"))
+    assert not checks.run_stage(Stage("missing", ("/no-such-program",)))
+    out = capsys.readouterr().out
+    assert "chatter" not in out
+    assert "the reason" in out
+    assert "/no-such-program" in out
+    assert [line.split()[:2] for line in out.splitlines() if " s" in line][:2] == [["good", "ok"], ["bad", "FAILED"]]
+
+
+def test_a_failed_stage_fails_the_run_even_when_the_tests_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def fake_pytest(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        ran.append(argv)
+        return subprocess.CompletedProcess(argv, 0)
+
+    monkeypatch.setattr(checks, "run_stage", lambda one: one.name != "mypy")
+    monkeypatch.setattr(checks.subprocess, "run", fake_pytest)
+    monkeypatch.delenv("CI", raising=False)
+    assert checks.main(["--fast", "tests/guard", "-x"]) == 1
+    assert ran[0][1:] == ["-m", "pytest", "-m", "not slow", "tests/guard", "-x"]
+    assert "FAILED before the tests: mypy" in capsys.readouterr().out
+
+
+def test_one_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(checks, "run_stage", lambda one: asked.append(one.name) is None)
+    assert checks.main(["--stage", "import-linter"]) == 0
+    assert asked == ["import-linter"]
