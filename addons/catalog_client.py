@@ -1,4 +1,4 @@
-"""The gateway's own connection to a PostgreSQL resource: reads the catalog, describes view texts, nothing else."""
+"""The gateway's own connection to a PostgreSQL resource: reads the catalog, nothing else."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from addons.drive import drive
 from addons.leg import Leg
-from protocols.contract import Credential, Side, StartTls, TlsFacts
+from protocols.contract import Credential, TlsFacts
 from protocols.postgres import catalog as catalogs
 from protocols.postgres import login
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import BACKEND, Framer
-from protocols.postgres.messages import SYNC, DataRow, Describe, Fields, Parse, Query, RowDescription
+from protocols.postgres.messages import DataRow, Fields, Query
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 _MAX_ROWS = 2_000_000
 
 # a look-up once hung 20 minutes on a lock that the client's own transaction held: bounded on the server as well
 _SETTINGS = (
-    "SET search_path = pg_catalog; SET default_transaction_read_only = on; SET client_min_messages = error; "
+    "SET default_transaction_read_only = on; SET client_min_messages = error; "
     "SET lock_timeout = {ms}; SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
 )
 
@@ -42,7 +42,6 @@ class CatalogClient:
         self._leg = Leg()
         self._framer = Framer(BACKEND, {}, _MAX_MESSAGE)
         self.parameters: dict[str, str] = {}
-        self.default_search_path = ""
 
     async def connect(
         self,
@@ -76,8 +75,6 @@ class CatalogClient:
             if kind == ord("S"):
                 name, value = message[5:-1].split(b"\0", 1)
                 self.parameters[name.decode()] = value.rstrip(b"\0").decode("utf-8", "replace")
-        path = await self.query("SELECT current_setting('search_path')")
-        self.default_search_path = path[0][0] or ""
         await self.query(_SETTINGS.format(ms=int(self._timeout * 1000)))
 
     def _login(self, credential: Credential, database: str, tls: bool) -> Generator[Any, Any, login.LoggedIn]:
@@ -102,20 +99,6 @@ class CatalogClient:
                 values = DataRow.decode(body).values
                 rows.append(tuple(None if v is None else v.decode("utf-8", "replace") for v in values))
         return rows
-
-    async def describe(self, sql: str) -> list[tuple[int, int]] | None:
-        """Origins `(table oid, attribute number)` of a query's columns; None where the server does not take it."""
-        message = Parse(b"", sql.encode()).encode() + Describe(b"S", b"").encode() + SYNC
-        try:
-            answer = await self._roundtrip(message)
-        except CatalogError:
-            if self._leg.gone:
-                raise
-            return None
-        for kind, body in answer:
-            if kind == ord("T"):
-                return [(f.table_oid, f.attnum) for f in RowDescription.decode(body).fields]
-        return None
 
     async def _roundtrip(self, message: bytes) -> list[tuple[int, bytes]]:
         out: list[tuple[int, bytes]] = []
@@ -162,18 +145,10 @@ class CatalogClient:
         return "|".join("|".join(v or "" for v in row) for row in rows)
 
     async def load(self) -> Catalog:
-        """The whole snapshot, with the origins of view columns. Raises `CatalogError`."""
+        """The whole snapshot. Raises `CatalogError`."""
         results = {name: await self.query(sql) for name, sql in catalogs.CATALOG_QUERIES.items()}
         try:
-            found = await asyncio.to_thread(catalogs.build, results)
-            origins = {}
-            for oid, text in catalogs.view_probes(found):
-                described = await self.describe(text)
-                if described is not None:
-                    origins[oid] = described
-            return catalogs.with_view_origins(found, origins)
-        except CatalogError:
-            raise
+            return await asyncio.to_thread(catalogs.build, results)
         except Exception as e:
             raise CatalogError(f"the catalog cannot be understood: {type(e).__name__}: {e}") from e
 
@@ -187,7 +162,7 @@ async def _nothing_to_ask(asked: Any) -> Any:
     raise TypeError(f"a login asked for {type(asked).__name__}")
 
 
-async def fetch_dsn(dsn: str, timeout: float = 10.0) -> Catalog:
+async def fetch_dsn(dsn: str, bound: float = 10.0) -> Catalog:
     """The catalog behind `postgresql://user:password@host:port/database?sslmode=...&sslrootcert=...`.
 
     Raises `CatalogError`, also for a DSN that is not of that form.
@@ -208,7 +183,7 @@ async def fetch_dsn(dsn: str, timeout: float = 10.0) -> Catalog:
             context.verify_mode = ssl.CERT_NONE
         if "sslcert" in options:
             context.load_cert_chain(Path(options["sslcert"]), options.get("sslkey"))
-    client = CatalogClient(timeout)
+    client = CatalogClient(bound)
     try:
         host = options.get("host") or url.hostname or "127.0.0.1"
         database = unquote(url.path.lstrip("/")) or options.get("dbname", "") or user

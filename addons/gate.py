@@ -219,7 +219,7 @@ class Gate:
             hold_buffer=config.limits.hold_buffer_bytes,
             refresh=live.refresh_catalog,
             ended=lambda why: self._ended(why),
-            barrier=runtime.recorder.sync_barrier if runtime.recorder.strict else None,
+            outbox=runtime.outbox,
         )
         principal = live.principal
         runtime.recorder.session_start(

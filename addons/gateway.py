@@ -1,4 +1,4 @@
-"""What `mitmdump -s addons/gateway.py` loads. It wires, and defines no behaviour: a reload of this script changes nothing.
+"""What `mitmdump -s addons/gateway.py` loads. It wires, and defines no behaviour: its reload changes nothing.
 
 Configuration: `--set sluicegate=FILE`, or the environment variable SLUICEGATE_CONFIG, or `sluicegate.yaml` here.
 """

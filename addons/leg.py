@@ -1,12 +1,13 @@
-"""One side of a relayed connection: a transport, optional TLS (standard library, in memory), and who gets its bytes.
+"""One side of a relayed connection: a transport, optional TLS (in memory), and who gets its bytes.
 
-A leg is first read by `receive()` (handshake), then hands its bytes to a callback (`attach`, relay). It knows nothing of
-mitmproxy: the metadata connections use it on plain asyncio transports.
+A leg is first read by `receive()` (handshake), then hands its bytes to a callback (`attach`, relay). It knows nothing
+of mitmproxy: the metadata connections use it on plain asyncio transports.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import select
 import socket
@@ -16,7 +17,7 @@ from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from pyasn1.codec.der.decoder import decode as der_decode
+from pyasn1.codec.der.decoder import decode as der_decode  # type: ignore[import-untyped]  # it ships no types
 
 from protocols.contract import PeerGone, TlsFacts
 
@@ -237,10 +238,8 @@ class Leg(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if self.tls is not None:
-            try:
+            with contextlib.suppress(ssl.SSLError):  # the peer's half of the closure is not waited for
                 self.tls.unwrap()
-            except ssl.SSLError:
-                pass  # the peer's half of the closure is not waited for
             self._flush_tls()
         self.transport.close()
         loop = asyncio.get_running_loop()

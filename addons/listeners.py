@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
+from mitmproxy.net.free_port import get_free_port
 from mitmproxy.proxy import context, layer, mode_servers, mode_specs
 
 from addons.wire_layer import WireLayer
@@ -15,7 +16,7 @@ from addons.wire_layer import WireLayer
 BACKLOG = 1024
 
 
-class PostgresMode(mode_specs.ProxyMode):
+class PostgresMode(mode_specs.ProxyMode):  # type: ignore[no-untyped-call]  # mitmproxy registers it, untyped
     """`postgres:NAME@HOST:PORT`"""
 
     description = "PostgreSQL gateway"
@@ -29,7 +30,7 @@ class PostgresMode(mode_specs.ProxyMode):
         return "tcp"
 
 
-class PostgresInstance(mode_servers.AsyncioServerInstance[PostgresMode]):
+class PostgresInstance(mode_servers.AsyncioServerInstance[PostgresMode]):  # type: ignore[no-untyped-call]
     """Found by mitmproxy through its type argument."""
 
     def make_top_layer(self, context: context.Context) -> layer.Layer:
@@ -37,5 +38,5 @@ class PostgresInstance(mode_servers.AsyncioServerInstance[PostgresMode]):
 
     async def listen(self, host: str, port: int) -> list[Any]:
         if port == 0:
-            port = mode_servers.get_free_port()
+            port = get_free_port()
         return [await asyncio.start_server(self.handle_stream, host, port, backlog=BACKLOG)]

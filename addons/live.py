@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,14 +28,13 @@ from protocols.contract import (
     Principal,
     RecordFailed,
     Resource,
+    ResultMasker,
     Session,
     SessionFacts,
 )
 
 if TYPE_CHECKING:
     from addons.runtime import Runtime
-
-log = logging.getLogger("sluicegate.session")
 
 WARN_BEFORE = 60.0  # seconds before its end that a session is told
 _RECENT = 512  # records kept for the live view between two of its looks
@@ -70,7 +67,7 @@ class LiveSession:
         self.facts = facts
         self.policy = policy
         self.keeper = keeper
-        self.masker = Masker(policy.masks, runtime.mask_key) if policy.masks else None
+        self.masker: ResultMasker | None = Masker(policy.masks, runtime.mask_key) if policy.masks else None
         self.listener = ""
         self.claimed_user = ""
         self.session: Session | None = None
@@ -121,12 +118,6 @@ class LiveSession:
         if self.recent is not None:
             self.recent.append((kind, body))
 
-    def flush(self) -> None:
-        try:
-            self._recorder.flush()
-        except RecordError as e:
-            raise RecordFailed(str(e)) from e
-
     def hold(self, request: HoldRequest) -> HoldTicket:
         assert request.decision.hold is not None
         try:
@@ -162,7 +153,6 @@ class LiveSession:
                 if refusal:
                     raise ApprovalError(refusal)
                 self.runtime.approvals.spend(held.id, request.digest)
-                self.runtime.recorder.flush()
             except (ApprovalError, StateError, RecordError) as e:
                 result, why = Outcome.DENIED, str(e)
         relay.step(lambda: session.resume(result, why))
@@ -260,9 +250,3 @@ class LiveSession:
             "waiting": self.session.waiting.value if self.session is not None and self.session.waiting else None,
             "live": True,
         }
-
-
-def in_background(work: Callable[[], object]) -> None:
-    """Runs a cancel request's connection without anybody waiting for it."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    task.add_done_callback(lambda t: t.cancelled() or t.exception() and log.warning("cancel: %s", t.exception()))

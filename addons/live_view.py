@@ -1,4 +1,4 @@
-"""Sessions as flows in mitmweb (and in `-w` files): readable, redacted, capped; made from the record, not from the wire.
+"""Sessions as flows in mitmweb (and in `-w` files): readable, redacted, capped; made from the record.
 
 The data path fires no mitmproxy hook per message. A timer takes what the sessions have put on record since the last
 look, turns it into the messages of a TCPFlow and announces the flow once. What is shown is what the journal has: no
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from mitmproxy import contentviews, ctx, hooks, tcp
@@ -101,7 +101,7 @@ class LiveView:
 
     def _trim(self) -> None:
         """Old ended sessions leave the view, or it would grow without bound."""
-        view = ctx.master.addons.get("view")
+        view = cast(Any, ctx.master.addons).get("view")
         if view is None:
             return
         ended = [f for f in view if isinstance(f, tcp.TCPFlow) and f.metadata.get("sluicegate") and not f.live]
@@ -110,7 +110,8 @@ class LiveView:
 
 
 def _add(flow: tcp.TCPFlow, from_client: bool, text: str) -> None:
-    flow.messages.append(tcp.TCPMessage(from_client, text[:MAX_SHOWN].encode("utf-8", "replace")))
+    message: Any = tcp.TCPMessage  # untyped
+    flow.messages.append(message(from_client, text[:MAX_SHOWN].encode("utf-8", "replace")))
 
 
 def command_text(record: dict[str, Any]) -> str:
@@ -126,7 +127,8 @@ def command_text(record: dict[str, Any]) -> str:
 
 def response_text(record: dict[str, Any], protocol: str) -> str:
     """One response as people read it: as the client saw it, masks applied."""
-    head = f"#{record['n']} {record['status']}: {record['rows']} rows, {record['bytes']} bytes, {record['us'] / 1000:.1f} ms"
+    size = f"{record['rows']} rows, {record['bytes']} bytes, {record['us'] / 1000:.1f} ms"
+    head = f"#{record['n']} {record['status']}: {size}"
     lines = PROTOCOLS[protocol].render(base64.b64decode(record["wire"]))
     shown = lines[:MAX_LINES]
     if len(lines) > len(shown):

@@ -14,6 +14,81 @@ log = logging.getLogger("sluicegate.relay")
 _PROBE_EVERY = 1.0  # seconds between looks whether a client whose socket is not read has left
 
 
+class Outbox:
+    """Record before forward, for all sessions at once: one write to the journal per turn of the event loop.
+
+    `flush` puts everything recorded so far into the journal and raises where it cannot. `barrier` (durability: strict)
+    is awaited after it. What was recorded later waits for the next turn.
+    """
+
+    def __init__(self, flush: Callable[[], object], barrier: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._flush = flush
+        self._barrier = barrier
+        self._ready: list[Relay] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._scheduled = False
+
+    def add(self, relay: Relay) -> None:
+        self._ready.append(relay)
+        if not self._scheduled and self._syncing is None:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        ready, self._ready = self._ready, []
+        if self._barrier is not None:
+            self._syncing = asyncio.ensure_future(self._synced(ready))
+            return
+        if self._flushed(ready):
+            for relay in ready:
+                relay.forward()
+
+    def _flushed(self, ready: list[Relay]) -> bool:
+        try:
+            self._flush()
+        except Exception as e:
+            log.error("not forwarded: %s", e)
+            for relay in ready:
+                relay.unrecorded()
+            return False
+        return True
+
+    async def _synced(self, ready: list[Relay]) -> None:
+        """Strict: what arrives during the sync is sent with the next one, in order."""
+        assert self._barrier is not None
+        try:
+            while ready:
+                held = [(relay, relay.session.up[:]) for relay in ready]
+                for relay in ready:
+                    relay.session.up.clear()
+                if self._flushed(ready):
+                    try:
+                        await self._barrier()
+                    except Exception as e:
+                        log.error("not forwarded: %s", e)
+                        for relay in ready:
+                            relay.unrecorded()
+                    else:
+                        for relay, up in held:
+                            relay.forward_bytes(up)
+                ready, self._ready = self._ready, []
+        finally:
+            self._syncing = None
+
+    def flush_for(self, relay: Relay) -> None:
+        """At a session's end: records and sends what it still has, at once. With `barrier` it is not sent."""
+        if self._barrier is not None:
+            relay.session.up.clear()
+        else:
+            try:
+                self._flush()
+            except Exception as e:
+                log.error("not forwarded: %s", e)
+                relay.session.up.clear()
+            relay.forward()
+
+
 class Relay:
     """Owns both legs until `ended` is called, once, with the reason."""
 
@@ -26,18 +101,15 @@ class Relay:
         hold_buffer: int,
         refresh: Callable[[], Awaitable[None]],
         ended: Callable[[str], None],
-        barrier: Callable[[], Awaitable[None]] | None = None,
+        outbox: Outbox,
     ) -> None:
-        """`barrier` (durability: strict) is awaited before bytes go upstream."""
         self.client_leg = client
         self.upstream_leg = upstream
         self.session = session
         self._hold_buffer = hold_buffer
         self._refresh = refresh
         self._ended = ended
-        self._barrier = barrier
-        self._outbox: list[bytes] = []
-        self._sync: asyncio.Task[None] | None = None
+        self._outbox = outbox
         self._over = False
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.TimerHandle | None = None
@@ -78,42 +150,37 @@ class Relay:
         session = self.session
         up, down = session.up, session.down
         if up:
-            if self._barrier is None:
-                self.upstream_leg.send(up[0] if len(up) == 1 else b"".join(up))
-            else:
-                self._send_synced(up)
-            up.clear()
+            self._outbox.add(self)
         if down:
             self.client_leg.send(down[0] if len(down) == 1 else b"".join(down))
             down.clear()
         if session.ended:
+            self.forward_last()
             self.end("ended by the gateway")
         elif session.waiting is not None:
             self._wait(session.waiting)
         elif self._probe is not None:
             self._stop_probe()
 
-    def _send_synced(self, up: list[bytes]) -> None:
-        self._outbox.extend(up)
-        self.client_leg.pause("sync")
-        if self._sync is None:
-            self._sync = asyncio.ensure_future(self._send_after_sync())
+    def forward(self) -> None:
+        """Sends `up`: called by the outbox once everything recorded is in the journal."""
+        up = self.session.up
+        self.forward_bytes(up)
+        up.clear()
 
-    async def _send_after_sync(self) -> None:
-        """Forwards in order, each batch after the journal's bytes for it are on the disk."""
-        assert self._barrier is not None
-        try:
-            while self._outbox and not self._over:
-                batch, self._outbox = self._outbox, []
-                await self._barrier()
-                if not self._over:
-                    self.upstream_leg.send(b"".join(batch))
-        except Exception:
-            self._sync = None
-            self._crashed()
-            return
-        self._sync = None
-        self.client_leg.resume("sync")
+    def forward_bytes(self, up: list[bytes]) -> None:
+        if up and not self._over:
+            self.upstream_leg.send(up[0] if len(up) == 1 else b"".join(up))
+
+    def forward_last(self) -> None:
+        """What was allowed before the end still goes, if it can be recorded (a client's Terminate, for one)."""
+        if self.session.up:
+            self._outbox.flush_for(self)
+
+    def unrecorded(self) -> None:
+        """The journal failed: nothing is sent, the session ends."""
+        self.session.up.clear()
+        self.step(self.session.unrecorded)
 
     def _crashed(self) -> None:
         """A bug of ours must not become a hole: the session ends, nothing more of it is forwarded."""
@@ -206,6 +273,7 @@ class Relay:
         """Closes both legs, once."""
         if self._over:
             return
+        self.forward_last()
         self._over = True
         if self._probe is not None:
             self._probe.cancel()

@@ -24,6 +24,7 @@ from addons.catalogs import CatalogKeeper
 from addons.gate import Gate
 from addons.live import LiveSession
 from addons.live_view import LiveView
+from addons.relay import Outbox
 from guard.approve import ApprovalBook, Webhooks
 from guard.config import Config, load
 from guard.config.schema import ResourceConfig
@@ -41,6 +42,7 @@ from protocols.registry import PROTOCOLS, WireProtocol
 
 log = logging.getLogger("sluicegate")
 
+_ROOT = Path(__file__).resolve().parent.parent
 _TICK = 0.2  # seconds between looks at approvals, containment and deadlines
 _LOST_AFTER = 5.0  # seconds without the state store after which nothing passes
 
@@ -90,6 +92,7 @@ class Runtime:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.policies = PolicySet.load(config.policies)
         self.recorder = Recorder(config.record, state)
+        self.outbox = Outbox(self.recorder.flush, self.recorder.sync_barrier if self.recorder.strict else None)
         self.store = StateStore(state / "state.db", journal=self.recorder.event)
         self.mask_key = mask_keys.load_or_create(state / "keys" / "mask.key")
         self._read_state()
@@ -126,7 +129,9 @@ class Runtime:
         await self.verifier.start()
         await self.webhooks.start()
         await self.control.start()
-        self.recorder.event("gateway.start", {"pid": os.getpid(), "policy": self.policies.version, "gateway": self.name})
+        self.recorder.event(
+            "gateway.start", {"pid": os.getpid(), "policy": self.policies.version, "gateway": self.name}
+        )
         self._ticker = asyncio.create_task(self._tick(), name="sluicegate ticker")
         self._ticker.add_done_callback(self._ticker_ended)
         self.background(self._run_indexer(), "indexer")
@@ -153,7 +158,7 @@ class Runtime:
         self.draining = True
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and any(s.session and s.session.busy for s in self.sessions.values()):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # noqa: ASYNC110 - sessions have no event for it, and it happens once
         for live in list(self.sessions.values()):
             live.terminate("the gateway shuts down")
         await asyncio.sleep(0)
@@ -175,7 +180,7 @@ class Runtime:
         self.store.close()
 
     async def _run_indexer(self) -> None:
-        """The index is made by a child process: it shares neither our loop nor our GIL. It is started again if it ends."""
+        """The index is made by a child process: it shares neither our loop nor our GIL."""
         pause = 1.0
         while not self.draining:
             self._indexer = await asyncio.create_subprocess_exec(
@@ -184,7 +189,7 @@ class Runtime:
                 "guard.record.indexer",
                 "--state",
                 str(self.config.state_dir),
-                cwd=Path(__file__).resolve().parent.parent,
+                cwd=_ROOT,
                 stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we end
             )
             code = await self._indexer.wait()
@@ -353,7 +358,6 @@ class Runtime:
             "contained": sorted(self._contained),
             "catalogs": {k.name: k.error or "fresh" for k in self._keepers.values()},
         }
-
 
 
 class LiveSessions:

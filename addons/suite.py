@@ -52,6 +52,15 @@ and name it: mitmdump -s addons/gateway.py --set sluicegate=FILE   (or {env}=FIL
 Check it first: sluicegate check FILE. Every field: docs/reference/config.md"""
 
 
+def _options() -> Any:
+    """mitmproxy's options, whose methods have no types."""
+    return ctx.options
+
+
+def _addons() -> Any:
+    return ctx.master.addons
+
+
 def closed(refuse: Callable[[Any], None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Wraps a hook: when it raises, `refuse` is applied to what it was given, and the exception is logged."""
 
@@ -132,7 +141,7 @@ class Gateway:
         """The listeners of mitmproxy's own command line go: only the configured ones remain."""
         if self._starting is not None:
             return  # a script reload calls this again
-        ctx.options.update(mode=[], connection_strategy="lazy")
+        _options().update(mode=[], connection_strategy="lazy")
         self._starting = asyncio.create_task(self._start(), name="sluicegate start")
         self._starting.add_done_callback(self._started)
 
@@ -143,7 +152,7 @@ class Gateway:
             log.error(HOW.format(why=f"there is no configuration file `{path.absolute()}` ({where}).", env=_ENV))
             self.failed.set()
             return
-        watched = ctx.master.addons.get("view") is not None or bool(ctx.options.save_stream_file)
+        watched = _addons().get("view") is not None or bool(ctx.options.save_stream_file)
         runtime = Runtime(load(path), watched=watched)
         await runtime.start()
         self.runtime = runtime
@@ -151,8 +160,8 @@ class Gateway:
 
     async def _listen(self, runtime: Runtime) -> None:
         specs = [f"{x.protocol}:{x.name}@{x.host}:{x.port}" for x in runtime.config.listeners]
-        ctx.options.update(mode=specs, server=True)
-        servers = ctx.master.addons.get("proxyserver").servers
+        _options().update(mode=specs, server=True)
+        servers = _addons().get("proxyserver").servers
         for _ in range(200):
             up = {i.mode.data: i.listen_addrs[0] for i in servers if i.is_running and i.mode.full_spec in specs}
             if len(up) == len(specs):
@@ -171,13 +180,13 @@ class Gateway:
         else:
             log.error("sluicegate lets nothing through: %s: %s", type(error).__name__, error, exc_info=error)
         self.failed.set()
-        ctx.options.update(mode=[])
+        _options().update(mode=[])
 
     async def drain(self, grace: float) -> None:
         """No new connections; open transactions get `grace` seconds; then every session ends."""
         if self.runtime is not None:
             runtime, self.runtime = self.runtime, None
-            ctx.options.update(mode=[])
+            _options().update(mode=[])
             await runtime.stop(grace)
 
     async def done(self) -> None:

@@ -1,7 +1,7 @@
 """The one place that relies on mitmproxy's private attributes: taking a connection's transport from its streams.
 
-mitmproxy accepts and connects (its hooks, its connection list, its shutdown); the bytes then go straight to a `Leg`. When
-a leg ends, the loss goes back to the original protocol, so that mitmproxy tears the connection down its own way.
+mitmproxy accepts and connects (its hooks, its connection list, its shutdown); the bytes then go straight to a `Leg`.
+When a leg ends, the loss goes back to the original protocol, so that mitmproxy tears the connection down its own way.
 
 `self_check` runs at start: where mitmproxy no longer looks as it must, the gateway refuses to start.
 """
@@ -51,7 +51,7 @@ def self_check() -> None:
 
 def handler_of(client_id: str) -> server.ConnectionHandler:
     """The handler that mitmproxy runs for a client."""
-    proxyserver = ctx.master.addons.get("proxyserver")
+    proxyserver = cast(Any, ctx.master.addons).get("proxyserver")
     return cast(server.ConnectionHandler, proxyserver.connections[client_id])
 
 
@@ -59,7 +59,7 @@ def take_over(handler: server.ConnectionHandler, connection: Connection) -> Leg:
     """Makes a `Leg` the owner of this connection's transport. Bytes already read go to the leg first."""
     io = handler.transports[connection]
     reader, writer = cast(asyncio.StreamReader, io.reader), cast(asyncio.StreamWriter, io.writer)
-    transport = writer.transport
+    transport = cast(asyncio.Transport, writer.transport)
     original = cast(asyncio.Protocol, transport.get_protocol())
 
     def lost(exc: Exception | None) -> None:

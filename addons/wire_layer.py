@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from mitmproxy import connection
@@ -17,6 +17,7 @@ from mitmproxy.proxy import commands, context, events, layer
 
 from addons import runtime, takeover
 from addons.drive import drive
+from addons.gate import Gate
 from addons.leg import Leg
 from protocols.contract import Authenticate, Cancel, Connect, KeepKey, PeerGone, Refused, Side, StartTls, WireError
 
@@ -40,12 +41,12 @@ class WireLayer(layer.Layer):
         self._upstream: Leg | None = None
         self._connected: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._gate: runtime.Gate | None = None
+        self._gate: Gate | None = None
 
-    def _handle_event(self, event: events.Event) -> Iterator[commands.Command]:
+    def _handle_event(self, event: events.Event) -> Generator[commands.Command, Any, None]:
         return self.handle_event(event)
 
-    def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
+    def handle_event(self, event: events.Event) -> Generator[commands.Command, Any, None]:
         """Bypasses mitmproxy's pausing of layers: nothing here ever waits in a generator."""
         if isinstance(event, events.Start):
             self._begin()

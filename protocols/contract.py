@@ -221,10 +221,13 @@ ANY_RELATION = "*"  # among the relations of a ResultShape: the statement may re
 
 @dataclass(frozen=True, slots=True)
 class ResultShape:
-    """The columns of one result, and the relations that its statement reads (or `ANY_RELATION`)."""
+    """The columns of one result, and what its statement reads: relations (or `ANY_RELATION`) of which it is not known
+    what columns they have, and all columns of the others, `schema.table.column`.
+    """
 
     columns: tuple[ResultColumn, ...]
     reads: tuple[str, ...] = ()
+    read_columns: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- handshakes: what a protocol asks its driver
@@ -412,7 +415,8 @@ class MaskPlan(Protocol):
 class ResultMasker(Protocol):
     def plan(self, shape: ResultShape) -> MaskPlan | None: ...
 
-    def touches(self, reads: Iterable[str]) -> bool: ...
+    def touches(self, reads: Iterable[str], read_columns: Iterable[str] = ()) -> bool:
+        """Whether a rule could apply to a statement that reads these (as in `ResultShape`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,10 +466,7 @@ class SessionPort(Protocol):
     def redact(self, text: str) -> str: ...
 
     def record(self, kind: str, body: bytes) -> None:
-        """Takes one finished JSON object. It is in the journal after the next `flush`."""
-
-    def flush(self) -> None:
-        """Everything recorded so far is in the journal: called before bytes go upstream."""
+        """Takes one finished JSON object. The relay has it in the journal before it sends `up`."""
 
     def hold(self, request: HoldRequest) -> HoldTicket:
         """Asks the approvers; raises `HoldRefused`. The outcome comes through `Session.resume`."""
@@ -486,7 +487,8 @@ class Wait(enum.Enum):
 class Session(Protocol):
     """A sans-io session after authentication: bytes in, bytes in `up` and `down`.
 
-    The relay drains `up` (to the upstream) and `down` (to the client) after each call. While `waiting` is set the
+    The relay drains `up` (to the upstream) and `down` (to the client) after each call; `up` only once everything that
+    was recorded is in the journal, and where that fails it calls `unrecorded` and sends nothing. While `waiting` is set the
     session keeps client bytes (`backlog` of them) and the relay stops reading. `ended` closes both sides.
     """
 
@@ -516,6 +518,9 @@ class Session(Protocol):
 
     def terminate(self, why: str) -> None:
         """The polite end: the protocol's own last words, then `ended`."""
+
+    def unrecorded(self) -> None:
+        """The journal failed: what is in `up` must not be sent, and the session ends."""
 
     def cancelled(self) -> bool:
         """The client asks to cancel: True when it was the session's own wait, False: pass it upstream."""

@@ -35,7 +35,12 @@ def _add(
 ) -> argparse.ArgumentParser:
     epilog = (f"examples:\n{example}\n" if example else "") + HELP
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # `--token x` must not mean `--token-file x`
     )
     add_options(parser)
     parser.set_defaults(run=talking(work))
@@ -77,6 +82,8 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
     show = _add(subparsers, "show", "one session with its commands", _show_session)
     show.add_argument("session", metavar="SESSION")
+    show.add_argument("--after", type=int, metavar="SEQ", help="the next page of a long session")
+    _add_damaged(show)
 
     replay = _add(
         subparsers,
@@ -91,6 +98,8 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     replay.add_argument(
         "--max-pause", type=_speed, default=3.0, metavar="S", help="longest pause in seconds (default 3)"
     )
+
+    _add_damaged(replay)
 
     search = _add(
         subparsers,
@@ -117,13 +126,19 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "  sluicegate incident ci-job@shop --since 7d",
     )
     incident.add_argument("subject", metavar="SUBJECT")
-    _add_window(incident, limit=1000)
+    _add_window(incident, limit=50)
 
 
 def _add_window(parser: argparse.ArgumentParser, limit: int = 100) -> None:
     parser.add_argument("--since", metavar="WHEN", help="from then on: 2h, 30m, 7d, or 2030-01-31T08:00")
     parser.add_argument("--until", metavar="WHEN", help="before then")
     parser.add_argument("--limit", type=int, default=limit, help=f"at most so many (default {limit})")
+    _add_damaged(parser)
+
+
+def _add_damaged(parser: argparse.ArgumentParser) -> None:
+    text = "answer from a damaged journal too, as far as it goes"
+    parser.add_argument("--damaged-ok", action="store_true", default=None, help=text)
 
 
 def _window(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,6 +148,7 @@ def _window(args: argparse.Namespace) -> dict[str, Any]:
             "since": None if args.since is None else parse_when(args.since, now),
             "until": None if args.until is None else parse_when(args.until, now),
             "limit": args.limit,
+            "damaged_ok": args.damaged_ok,
         }
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -151,7 +167,7 @@ def _sessions(args: argparse.Namespace, client: ControlClient) -> int:
 
 
 def _show_session(args: argparse.Namespace, client: ControlClient) -> int:
-    return _show(args, client.call("sessions.show", session=args.session), display.session)
+    return _show(args, client.call("sessions.show", **_page(args)), display.session)
 
 
 def _search(args: argparse.Namespace, client: ControlClient) -> int:
@@ -160,13 +176,17 @@ def _search(args: argparse.Namespace, client: ControlClient) -> int:
     return _show(args, found, display.commands)
 
 
+def _page(args: argparse.Namespace) -> dict[str, Any]:
+    return {"session": args.session, "after": args.after, "damaged_ok": args.damaged_ok}
+
+
 def _replay(args: argparse.Namespace, client: ControlClient) -> int:
     player = display.Player(
         speed=float("inf") if args.instant or args.json else args.speed, max_pause=args.max_pause, json=args.json
     )
     after: int | None = None
     while True:
-        page = client.call("sessions.replay", session=args.session, after=after)
+        page = client.call("sessions.replay", session=args.session, after=after, damaged_ok=args.damaged_ok)
         player.play(page)
         after = page["next"]
         if after is None:
@@ -174,12 +194,7 @@ def _replay(args: argparse.Namespace, client: ControlClient) -> int:
 
 
 def _incident(args: argparse.Namespace, client: ControlClient) -> int:
-    window = _window(args)
-    sessions = client.call("sessions.list", subject=args.subject, **window)
-    commands = client.call("search", subject=args.subject, **window)
-    contained = [entry for entry in client.call("contained") if entry["subject"] == args.subject]
-    report = display.incident_report(args.subject, sessions, commands, contained, args.limit)
-    return _show(args, report, display.incident)
+    return _show(args, client.call("incident", subject=args.subject, **_window(args)), display.incident)
 
 
 # -- approvals

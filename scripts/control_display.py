@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,8 +71,8 @@ def session(value: Row) -> None:
     for row in value["commands"]:
         screen.print()
         _command(row)
-    if value.get("more"):
-        screen.print("\nthere are more commands; see them all with `sluicegate replay`", style="yellow")
+    if value.get("next") is not None:
+        screen.print(f"\nthere are more: --after {value['next']}", style="yellow")
 
 
 def _command(row: Row) -> None:
@@ -252,72 +251,44 @@ def contained(rows: Sequence[Row]) -> None:
 # -- the incident screen
 
 
-def incident_report(
-    subject: str, found: Sequence[Row], issued: Sequence[Row], kept_out: Sequence[Row], limit: int
-) -> dict[str, Any]:
-    """The three questions about one identity, counted over its sessions and commands (newest `limit` of each)."""
-    read, written, rows = Counter[str](), Counter[str](), Counter[str]()
-    for row in issued:
-        for relation in row.get("reads") or ():
-            read[relation] += 1
-            rows[relation] += int(row.get("rows") or 0)
-        written.update(row.get("writes") or ())
-    return {
-        "subject": subject,
-        "contained": bool(kept_out),
-        "live": sum(bool(row.get("live")) for row in found),
-        "issuers": sorted({str(row["issuer"]) for row in found if row.get("issuer")}),
-        "groups": sorted({str(group) for row in found for group in row.get("groups") or ()}),
-        "clients": sorted({str(row["client"]) for row in found if row.get("client")}),
-        "resources": sorted({str(row["resource"]) for row in found if row.get("resource")}),
-        "first_at": min((row["started_at"] for row in found), default=None),
-        "last_at": max((row["at"] for row in issued), default=None),
-        "decisions": dict(Counter(str(row.get("decision")) for row in issued).most_common()),
-        "reads": [{"relation": name, "commands": count, "rows": rows[name]} for name, count in read.most_common()],
-        "writes": [{"relation": name, "commands": count} for name, count in written.most_common()],
-        "masked": sorted({str(name) for row in issued for name in row.get("masked") or ()}),
-        "not_allowed": [dict(row) for row in issued if row.get("decision") != "allow"][:50],
-        "sessions": [dict(row) for row in found],
-        "complete": len(found) < limit and len(issued) < limit,
-    }
-
-
 def incident(report: Row) -> None:
     """One screen: who, what, did it comply; then what to do next."""
     screen = console()
-    subject = str(report["subject"])
-    state = (
-        "contained" if report["contained"] else f"{report['live']} live sessions" if report["live"] else "not connected"
+    subject, summary, found = str(report["subject"]), report["summary"], report["sessions"]
+    live = sum(bool(row["live"]) for row in found)
+    state = {True: "contained", None: "containment unknown"}.get(report["contained"]) or (
+        f"{live} live sessions" if live else "not connected"
     )
     screen.print(Text.assemble(("incident  ", "bold"), cell(subject, "bold cyan"), "  ", cell(state, "yellow")))
-    if not report["sessions"]:
+    if not found:
         screen.print("no session of this identity is recorded in that time; subjects are compared letter by letter")
         return
     screen.print("\nwho issued the commands", style="bold")
-    facts({name: report[name] for name in ("issuers", "groups", "clients", "resources", "first_at", "last_at")})
+    seen = {name: _distinct(found, name) for name in ("issuer", "groups", "client", "application", "resource")}
+    facts({**seen, "first_at": summary["first_at"], "last_at": summary["last_at"]})
     screen.print("\nwhat data was accessed", style="bold")
-    table = _table("relation", "read by", "rows returned", "written by")
-    writes = {row["relation"]: row["commands"] for row in report["writes"]}
-    for row in report["reads"]:
-        written = writes.pop(row["relation"], 0)
-        table.add_row(*map(cell, (row["relation"], f"{row['commands']} commands", row["rows"], written or "")))
-    for name, count in writes.items():
-        table.add_row(cell(name), cell(""), cell(""), cell(f"{count} commands"))
-    _print(table, [*report["reads"], *report["writes"]], "no relation")
-    screen.print(cell(f"masked for it: {', '.join(report['masked']) or 'nothing'}"))
+    table = _table("relation", "access", "commands")
+    for row in summary["relations"]:
+        table.add_row(cell(row["relation"]), cell(row["access"]), cell(row["commands"]))
+    _print(table, summary["relations"], "no relation")
+    facts({"rows": summary["rows"], "bytes": summary["bytes"], "masked": summary["masked"] or "nothing"})
     screen.print("\ndid it comply", style="bold")
-    counts = Table.grid(padding=(0, 2))
-    for word, count in report["decisions"].items():
-        counts.add_row(decision(word), cell(count))
-    screen.print(counts)
+    table = _table("decision", "rule", "commands")
+    for row in summary["rules"]:
+        table.add_row(decision(row["decision"]), cell(row["rule"]), cell(row["commands"]))
+    _print(table, summary["rules"], "no commands")
     if report["not_allowed"]:
+        screen.print("\nwhat was stopped or held, newest first", style="bold")
         commands(report["not_allowed"])
-    if not report["complete"]:
-        screen.print("only the newest are counted; narrow with --since and --until, or raise --limit", style="yellow")
-    screen.print("\nsessions", style="bold")
-    sessions(report["sessions"])
+    screen.print("\nsessions, newest first", style="bold")
+    sessions(found)
     if not report["contained"]:
         screen.print(Text(f"\ncut it off: sluicegate contain {clean(subject)} --reason ...", style="bold"))
+
+
+def _distinct(rows: Sequence[Row], name: str) -> list[str]:
+    values = (row.get(name) for row in rows)
+    return sorted({str(each) for value in values if value for each in (value if isinstance(value, list) else [value])})
 
 
 # -- shared

@@ -21,7 +21,7 @@ import guard.config
 from guard.documents import ConfigError, Problem, read
 from guard.enforce import PolicySet, RuleTrace
 from guard.enforce.policyset import load_bundle
-from guard.enforce.testing import SUFFIX, Report, run_tests, tests_of
+from guard.enforce.testing import SUFFIX, Report, beside, run_tests
 from protocols.contract import Action, Analysis, Decision, Principal, Resource, SessionFacts
 
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
@@ -235,7 +235,7 @@ def _test_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
             if not found:
                 missing.append(f"{path}: no *{SUFFIX} in this folder")
             continue
-        tests = path if path.name.endswith(SUFFIX) else tests_of(path)
+        tests = path if path.name.endswith(SUFFIX) else beside(path)
         if tests.is_file():
             files.append(tests)
         else:
@@ -245,14 +245,15 @@ def _test_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def run_explain(args: argparse.Namespace) -> int:
     """Print which rule decides about one command."""
+    from addons.catalog_client import CatalogError
     from scripts.policy_judging import CatalogSource, analyse_text
 
     try:
         policies = PolicySet.load(args.policy)
         principal, resource, facts = _principal(args), _resource(args), SessionFacts(client_address=args.address)
         session = policies.for_session(principal, resource, facts)
-        analysis = analyse_text(args.protocol, args.text, catalog=CatalogSource(args.catalog).current())
-    except (ConfigError, ValueError, OSError) as error:
+        analysis = analyse_text(args.protocol, args.text, CatalogSource(args.catalog).since(time.monotonic()))
+    except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     now = time.time()
@@ -326,6 +327,7 @@ def _print_explanation(
 
 def run_judge(args: argparse.Namespace) -> int:
     """Judge commands from standard input until it ends."""
+    from addons.catalog_client import CatalogError
     from scripts.policy_judging import CatalogSource, judge_stream
 
     try:
@@ -333,8 +335,8 @@ def run_judge(args: argparse.Namespace) -> int:
         facts = SessionFacts(client_address=args.address)
         session = policies.for_session(_principal(args), _resource(args), facts)
         catalog = CatalogSource(args.catalog)
-        catalog.current()  # a database that cannot be reached is an error of the run, not of its first line
-    except (ConfigError, ValueError, OSError) as error:
+        catalog.since(time.monotonic())  # a database that cannot be reached is an error of the run, not of a line
+    except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

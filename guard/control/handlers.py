@@ -80,6 +80,7 @@ class Handlers:
             "sessions.show": self.sessions_show,
             "sessions.replay": self.sessions_replay,
             "search": self.search,
+            "incident": self.incident,
             "sessions.terminate": self.terminate,
             "contain": self.contain,
             "release": self.release,
@@ -137,6 +138,16 @@ class Handlers:
     async def search(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Commands that match every filter, newest first."""
         return await self._evidence.search(Params(params))
+
+    async def incident(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Who, what, and did it comply: one identity. Answered even when the store cannot say who is contained."""
+        report = await self._evidence.incident(Params(params), self._live.list())
+        try:
+            report["contained"] = report["subject"] in self._store.contained()
+        except StateError:
+            log.exception("cannot tell whether %s is contained", report["subject"])
+            report["contained"] = None
+        return report
 
     # -- containment
 
@@ -212,7 +223,7 @@ class Handlers:
         """Who is kept out, since when, by whom and why."""
         Params(params).done()
         with _store_errors():
-            return self._store.containments()
+            return [{str(name): value for name, value in row.items()} for row in self._store.containments()]
 
     # -- approvals
 

@@ -81,44 +81,33 @@ def covers(rule: Rule, effect: Effect, a: Analysis, *, relation: str = "", funct
     if effect in WRITING and not a.writes and rule.relations:
         return False
     if effect in CALLING and rule.functions:
-        return any(matches(pattern, function) for pattern in rule.functions) if function else not _unnamed(a)
+        # without a name: could it cover any of them; where none is known, a rule about some covers nothing
+        return any(matches(pattern, function) for pattern in rule.functions) if function else bool(a.functions)
     return True
 
 
-def _unnamed(a: Analysis) -> bool:
-    return not a.functions
-
-
-def uncovered(rules: Sequence[Rule], a: Analysis, effects: frozenset[Effect]) -> list[str]:
-    """What no rule of `rules` covers, in words; empty where everything is covered."""
-    missing: list[str] = []
-
-    def need(effect: Effect, relations: Iterable[str] = (), functions: Iterable[str] = ()) -> None:
-        pairs = [*(("relation", name) for name in relations), *(("function", name) for name in functions)]
-        if not any(covers(rule, effect, a) for rule in rules):
-            missing.append(f"{effect.value} on {_list(name for _, name in pairs)}" if pairs else effect.value)
-            return
-        for kind, name in pairs:
-            if not any(covers(rule, effect, a, **{kind: name}) for rule in rules):
-                missing.append(f"{effect.value} on {name}")
-
+def uncovered(rules: Sequence[Rule], a: Analysis, effects: frozenset[Effect]) -> list[tuple[Effect, str]]:
+    """What no rule of `rules` covers, as `RuleIndex.uncovered` gives it; empty where everything is covered."""
+    missing: list[tuple[Effect, str]] = []
     for effect in sorted(effects):
-        if effect in READING:
-            need(effect, a.reads)
-        elif effect in WRITING:
-            need(effect, a.writes)
-        elif effect in CALLING:
-            need(effect, functions=a.functions)
-        else:
-            need(effect, (*a.reads, *a.writes) if effect in TARGETED else ())
-    if not effects:
-        missing.append("a command without any effect")
+        if not any(covers(rule, effect, a) for rule in rules):
+            missing.append((effect, ""))
+            continue
+        relations = a.reads if effect in READING else a.writes if effect in WRITING else ()
+        if effect in TARGETED:
+            relations = (*a.reads, *a.writes)
+        for name in relations:
+            if not any(covers(rule, effect, a, relation=name) for rule in rules):
+                missing.append((effect, name))
+        for name in a.functions if effect in CALLING else ():
+            if not any(covers(rule, effect, a, function=name) for rule in rules):
+                missing.append((effect, name))
     if not effects & READING:
-        missing += [f"data.select on {name}" for name in a.reads if not _may_read(rules, name, a, effects)]
-    if not effects & WRITING:
+        missing += [(Effect.DATA_SELECT, name) for name in a.reads if not _may_read(rules, name, a, effects)]
+    if effects and not effects & WRITING:
         for name in a.writes:
             if not any(covers(rule, effect, a, relation=name) for rule in rules for effect in effects):
-                missing.append(f"{_list(sorted(effect.value for effect in effects))} on {name}")
+                missing.append((min(effects), name))
     return missing
 
 
@@ -145,7 +134,7 @@ def trace(
             return _mark(traces, verb)
     matching = {one.rule for one in traces if one.outcome == "matches"}
     granting = [r for r in rules if not silent[r.name] and (r.verb == "allow" or r.name in matching)]
-    if uncovered(granting, a, effects):
+    if not effects or uncovered(granting, a, effects):
         return traces
     if any(one.verb == "hold" and one.outcome == "matches" for one in traces):
         return _mark(traces, "hold")

@@ -133,6 +133,44 @@ class RuleIndex:
                 return False
         return True
 
+    def uncovered(self, analysis: Analysis, effects: Iterable[Effect], granting: int) -> list[tuple[Effect, str]]:
+        """What `covered` missed: (effect, relation or function, or nothing where no rule grants the effect at all)."""
+        granting &= self._where_grants[analysis.where]
+        relations, functions = self._granted_relations.rules, self._granted_functions.rules
+        reads, writes = analysis.reads, analysis.writes
+        missing: list[tuple[Effect, str]] = []
+        listed = sorted(effects)
+        for effect in listed:
+            able = self._grants[effect] & granting
+            look_up, names = relations, _relations_of(effect, reads, writes)
+            if effect in WRITING and not writes:
+                able &= self._granted_relations.unlimited
+            elif effect in CALLING:
+                look_up, names = functions, analysis.functions
+                able &= self.everything if names else self._granted_functions.unlimited
+            if not able:
+                missing.append((effect, ""))
+            else:
+                missing += [(effect, name) for name in names if not able & look_up(name)]
+        able = self._grants[Effect.DATA_SELECT] & granting
+        written_by = _union(self._grants.__getitem__, (e for e in listed if e in WRITING), 0) & granting
+        if not READING.intersection(listed):
+            for name in reads:
+                if not (able | (written_by if name in writes else 0)) & relations(name):
+                    missing.append((Effect.DATA_SELECT, name))
+        if listed and not WRITING.intersection(listed):
+            any_effect = _union(self._grants.__getitem__, listed, 0) & granting
+            missing += [(listed[0], name) for name in writes if not any_effect & relations(name)]
+        return missing
+
+
+def _relations_of(effect: Effect, reads: tuple[str, ...], writes: tuple[str, ...]) -> tuple[str, ...]:
+    if effect in READING:
+        return reads
+    if effect in WRITING:
+        return writes
+    return reads + writes if effect in TARGETED else ()
+
 
 _VERBS = ("allow", "hold", "deny", "terminate", "alert", "mask")
 
@@ -156,7 +194,7 @@ def _mask(bits: Iterable[int]) -> int:
     return mask
 
 
-def _union(look_up: Callable[[str], int], names: Iterable[str], start: int) -> int:
+def _union[T](look_up: Callable[[T], int], names: Iterable[T], start: int) -> int:
     mask = start
     for name in names:
         mask |= look_up(name)

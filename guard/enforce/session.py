@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from guard.enforce.explain import RuleTrace, describe, trace, uncovered
+from guard.enforce.explain import RuleTrace, describe, trace
 from guard.enforce.index import RuleIndex
 from guard.enforce.patterns import NameIndex
 from guard.enforce.rules import Condition, Rule
@@ -26,6 +26,7 @@ from protocols.contract import (
 )
 
 DEFAULT_RULE = "default"
+EMPTY = "empty"  # the `kind` of a command without a statement
 _FOREVER = float("inf")
 
 
@@ -106,6 +107,9 @@ class SessionPolicy:
             return self._stop(Action.DENY, stopped, a, effects, alerts, valid_until)
         held = matched_now & index.hold
         taking_part = index.covered(a, effects, (index.allow & active) | held)
+        if not taking_part and index.granting & active and does_nothing(a):
+            # whoever may do anything at all may send nothing: a lone semicolon, a comment
+            return Decision(Action.ALLOW, DEFAULT_RULE, "an empty command does nothing", self.version)
         if not taking_part:
             return self._uncovered(a, effects, active, held, alerts, valid_until)
         if held:
@@ -139,9 +143,14 @@ class SessionPolicy:
         return window.active, window.end
 
     def _names(self, bits: int) -> tuple[str, ...]:
-        if not bits:
-            return ()
-        return tuple(rule.name for n, rule in enumerate(self._index.rules) if bits >> n & 1)
+        return tuple(rule.name for rule in self._rules(bits)) if bits else ()
+
+    def _rules(self, bits: int) -> list[Rule]:
+        rules = []
+        while bits:
+            rules.append(self._index.rules[_lowest(bits)])
+            bits &= bits - 1
+        return rules
 
     def _stop(
         self,
@@ -161,7 +170,7 @@ class SessionPolicy:
     def _hold(
         self, held: int, a: Analysis, effects: frozenset[Effect], alerts: tuple[str, ...], valid_until: float
     ) -> Decision:
-        rules = [rule for n, rule in enumerate(self._index.rules) if held >> n & 1]
+        rules = self._rules(held)
         terms = narrowest(rule.hold or HoldTerms() for rule in rules)
         first = rules[0]
         if terms is None:
@@ -181,12 +190,11 @@ class SessionPolicy:
         alerts: tuple[str, ...],
         valid_until: float,
     ) -> Decision:
-        granting = (self._index.allow & active) | held
-        rules = [rule for n, rule in enumerate(self._index.rules) if granting >> n & 1]
-        missing = uncovered(rules, a, effects)
-        what = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        missing = self._index.uncovered(a, effects, (self._index.allow & active) | held)
+        words = [f"{effect.value} on {name}" if name else describe(a, (effect,)) for effect, name in missing]
+        what = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
         who = f"{self.principal.subject} on {self.resource.name}"
-        if Effect.UNKNOWN in effects and "unknown" in missing:
+        if (Effect.UNKNOWN, "") in missing:
             reason = f" ({a.why})" if a.why else ""
             why = (
                 f"it cannot be proved what this command does{reason}, and no rule grants `unknown` to {who}: "
@@ -209,6 +217,11 @@ class SessionPolicy:
 def _masked(masks: Sequence[MaskRule]) -> NameIndex | None:
     patterns = [pattern for mask in masks for pattern in mask.columns]
     return NameIndex([(0, patterns)], granting=False) if patterns else None
+
+
+def does_nothing(a: Analysis) -> bool:
+    """Whether a protocol says outright that there is no command in it; an analysis that found nothing is not that."""
+    return a.kind == EMPTY and not (a.effects or a.reads or a.writes or a.functions or a.columns or a.why)
 
 
 def narrowest(terms: Iterable[HoldTerms]) -> HoldTerms | None:

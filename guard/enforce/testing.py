@@ -155,7 +155,7 @@ class Report:
     untested: tuple[str, ...]
 
 
-def tests_of(policy: Path) -> Path:
+def beside(policy: Path) -> Path:
     """Where the tests of a bundle are."""
     return policy.with_name(policy.name.removesuffix(".yaml") + SUFFIX)
 
@@ -164,8 +164,10 @@ def run_tests(path: Path, analyse: Analyse) -> Report:
     """Run one tests file. Raises ConfigError where it, or a bundle that it names, cannot be read."""
     document = read(path)
     file = validate(_with_short_forms(document), TestFile)
-    beside = path.with_name(path.name.removesuffix(SUFFIX) + ".yaml")
-    policies = PolicySet.load([path.parent / name for name in file.policies] or [beside])
+    tested = [path.parent / name for name in file.policies] or [
+        path.with_name(path.name.removesuffix(SUFFIX) + ".yaml")
+    ]
+    policies = PolicySet.load(tested)
     problems = [*_unknown_names(document, file)]
     if problems:
         raise ConfigError(problems)

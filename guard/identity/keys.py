@@ -174,16 +174,12 @@ class IssuerKeys:
 
         Callers share one running refresh, and cancelling a caller does not cancel it for the others.
         """
-        if self._running is None:
+        if self._running is None or self._running.done():
             if not force and self._clock() - self._attempted_at < MIN_INTERVAL_S:
                 return
             self._attempted_at = self._clock()
             self._running = asyncio.create_task(self._read(), name=f"keys of {self._issuer}")
-            self._running.add_done_callback(self._finished)
         await asyncio.shield(self._running)
-
-    def _finished(self, _: asyncio.Task[None]) -> None:
-        self._running = None
 
     async def _read(self) -> None:
         try:

@@ -2,9 +2,10 @@
 
 Which rule applies:
 - known origin: every rule with a glob on one of the column's origins; clear: none;
-- computed: every rule with a glob on the result column's name; and when the statement reads a relation that a rule
-  masks, the value is withheld unless all those rules say `unknown_origin: pass`. A computed column that also lists
-  columns (its relation was written in the same statement) takes their masks besides.
+- computed: every rule with a glob on the result column's name; and when the statement reads a relation with a column
+  that a rule masks (or one whose columns are not known, where a rule could mask some), the value is withheld unless all
+  those rules say `unknown_origin: pass`. A computed column that also lists columns (its relation was written in the
+  same statement) takes their masks besides.
 Of several the strictest wins: withhold > null > redact > hash > tokenise > partial > date; of two alike the one that
 shows less (fewer characters kept, a coarser date, a shorter hash); then the earlier one.
 """
@@ -89,24 +90,26 @@ class Masker:
         self._rules = tuple(_Compiled(rule) for rule in rules)
         self._key = key
         self.plan = lru_cache(maxsize=1024)(self._plan)
-        self._masking = lru_cache(maxsize=4096)(self._rules_on)
+        self._masking = lru_cache(maxsize=4096)(self._rules_within)
+        self._on_column = lru_cache(maxsize=16384)(self._rules_on)
 
-    def touches(self, reads: Iterable[str]) -> bool:
-        """Whether some rule could apply to a statement that reads these relations (`schema.table`, or `*`)."""
-        return any(self._masking(relation) for relation in reads)
+    def touches(self, reads: Iterable[str], read_columns: Iterable[str] = ()) -> bool:
+        """Whether some rule could apply to a statement that reads these (as in `ResultShape`)."""
+        return any(self._masking(relation) for relation in reads) or any(map(self._on_column, read_columns))
 
     def _plan(self, shape: ResultShape) -> MaskPlan | None:
         """The masks of a result, None when it passes as it is. Cached: call it as `plan(shape)`."""
         if not self._rules:
             return None
         touching = [rule for relation in shape.reads for rule in self._masking(relation)]
+        touching += [rule for column in shape.read_columns for rule in self._on_column(column)]
         columns = tuple(self._column(column, touching) for column in shape.columns)
         return MaskPlan(columns) if any(columns) else None
 
     def _column(self, column: ResultColumn, touching: list[_Compiled]) -> ColumnMask | None:
         if column.origin is Origin.CLEAR:
             return None
-        rules = [rule for rule in self._rules if rule.origin(column.columns)] if column.columns else []
+        rules = list(dict.fromkeys(rule for origin in column.columns for rule in self._on_column(origin)))
         if column.origin is not Origin.KNOWN:
             for rule in touching:
                 if rule.rule.unknown_origin != "pass":
@@ -125,5 +128,8 @@ class Masker:
             _transform=strategies.build(chosen, self._key, domain),
         )
 
-    def _rules_on(self, relation: str) -> tuple[_Compiled, ...]:
+    def _rules_within(self, relation: str) -> tuple[_Compiled, ...]:
         return tuple(rule for rule in self._rules if rule.reaches(relation))
+
+    def _rules_on(self, column: str) -> tuple[_Compiled, ...]:
+        return tuple(rule for rule in self._rules if rule.origin((column,)))

@@ -79,8 +79,8 @@ class Ingest:
         counts["denied"] += decision in ("deny", "terminate")
         counts["held"] += decision == "hold"
         params = facts.get("params")
-        row = {name: _text(facts, name) for name in ("rule", "why", "phase")}
-        row |= self._place(record, session, facts)
+        row = self._place(record, session, facts)
+        row |= {name: _text(facts, name) for name in ("rule", "why", "phase")}
         row |= {
             "decision": decision,
             "approval": _text(facts, "approval") or None,

@@ -44,7 +44,7 @@ def find_tail(folder: Path, signer: checkpoints.Signer) -> Tail | None:
     torn_header = None
     if known:
         last = max(known)
-        if sorted(known) != list(range(min(known), last + 1)):
+        if len(known) != last:
             missing = next(number for number in range(1, last) if number not in known)
             raise RecordError(_refusal(folder, f"segment {missing} is missing"))
         if known[last].suffix == ".seg" and _header_is_torn(known[last], last):
@@ -78,7 +78,8 @@ def _read_head(folder: Path, signer: checkpoints.Signer) -> checkpoints.Signed |
 
 def _header_is_torn(path: Path, number: int) -> bool:
     try:
-        data = path.open("rb").read(HEADER_SIZE)
+        with path.open("rb") as file:
+            data = file.read(HEADER_SIZE)
         SegmentHeader.decode(data, number)
     except DamagedJournal as damage:
         return damage.torn

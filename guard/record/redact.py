@@ -30,7 +30,9 @@ _STRONG = (
     r"|://[^\s/@'\"]{0,512}@"
 )
 _WEAK = r"secret|token\b|tokens?_|api_?key|access_?key|encryption_?key|signing_?key|client_?key"
-_WRITES = r"\b(?:insert|update|merge|set|set_config|copy|values|call|alter|create|execute|do|prepare|comment|security|grant)\b"
+_WRITES = (
+    r"\b(?:insert|update|merge|set|set_config|copy|values|call|alter|create|execute|do|prepare|comment|security)\b"
+)
 # Everything is searched in the lower-cased text: faster than IGNORECASE, and measured on the hot path.
 _HINT = re.compile(f"(?P<strong>{_STRONG})|(?P<weak>{_WEAK})")
 _STRONG_ONLY = re.compile(_STRONG)
@@ -116,11 +118,17 @@ def _plan(text: str) -> _Plan:
     for backslash in (False, True):  # the server's setting decides which reading is right: hide what either finds
         tokens = [token for token in scan(text, backslash=backslash) if token.kind is not Kind.SPACE]
         if everything:
-            spans.update((token.start, token.end) for token in tokens if token.kind in _LITERALS)
+            spans.update((token.start, token.end) for token in tokens if _is_literal(text, token))
         spans.update(_beside_names(text, tokens, parameters, literals=not everything))
         if "\\" not in text:
             break
     return _Plan(_merged(spans), None if everything else frozenset(parameters))
+
+
+def _is_literal(text: str, token: Token) -> bool:
+    """An identifier whose quote is never closed swallows the rest of the text, whatever that is: it goes, too."""
+    unclosed = token.kind is Kind.QUOTED and not (text[token.end - 1] == '"' and token.end - token.start > 1)
+    return token.kind in _LITERALS or unclosed
 
 
 def _beside_names(text: str, tokens: list[Token], parameters: set[int], *, literals: bool) -> Iterable[tuple[int, int]]:

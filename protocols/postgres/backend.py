@@ -29,6 +29,7 @@ from protocols.postgres.results import MaskError, RowRewriter
 from protocols.postgres.state import SessionState
 
 _ROW = ord("D")
+_STATUS = {b"I": "I", b"T": "T", b"E": "E"}
 _NOBODY = Pending(0)  # stands at the head of an empty queue
 _COPY_DATA = ord("d")
 
@@ -111,7 +112,10 @@ class Backend:
                 self._capture(queue[0], buf[pos:end])
                 self._server_large = True
                 continue
-            replaced = self._answer(kind, buf, pos, stop)
+            handler = _HANDLERS.get(kind)
+            if handler is None:
+                raise ProtocolError(f"unexpected message type {kind}")
+            replaced = handler(self, buf, pos, stop)
             if replaced is None:
                 continue
             if pos > run:
@@ -135,12 +139,17 @@ class Backend:
             if not portal.description and portal.prepared is not None:
                 portal.description = portal.prepared.description(portal.formats)
             if portal.description:
-                entry.parts.append(portal.description)
-            entry.columns = portal.columns
-        entry.size += len(data)
-        if entry.room > 0:
-            entry.parts.append(data if len(data) <= entry.room else data[: entry.room])
-            entry.room -= len(data)
+                entry.parts = [portal.description]
+            if portal.columns:
+                entry.columns = portal.columns
+        size = len(data)
+        entry.size += size
+        room = entry.room
+        if room > 0:
+            if not entry.parts:
+                entry.parts = []
+            entry.parts.append(data if size <= room else data[:room])  # type: ignore[union-attr]  # a list since above
+            entry.room = room - size
         elif entry.room == 0:
             entry.room = -1  # more came than there was room for
 
@@ -158,17 +167,10 @@ class Backend:
             raise ProtocolError("the stand-in of a denied command did not fail")
         return entry
 
-    def _answer(self, kind: int, buf: bytes, pos: int, stop: int) -> bytes | None:
-        """None: pass it on unchanged. Bytes: pass these on in its place (empty: nothing)."""
-        handler = _HANDLERS.get(kind)
-        if handler is None:
-            raise ProtocolError(f"unexpected message type {kind}")
-        answer: bytes | None = handler(self, buf, pos, stop)
-        return answer
-
     def _ready(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._ready_head()
-        self.status = status = ReadyForQuery.decode(buf[pos + 5 : stop]).status
+        status = _STATUS.get(buf[pos + 5 : stop]) or ReadyForQuery.decode(buf[pos + 5 : stop]).status
+        self.status = status
         self.queue.popleft()
         self.copy_in = None
         self.state.ready(status)
@@ -306,11 +308,12 @@ class Backend:
 
     def _complete(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.EXECUTE, Kind.QUERY)
-        tag = CommandComplete.decode(buf[pos + 5 : stop])
-        entry.tag = tag.tag
+        entry.tag = tag = buf[pos + 5 : stop - 1]
+        if b"\0" in tag or buf[stop - 1]:
+            raise ProtocolError("a command tag that is no string")
         self._capture(entry, buf[pos:stop])
         if not entry.rows:
-            entry.rows = tag.rows()
+            entry.rows = CommandComplete(tag).rows()
         self._statement_done(entry, b"ok")
         return None
 
@@ -465,15 +468,16 @@ class Backend:
         catalog = self.port.catalog()
         assert catalog is None or isinstance(catalog, Catalog)
         statements = verdict.command.statements
-        statement: Any = statements[entry.index] if entry.index < len(statements) else None
+        analysis = statements[entry.index].analysis if entry.index < len(statements) else verdict.command.analysis
+        tree = copy_columns.tree_of(verdict.command, entry.index)
         described = entry.prepared.rows if entry.prepared is not None else None
         try:
             width = len(response.column_formats)
-            shape, types = copy_columns.shape(statement, width, described, catalog, verdict.command.analysis)
+            shape, types = copy_columns.shape(tree, width, described, catalog, analysis)
             plan = self.port.masker.plan(shape)
             if plan is None:
                 return None
-            options = copy_columns.options(statement, types)
+            options = copy_columns.options(tree, types)
             return CopyMasker(plan, options, catalog, self.state.encoding)
         except MaskError as e:
             raise ProtocolError(f"a COPY that cannot be masked: {e}") from None

@@ -14,10 +14,7 @@ from collections.abc import Mapping
 FIRST_USER_OID = 16384  # FirstNormalObjectId: below it, objects are made by initdb
 
 # namespaces of temporary and TOAST objects: of no interest, and they churn
-_SCHEMAS = (
-    "SELECT oid FROM pg_catalog.pg_namespace"
-    " WHERE nspname !~ '^pg_(toast|temp_|toast_temp_)'"
-)
+_SCHEMAS = "SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast|temp_|toast_temp_)'"
 _KINDS = "('r','p','v','m','f','S','c')"
 
 CATALOG_QUERIES: Mapping[str, str] = {
@@ -87,9 +84,7 @@ def _sum(table: str, where: str) -> str:
 
 
 _USER = f"oid >= {FIRST_USER_OID}"
-_USER_RELATIONS = (
-    f"SELECT oid FROM pg_catalog.pg_class WHERE {_USER} AND relkind IN {_KINDS} AND relpersistence <> 't'"  # noqa: S608
-)
+_USER_RELATIONS = f"SELECT oid FROM pg_catalog.pg_class WHERE {_USER} AND relkind IN {_KINDS} AND relpersistence <> 't'"  # noqa: S608
 
 # One row, one column. It changes whenever a user object in the tables below is created, changed or dropped.
 #

@@ -17,17 +17,23 @@ from protocols.postgres.statements import CommandAnalysis
 _TRIES = 6  # parentheses looked at from either end
 
 Types = tuple[tuple[int, int], ...]
+Tree = dict[str, Any]
 
 
-def _copy(statement: Any) -> dict[str, Any] | None:
-    tree = getattr(statement, "tree", None)
-    found = tree.get("CopyStmt") if isinstance(tree, dict) else None
+def tree_of(command: CommandAnalysis, index: int) -> Tree | None:
+    """The parse tree of the COPY that is the message's statement number `index`; None where it is none."""
+    try:
+        parsed = pgparse.parse(command.text)
+    except (pgparse.PGQueryError, ValueError):
+        return None
+    if len(parsed) != len(command.statements) or index >= len(parsed):
+        return None
+    found = parsed[index].get("stmt", {}).get("CopyStmt")
     return found if isinstance(found, dict) else None
 
 
-def options(statement: Any, types: Types) -> CopyOptions:
+def options(tree: Tree | None, types: Types) -> CopyOptions:
     """How the rows are written. Raises MaskError where that is not known: they cannot be read then."""
-    tree = _copy(statement)
     if tree is None:
         raise MaskError("the statement behind this COPY is not known")
     given = CopyOptions.from_tree(tree)
@@ -37,22 +43,36 @@ def options(statement: Any, types: Types) -> CopyOptions:
 
 
 def shape(
-    statement: Any, width: int, described: RowDescription | None, catalog: Catalog | None, analysis: Analysis
+    tree: Tree | None, width: int, described: RowDescription | None, catalog: Catalog | None, analysis: Analysis
 ) -> tuple[ResultShape, Types]:
-    """The columns' origins and types; what is not known counts as computed."""
-    tree = _copy(statement)
+    """The columns' origins and types; what is not known counts as computed. `analysis` is of this statement."""
     if tree is not None and described is not None and len(described.fields) == width:
         types = tuple((f.type_oid, f.type_mod) for f in described.fields)
         return results.shape(described, catalog, analysis, False), types
     reads = results.relations(analysis)
     if tree is not None and "relation" in tree and catalog is not None:
         names = [str(item["String"]["sval"]) for item in tree.get("attlist", ())]
-        found = catalog.copy_columns(statement.analysis.reads, names)
-        if found is not None and len(found) == width:
-            columns = tuple(ResultColumn(name, Origin.KNOWN, origin) for name, origin, _, _ in found)
-            return ResultShape(columns, reads), tuple((oid, mod) for _, _, oid, mod in found)
+        found = _table_columns(analysis.reads, names, catalog)
+        if len(found) == width:
+            return ResultShape(tuple(c for c, _ in found), reads), tuple((oid, -1) for _, oid in found)
     unknown = tuple(ResultColumn(f"column{i + 1}", Origin.COMPUTED) for i in range(width))
     return ResultShape(unknown, reads), ()
+
+
+def _table_columns(reads: tuple[str, ...], names: list[str], catalog: Catalog) -> list[tuple[ResultColumn, int]]:
+    """The columns that COPY writes, in order, with their types; empty where the table is not certain."""
+    relations = [r for r in catalog.relations_by_oid.values() if r.qualified in reads]
+    if len(reads) != 1 or len(relations) != 1:
+        return []
+    relation = relations[0]
+    out = []
+    for name in names or relation.columns:
+        if name not in relation.columns:
+            return []
+        number, type_oid = relation.columns[name]
+        origin = catalog.origin(relation.oid, number)
+        out.append((ResultColumn(name, Origin.KNOWN if origin else Origin.COMPUTED, origin or ()), type_oid))
+    return out
 
 
 def inner_query(command: CommandAnalysis) -> bytes | None:
@@ -60,9 +80,7 @@ def inner_query(command: CommandAnalysis) -> bytes | None:
 
     Cut out at its parentheses and believed only if it parses to the very same tree.
     """
-    if len(command.statements) != 1:
-        return None
-    tree = _copy(command.statements[0])
+    tree = tree_of(command, 0) if len(command.statements) == 1 else None
     if tree is None or "query" not in tree:
         return None
     text = command.text

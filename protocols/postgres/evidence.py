@@ -6,8 +6,8 @@ that a mask covers: `wire` is what the client saw, after masking.
 
 from __future__ import annotations
 
-import base64
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
@@ -91,7 +91,7 @@ def response(
             micros,
             orjson.dumps(tag.decode("utf-8", "replace")) if tag else b'""',
             b"true" if truncated else b"false",
-            base64.b64encode(b"".join(wire)),
+            b64encode(b"".join(wire)),
             columns,
             extra,
         )

@@ -22,6 +22,17 @@ from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import analyse_function_call
 
+_describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
+_executes: dict[bytes, Execute] = {}
+_MAX_REMEMBERED = 256
+
+
+def _remember[M](known: dict[bytes, M], body: bytes, message: M) -> M:
+    if len(known) < _MAX_REMEMBERED and len(body) < 128:
+        known[body] = message
+    return message
+
+
 _STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
 _Q, _P, _B, _D, _E, _C, _F, _S, _H, _X = b"QPBDECFSHX"
 _COPY_DATA, _COPY_DONE, _COPY_FAIL, _PASSWORD = b"dcfp"
@@ -60,7 +71,6 @@ class Frontend:
         syncs: int
         number: int
         nowhere: bytes
-        _dirty: bool
         _client_large: str
         _from_client: Framer
 
@@ -129,7 +139,7 @@ class Frontend:
             return len(buf)
         why = f"a message of {stop - pos} bytes is above the inspection limit of {self.limits.inspect_max} bytes"
         denial = (errors.PROGRAM_LIMIT_EXCEEDED, why, "send it in smaller parts, or raise limits.inspect_max_bytes")
-        stand_in = {
+        stand_in: tuple[Kind, Query | Parse | Bind | FunctionCall] | None = {
             _Q: (Kind.QUERY, Query(_STAND_IN)),
             _P: (Kind.PARSE, Parse(b"", _STAND_IN)),
             _B: (Kind.BIND, Bind(b"", self.nowhere)),
@@ -209,7 +219,7 @@ class Frontend:
             return
         entry.size += len(data)
         if entry.room > 0 and not self.masking:
-            entry.input.append(data[: entry.room])
+            entry.input = [*entry.input, data[: entry.room]]
             entry.room -= len(data)
 
     def _before(self, buf: bytes, run: int, pos: int) -> None:
@@ -323,7 +333,8 @@ class Frontend:
                     Pending(Kind.BIND, name=message.portal), Bind(b"", self.nowhere).encode(), ("26000", missing, "")
                 )
                 return False
-            text, oids = b"", ()
+            text = b""
+            oids: tuple[int, ...] = ()
         else:
             text, oids = prepared.text, prepared.oids
             verdict = prepared.verdict
@@ -375,7 +386,8 @@ class Frontend:
         self.up.append(Describe(b"P", portal.name).encode())
 
     def _describe(self, buf: bytes, pos: int, stop: int) -> bool:
-        message = Describe.decode(buf[pos + 5 : stop])
+        body = buf[pos + 5 : stop]
+        message = _describes.get(body) or _remember(_describes, body, Describe.decode(body))
         entry = Pending(Kind.DESCRIBE, name=message.name)
         entry.what = message.what
         if message.what == b"P":
@@ -386,7 +398,8 @@ class Frontend:
         return True
 
     def _execute(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
-        message = Execute.decode(buf[pos + 5 : stop])
+        body = buf[pos + 5 : stop]
+        message = _executes.get(body) or _remember(_executes, body, Execute.decode(body))
         portal = self.portals.get(message.portal)
         if portal is None:
             return self._execute_cursor(buf, pos, stop, run, message)
@@ -475,7 +488,6 @@ class Frontend:
         self.number = entry.number = self.number + 1
         entry.started = now = self.port.now_ns()
         entry.room = self.limits.response_max
-        self._dirty = True
         self.port.record(
             "command", evidence.command(self.session_id, entry.number, now, phase, verdict.fixed, b"", params)
         )
@@ -498,7 +510,6 @@ class Frontend:
             "rule": "limit",
             "why": why,
         }
-        self._dirty = True
         self.port.record("command", orjson.dumps(body))
 
     def _settle(
@@ -535,9 +546,7 @@ class Frontend:
             return False
         message = buf[pos:stop]
         # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
-        request = HoldRequest(
-            entry.number, verdict.command.text, digest(), verdict.command.analysis, decision, values
-        )
+        request = HoldRequest(entry.number, verdict.command.text, digest(), verdict.command.analysis, decision, values)
         try:
             ticket = self.port.hold(request)
         except HoldRefused as e:

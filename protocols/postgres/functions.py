@@ -54,7 +54,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], frozenset[Effect]], ...] = tuple(
         # type input functions that take the type as a value: they run a domain's CHECK
         (r"(domain|array|record|range|multirange)_(in|recv)|anyarray_recv", {_E.EXEC_CAST}),
         # files
-        (r"pg_(read_(binary_)?file|stat_file|current_logfile)(_old|_off_len(_missing)?|_all(_missing)?)?", {_E.FILE_READ}),
+        (
+            r"pg_(read_(binary_)?file|stat_file|current_logfile)(_old|_off_len(_missing)?|_all(_missing)?)?",
+            {_E.FILE_READ},
+        ),
         (r"pg_ls_.*", {_E.FILE_READ}),
         (r"lo_import(_with_oid)?|be_lo_import.*", {_E.FILE_READ, _E.DATA_WRITE}),
         (r"lo_export|be_lo_export", {_E.FILE_WRITE}),

@@ -19,6 +19,8 @@ _I16 = struct.Struct("!h")
 _U32 = struct.Struct("!I")
 _I32 = struct.Struct("!i")
 _FIELD = struct.Struct("!IhIhih")
+_UNPACK_U16 = _U16.unpack_from
+_UNPACK_I32 = _I32.unpack_from
 
 MAX_LENGTH = 0x7FFFFFFF  # the length field is a signed 32-bit number on the server's side
 
@@ -92,6 +94,14 @@ def _count(n: int) -> bytes:
     return _U16.pack(n)
 
 
+def _formats(body: bytes, at: int) -> tuple[tuple[int, ...], int]:
+    """A counted list of format codes at `at`, and where it ends."""
+    (count,) = _UNPACK_U16(body, at)
+    if not count:
+        return (), at + 2
+    return struct.unpack_from(f"!{count}h", body, at + 2), at + 2 + 2 * count
+
+
 # ---------------------------------------------------------------- frontend
 
 
@@ -142,13 +152,35 @@ class Bind:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        r = Reader(body)
-        portal, statement = r.cstring(), r.cstring()
-        formats = tuple(r.i16() for _ in range(r.u16()))
-        values = tuple(r.value() for _ in range(r.u16()))
-        result_formats = tuple(r.i16() for _ in range(r.u16()))
-        r.end()
-        return cls(portal, statement, formats, values, result_formats)
+        # unrolled: the one message that carries the parameters of every prepared statement's execution
+        try:
+            end = body.index(0)
+            at = body.index(0, end + 1)
+            portal, statement = body[:end], body[end + 1 : at]
+            at += 1
+            formats, at = _formats(body, at)
+            (count,) = _UNPACK_U16(body, at)
+            at += 2
+            values: list[bytes | None] = []
+            for _ in range(count):
+                (size,) = _UNPACK_I32(body, at)
+                at += 4
+                if size < 0:
+                    if size != -1:
+                        raise ProtocolError("a field runs past the end of its message")
+                    values.append(None)
+                    continue
+                value = body[at : at + size]
+                if len(value) != size:
+                    raise ProtocolError("a field runs past the end of its message")
+                values.append(value)
+                at += size
+            result_formats, at = _formats(body, at)
+        except (ValueError, struct.error):
+            raise ProtocolError("a field runs past the end of its message") from None
+        if at != len(body):
+            raise ProtocolError("bytes follow the last field of a message")
+        return cls(portal, statement, formats, tuple(values), result_formats)
 
     def encode(self) -> bytes:
         body = b"".join(

@@ -2,8 +2,7 @@
 
 What PostgreSQL says of a column (RowDescription: table OID, attribute number) sees through aliases, subqueries, CTEs,
 RETURNING and cursors. Zero means computed; a whole row has a table but attribute 0; a write can put any value into the
-columns that it assigns, so those count as computed as well. COPY has no RowDescription: its columns come from the
-catalog, and those of a query only where the query is a plain one on a single relation.
+columns that it assigns, so those count as computed as well.
 
 INVARIANT: what is not certain is COMPUTED, which the guard withholds wherever a masked relation may be read.
 """
@@ -14,9 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from protocols.contract import ANY_RELATION, Analysis, Effect, Origin, ResultColumn, ResultShape
-from protocols.postgres.copy_options import CopyOptions
 from protocols.postgres.messages import FieldDescription, RowDescription
-from protocols.postgres.values import MaskError, TypeCatalog
+from protocols.postgres.values import TypeCatalog
 
 _MAX_NODES = 100_000  # of a parse tree walked for assigned columns; past it every column counts as assigned
 
@@ -34,35 +32,37 @@ _OPENS_ANY = frozenset(
 
 
 class Relation(Protocol):
-    """A relation in the catalog. `columns`: name -> (attribute number, type OID), in order."""
-
     @property
-    def oid(self) -> int: ...
-
-    @property
-    def schema(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def columns(self) -> Mapping[str, tuple[int, int]]: ...
+    def columns(self) -> Mapping[str, tuple[int, int]]:
+        """By name; what they map to does not matter here."""
 
 
 class OriginCatalog(TypeCatalog, Protocol):
-    def origin(self, table_oid: int, attnum: int) -> tuple[str, ...] | None:
-        """`schema.table.column` of a column and of its parents; () computed; None for an unknown OID."""
-
-
-class CopyCatalog(OriginCatalog, Protocol):
     @property
     def relations(self) -> Mapping[tuple[str, str], Relation]:
         """By schema and name."""
 
+    def origin(self, table_oid: int, attnum: int) -> tuple[str, ...] | None:
+        """`schema.table.column` of a column and of its parents; () computed; None for an unknown OID."""
 
-class Statement(Protocol):
-    @property
-    def tree(self) -> Any: ...
+
+def reach(analysis: Analysis, catalog: OriginCatalog | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the answers to a command can show rows of: (relations whose columns are not known, columns of the others).
+
+    The two are `ResultShape`'s `reads` and `read_columns`, and what `ResultMasker.touches` takes.
+    """
+    if catalog is None:
+        return relations(analysis), ()
+    names: list[str] = []
+    columns: list[str] = []
+    for name in relations(analysis):
+        schema, _, table = name.partition(".")
+        found = catalog.relations.get((schema, table))
+        if found is None or not found.columns:
+            names.append(name)
+        else:
+            columns.extend([f"{name}.{column}" for column in found.columns])
+    return tuple(names), tuple(columns)
 
 
 def relations(analysis: Analysis) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def shape(
         elif field.table_oid == 0 and single and (plan_only or (index in clear and not analysis.writes)):
             origin = Origin.CLEAR
         columns.append(ResultColumn(field.name.decode("utf-8", "replace"), origin, known))
-    return ResultShape(tuple(columns), relations(analysis))
+    return ResultShape(tuple(columns), *reach(analysis, catalog))
 
 
 def _field_origin(field: FieldDescription, catalog: OriginCatalog | None) -> tuple[Origin, tuple[str, ...]]:
@@ -203,118 +203,3 @@ def _writes(tree: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         elif isinstance(node, (list, tuple)):
             stack.extend(node)
     yield "", {}
-
-
-# ---------------------------------------------------------------- COPY
-
-_Column = tuple[ResultColumn, tuple[int, int]]
-_UNTYPED = (0, -1)
-# of a SELECT: clauses that choose and order rows but leave each output column what its expression says
-_HARMLESS = frozenset(
-    {
-        "targetList",
-        "fromClause",
-        "whereClause",
-        "sortClause",
-        "limitOffset",
-        "limitCount",
-        "limitOption",
-        "lockingClause",
-        "op",
-    }
-)
-
-
-def copy_shape(
-    statement: Statement | None, width: int, catalog: CopyCatalog | None, analysis: Analysis
-) -> tuple[ResultShape, CopyOptions | None]:
-    """The columns of a COPY ... TO STDOUT and how its rows are written.
-
-    `width` is the number of columns that CopyOutResponse announced; where the statement's own do not agree with it,
-    all are computed. The options are None where the statement is not known: its rows cannot be masked then.
-    """
-    node = _copy_node(statement)
-    columns = _copy_columns(node, catalog, analysis) if node is not None else None
-    if columns is None or len(columns) != width:
-        columns = [(ResultColumn("", Origin.COMPUTED), _UNTYPED)] * width
-    result = ResultShape(tuple(column for column, _ in columns), relations(analysis))
-    if node is None:
-        return result, None
-    try:
-        return result, CopyOptions.from_tree(node, tuple(kind for _, kind in columns))
-    except MaskError:
-        return result, None  # an option that nobody here knows: rows that need no mask still pass as they are
-
-
-def _copy_node(statement: Statement | None) -> Mapping[str, Any] | None:
-    tree = statement.tree if statement is not None else None
-    while isinstance(tree, Mapping):
-        if "CopyStmt" in tree:
-            node = tree["CopyStmt"]
-            return node if isinstance(node, Mapping) else None
-        tree = tree.get("stmt")
-    return None
-
-
-def _copy_columns(node: Mapping[str, Any], catalog: CopyCatalog | None, analysis: Analysis) -> list[_Column] | None:
-    if catalog is None:
-        return None
-    query = node.get("query")
-    if query is not None:
-        return _query_columns(query.get("SelectStmt") or {}, catalog, analysis)
-    relation = _relation(node.get("relation"), catalog, analysis)
-    if relation is None:
-        return None
-    names = [item["String"].get("sval", "") for item in node.get("attlist") or ()]
-    return [_column(relation, name, name, catalog) for name in names or relation.columns]
-
-
-def _query_columns(select: Mapping[str, Any], catalog: CopyCatalog, analysis: Analysis) -> list[_Column] | None:
-    """The columns of a plain SELECT on one relation; None for any other query."""
-    sources: Any = select.get("fromClause") or ()
-    if not select.keys() <= _HARMLESS or select.get("op") != "SETOP_NONE" or len(sources) != 1:
-        return None
-    source = sources[0].get("RangeVar")
-    if source is None or "colnames" in (alias := source.get("alias") or {}):
-        return None
-    relation = _relation(source, catalog, analysis)
-    if relation is None:
-        return None
-    qualifier = alias.get("aliasname", relation.name)
-    columns: list[_Column] = []
-    for item in select.get("targetList") or ():
-        target = item["ResTarget"]
-        fields: Any = ((target.get("val") or {}).get("ColumnRef") or {}).get("fields") or ()
-        path = [f["String"].get("sval", "") if "String" in f else None for f in fields]  # None: `*`
-        own = bool(path) and path[:-1] in ([], [qualifier])
-        name = path[-1] if own else None
-        if own and name is None:
-            columns.extend(_column(relation, column, column, catalog) for column in relation.columns)
-            continue
-        shown = target.get("name", name or "?column?")
-        if name is not None and name in relation.columns:
-            columns.append(_column(relation, name, shown, catalog))
-        elif "A_Const" in (target.get("val") or {}):
-            columns.append((ResultColumn(shown, Origin.CLEAR), _UNTYPED))
-        else:
-            columns.append((ResultColumn(shown, Origin.COMPUTED), _UNTYPED))
-    return columns
-
-
-def _relation(source: Any, catalog: CopyCatalog, analysis: Analysis) -> Relation | None:
-    """The relation that a RangeVar means: the one of that name among those that the analysis resolved it to."""
-    if not isinstance(source, Mapping):
-        return None
-    schema, name = source.get("schemaname"), source.get("relname")
-    homes = {home for home, _, called in (read.partition(".") for read in analysis.reads) if called == name != ""}
-    if schema is not None:
-        homes &= {schema}
-    return catalog.relations.get((homes.pop(), str(name))) if len(homes) == 1 else None
-
-
-def _column(relation: Relation, name: str, shown: str, catalog: CopyCatalog) -> _Column:
-    number, oid = relation.columns.get(name, (0, 0))
-    known = catalog.origin(relation.oid, number) if number else None
-    if not known:
-        return (ResultColumn(shown, Origin.COMPUTED), _UNTYPED)
-    return (ResultColumn(shown, Origin.KNOWN, known), (oid, -1))

@@ -71,82 +71,54 @@ class Prepared:
 class Portal:
     """A portal made by Bind: what it runs, and how its rows are masked."""
 
-    __slots__ = (
-        "columns",
-        "described",
-        "description",
-        "formats",
-        "name",
-        "number",
-        "policy",
-        "prepared",
-        "rewriter",
-        "syncs",
-        "verdict",
-    )
+    described = False  # the server has said what its rows are
+    rewriter: RowRewriter | None = None
+    columns = b""  # of the response record
+    description = b""  # RowDescription, for the record
+    prepared: Prepared | None = None
+    formats: tuple[int, ...] = ()
 
     def __init__(self, name: bytes, verdict: Verdict, number: int, policy: object, syncs: int) -> None:
         self.name = name
         self.verdict = verdict
         self.number = number
         self.policy = policy  # the policy epoch under which it was let through
-        self.described = False  # the server has said what its rows are
-        self.rewriter: RowRewriter | None = None
-        self.columns = b""  # of the response record
-        self.description = b""  # RowDescription, for the record
-        self.prepared: Prepared | None = None
-        self.formats: tuple[int, ...] = ()
         self.syncs = syncs  # it dies with the first Sync after this many
 
 
 class Pending:
-    """One awaited answer, in the order in which the server will give them."""
+    """One awaited answer, in the order in which the server will give them.
 
-    __slots__ = (
-        "columns",
-        "copy",
-        "denial",
-        "hidden",
-        "index",
-        "input",
-        "kind",
-        "maybe",
-        "name",
-        "number",
-        "order",
-        "parts",
-        "portal",
-        "prepared",
-        "rewriter",
-        "room",
-        "rows",
-        "size",
-        "started",
-        "tag",
-        "verdict",
-        "what",
-    )
+    Defaults stand on the class: most entries set few of these, and one is made for every message.
+    """
+
+    name = b""
+    what = b""
+    number = 0  # of its command record; 0: none
+    verdict: Verdict | None = None
+    prepared: Prepared | None = None
+    portal: Portal | None = None
+    denial: tuple[str, str, str] | None = None  # (SQLSTATE, message, hint): a stand-in was sent instead
+    hidden = False  # sent by the gateway: its answer is not the client's
+    maybe = False  # a Sync that a COPY may swallow
+    order = 0  # which Sync (or what acts like one) this is
+    index = 0  # statement of a simple query whose answer comes next
+    rewriter: RowRewriter | None = None
+    copy: Any = None  # CopyMasker of a running COPY OUT
+    started = 0  # ns
+    rows = 0
+    size = 0
+    parts: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of the response
+    input: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of COPY input
+    room = 0
+    columns = b""
+    tag = b""
 
     def __init__(self, kind: int, number: int = 0, verdict: Verdict | None = None, name: bytes = b"") -> None:
         self.kind = kind
-        self.number = number  # of its command record; 0: none
-        self.verdict = verdict
-        self.name = name
-        self.what = b""
-        self.prepared: Prepared | None = None
-        self.portal: Portal | None = None
-        self.denial: tuple[str, str, str] | None = None  # (SQLSTATE, message, hint): a stand-in was sent instead
-        self.hidden = False  # sent by the gateway: its answer is not the client's
-        self.maybe = False  # a Sync that a COPY may swallow
-        self.order = 0  # which Sync (or what acts like one) this is
-        self.index = 0  # statement of a simple query whose answer comes next
-        self.rewriter: RowRewriter | None = None
-        self.copy: Any = None  # CopyMasker of a running COPY OUT
-        self.started = 0  # ns
-        self.rows = 0
-        self.size = 0
-        self.parts: list[bytes] = []
-        self.input: list[bytes] = []  # the capped beginning of COPY input
-        self.room = 0
-        self.columns = b""
-        self.tag = b""
+        if number:
+            self.number = number
+        if verdict is not None:
+            self.verdict = verdict
+        if name:
+            self.name = name

@@ -1,7 +1,7 @@
 """Rows on their way to the client: the masking of their values.
 
-`shape` and `copy_shape` say where the columns of a result come from; the guard answers with a plan; `RowRewriter`
-carries it out on DataRow messages, `copy.CopyMasker` on COPY data, `scrub` on errors and notices.
+`shape` says where the columns of a result come from; the guard answers with a plan; `RowRewriter` carries it out on
+DataRow messages, `copy.CopyMasker` on COPY data, `scrub` on errors and notices.
 
 INVARIANT: a row that is not understood to its last byte is an error (`MaskError`), never passed.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from protocols.contract import MaskPlan
 from protocols.postgres.messages import RowDescription
-from protocols.postgres.origins import copy_shape, relations, shape
+from protocols.postgres.origins import reach, relations, shape
 from protocols.postgres.scalars import CODECS, encoding_name
 from protocols.postgres.scrub import scrub
 from protocols.postgres.values import MaskError, TypeCatalog, column_type, value_rewriter
@@ -22,8 +22,8 @@ from protocols.postgres.values import MaskError, TypeCatalog, column_type, value
 __all__ = [
     "MaskError",
     "RowRewriter",
-    "copy_shape",
     "mask_call",
+    "reach",
     "relations",
     "scrub",
     "shape",

@@ -90,6 +90,19 @@ def text(codec: str | None, limit: int | None = None, *, padded: bool = False) -
     return Scalar(ValueKind.TEXT, read, write, read, write, limit)
 
 
+def xml(codec: str | None) -> Scalar:
+    """Content without markup is a text; what would become of tags and entities under a mask is no XML."""
+    plain = text(codec)
+
+    def read(raw: bytes) -> str:
+        value = plain.read_text(raw)
+        if "<" in value or "&" in value:
+            raise Unmaskable("marked-up content")
+        return value
+
+    return Scalar(ValueKind.TEXT, read, plain.write_text, read, plain.write_binary)
+
+
 def json_document(codec: str | None, *, binary_version: bytes = b"") -> Scalar:
     """json, and jsonb with its version byte before the binary form (jsonb_send)."""
     plain = text(codec)

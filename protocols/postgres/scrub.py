@@ -14,18 +14,11 @@ context.
 from __future__ import annotations
 
 import re
-
-from protocols.postgres.messages import Fields
+from collections.abc import Collection, Mapping
 
 MASKED = "[masked]"
 
-_NAMES = (
-    "s",
-    "t",
-    "c",
-    "d",
-    "n",
-)  # schema, table, column, data type, constraint: names, unless a function made them up
+_NAMES = frozenset("stcdn")  # schema, table, column, data type, constraint
 _DROPPED = frozenset("DHWqp")
 _TYPE = (
     r"(?:smallint|integer|bigint|oid|numeric|real|double precision|money|boolean|uuid|bytea|date|interval|xml|jsonb?"
@@ -107,37 +100,30 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def scrub(fields: Fields, touched: bool) -> Fields:
-    """The fields of an ErrorResponse or NoticeResponse as a client may see them.
+def scrub(fields: Mapping[str, str], touched: bool) -> dict[str, str]:
+    """The fields of an ErrorResponse or NoticeResponse, by their codes (section 54.8), as a client may see them.
 
     `touched`: the statement reads or writes a relation with masked columns, or may do so. When it does not, the fields
     come back as they are. Severity, SQLSTATE, position, file, line and routine always stay.
     """
-    if not touched:
-        return fields
-    values = {code: value.decode("latin-1") for code, value in fields.items}
-    if _about_the_text(values):
-        return fields
+    if not touched or _about_the_text(fields):
+        return dict(fields)
     # a function can raise an error with any names in these fields; whatever a function raises has a context
-    names = "W" not in values
-    dropped = _DROPPED if names else _DROPPED.union(_NAMES)
-    shown = {code: value for code, value in values.items() if code in _NAMES} if names else {}
-    message = _message(values.get("M", ""), values.get("C", ""), shown)
-    return Fields(
-        tuple(
-            (code, message.encode("latin-1", "replace") if code == "M" else value)
-            for code, value in fields.items
-            if code not in dropped
-        )
-    )
+    direct = "W" not in fields
+    dropped = _DROPPED if direct else _DROPPED | _NAMES
+    names = [fields[code] for code in _NAMES if code in fields] if direct else []
+    shown = {code: value for code, value in fields.items() if code not in dropped}
+    if "M" in shown:
+        shown["M"] = _message(shown["M"], fields.get("C", ""), names)
+    return shown
 
 
-def _about_the_text(values: dict[str, str]) -> bool:
+def _about_the_text(values: Mapping[str, str]) -> bool:
     return values.get("C", "").startswith("42") and "P" in values and not values.keys() & {"q", "p", "W", "D"}
 
 
-def _message(message: str, sqlstate: str, names: dict[str, str]) -> str:
-    """`names`: the name fields of an error that no function raised; empty for any other."""
+def _message(message: str, sqlstate: str, names: Collection[str]) -> str:
+    """`names`: the name fields of an error that no function raised; none for any other."""
     if _PLAIN.fullmatch(message):
         return message
     for pattern in _WITH_VALUE:
@@ -148,7 +134,7 @@ def _message(message: str, sqlstate: str, names: dict[str, str]) -> str:
     found = _WITH_NAMES.fullmatch(message)
     if found is not None:
         quoted = [name.strip('"') for name in found.groupdict().values() if name is not None]
-        if quoted and all(name in names.values() for name in quoted):
+        if quoted and all(name in names for name in quoted):
             return message
     kind = _CLASSES.get(sqlstate[:2], "error")
     return f"{MASKED} {kind}: the text may quote masked data and is withheld"

@@ -10,7 +10,7 @@ The rules, in prose:
   gets the gateway's fields. Skipping to Sync, aborting the block and rolling back are the server's own doing.
 - After an error in the extended protocol the server ignores everything up to Sync: so do we, and forward none of it.
 - A message whose meaning depends on an earlier one's outcome waits for that outcome (`Wait.SERVER`).
-- A command is in the journal before its bytes are in `up` (`_commit`).
+- A command is recorded before its bytes are in `up`; the relay flushes the journal before it sends `up`.
 
 INVARIANT: no sockets and no clock: time comes from the port.
 """
@@ -18,6 +18,7 @@ INVARIANT: no sockets and no clock: time comes from the port.
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from collections import deque
 
 from protocols.contract import Outcome, RecordFailed, SessionPort, Side, Wait
@@ -61,7 +62,6 @@ class PostgresSession(Frontend, Backend):
         self.status = "I"
         # names for stand-ins that must not exist: unguessable, so that no client can have made them
         self.nowhere = b"sluicegate-" + secrets.token_hex(16).encode()
-        self._dirty = False
         self._later: list[bytes] = []  # client bytes behind a wait
         self._later_size = 0
         self._notices: list[bytes] = []
@@ -92,11 +92,10 @@ class PostgresSession(Frontend, Backend):
             return
         try:
             self._client(data)
-            self._commit()
         except ProtocolError as e:
             self._fail(e.sqlstate, str(e))
         except RecordFailed:
-            self._fail(errors.IO_ERROR, "the gateway cannot record; nothing passes until it can")
+            self.unrecorded()
 
     def server(self, data: bytes) -> None:
         if self.ended:
@@ -106,11 +105,10 @@ class PostgresSession(Frontend, Backend):
             if self.waiting is Wait.SERVER and not self._must_wait():
                 self.waiting = None
                 self._replay()
-            self._commit()
         except ProtocolError as e:
             self._fail(errors.CONNECTION_FAILURE, f"the upstream broke the protocol: {e}")
         except RecordFailed:
-            self._fail(errors.IO_ERROR, "the gateway cannot record; nothing passes until it can")
+            self.unrecorded()
 
     def resume(self, outcome: Outcome | None, why: str = "") -> None:
         if self.ended or self.waiting is None or self.waiting is Wait.SERVER:
@@ -125,11 +123,10 @@ class PostgresSession(Frontend, Backend):
                 self.catalog_waited = True
             if self.waiting is None:
                 self._replay()
-            self._commit()
         except ProtocolError as e:
             self._fail(e.sqlstate, str(e))
         except RecordFailed:
-            self._fail(errors.IO_ERROR, "the gateway cannot record; nothing passes until it can")
+            self.unrecorded()
 
     def notice(self, text: str) -> None:
         message = notice_response(text)
@@ -141,6 +138,9 @@ class PostgresSession(Frontend, Backend):
 
     def terminate(self, why: str) -> None:
         self._fail(errors.ADMIN_SHUTDOWN, why)
+
+    def unrecorded(self) -> None:
+        self._fail(errors.IO_ERROR, "the gateway cannot record; nothing passes until it can")
 
     def cancelled(self) -> bool:
         if self.waiting is not Wait.HOLD or self.held is None:
@@ -161,7 +161,6 @@ class PostgresSession(Frontend, Backend):
             for entry in self.queue:
                 self._finish(entry, b"lost")
             self.queue.clear()
-            self._commit()
         except RecordFailed:
             # the connection is gone already and the recorder has said that it cannot write: nothing more passes
             self.queue.clear()
@@ -176,12 +175,6 @@ class PostgresSession(Frontend, Backend):
         if not self._server_large:  # inside a message there is no place for another
             self.down.append(error_response(sqlstate, message, severity="FATAL"))
         self.lost(Side.CLIENT)
-
-    def _commit(self) -> None:
-        """Record before forward: what this turn has put on record is in the journal before `up` is drained."""
-        if self._dirty:
-            self._dirty = False
-            self.port.flush()
 
     def _replay(self) -> None:
         """Goes on with what the client sent during a wait."""
@@ -198,7 +191,7 @@ class PostgresSession(Frontend, Backend):
         now = self.port.now_ns()
         extra = b',"sqlstate":"%b"' % sqlstate.encode() if sqlstate else b""
         if entry.input:
-            extra += b',"input":"%b"' % evidence.base64.b64encode(b"".join(entry.input))
+            extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
         body = evidence.response(
             self.session_id,
             entry.number,
@@ -214,5 +207,5 @@ class PostgresSession(Frontend, Backend):
             extra,
         )
         self.port.record("response", body)
-        entry.parts = []
+        entry.parts = ()
         entry.rows = entry.size = 0

@@ -72,8 +72,8 @@ _FIXED: dict[int, Scalar] = {
     1184: scalars.timestamp(zone=True),
     2950: scalars.unique_id(),
 }
-_CHAR, _NAME, _JSON, _JSONB, _BPCHAR, _VARCHAR, _NUMERIC = 18, 19, 114, 3802, 1042, 1043, 1700
-_TEXTS = frozenset({25, 142, 705, 1790, 2275})  # text, xml, unknown, refcursor, cstring
+_CHAR, _NAME, _JSON, _XML, _BPCHAR, _VARCHAR, _NUMERIC, _JSONB = 18, 19, 114, 142, 1042, 1043, 1700, 3802
+_TEXTS = frozenset({25, 705, 1790, 2275})  # text, unknown, refcursor, cstring
 # array type -> element type
 _ARRAYS = {
     143: 142, 199: 114, 651: 650, 1001: 17, 1002: 18, 1003: 19, 1005: 21, 1007: 23, 1009: 25, 1014: 1042, 1015: 1043,
@@ -129,6 +129,8 @@ def _scalar(oid: int, type_mod: int, codec: str | None) -> Scalar | None:
         return scalars.text(codec, 63)  # NAMEDATALEN - 1
     if oid == _CHAR:
         return scalars.text(codec, 1)
+    if oid == _XML:
+        return scalars.xml(codec)
     if oid == _JSON:
         return scalars.json_document(codec)
     if oid == _JSONB:

@@ -5,6 +5,8 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from protocols.contract import Effect
@@ -26,6 +28,8 @@ EMPTY = Output([], NOTHING)
 
 class Queries(Expressions):
     """Adds the queries to the walk of expressions."""
+
+    _register: Callable[[Output], None] | None = None  # for the next SELECT: told its output after each branch
 
     def query(self, node: Node, scope: Scope | None) -> Output:
         """Any statement that returns rows and may stand inside another."""
@@ -51,7 +55,9 @@ class Queries(Expressions):
     def select(self, body: Node, outer: Scope | None) -> Output:
         """A SELECT or VALUES, with all branches of its set operations."""
         self.add({Effect.DATA_SELECT}, planned=False)
+        register, self._register = self._register, None
         results: list[Output] = []
+        tails: list[tuple[Node, Scope]] = []
         stack: list[tuple[Node, Scope | None]] = [(body, outer)]
         while stack:
             current, around = stack.pop()
@@ -61,22 +67,15 @@ class Queries(Expressions):
             if current.get("op", "SETOP_NONE") != "SETOP_NONE":
                 stack.append((current["rarg"], around))
                 stack.append((current["larg"], around))
-                if any(k in current for k in ("sortClause", "limitCount", "limitOffset", "lockingClause")):
-                    self._tail(current, Scope(around), self._shallow(current, around))
+                tails.append((current, Scope(around)))
             else:
                 results.append(self._branch(current, around))
-        if len(results) == 1:
-            return results[0]
-        return _merge(results)
-
-    def _shallow(self, body: Node, around: Scope | None) -> Output:
-        """What ORDER BY after a set operation can name: worked out from its branches when it is walked itself."""
-        del around
-        first = body
-        while first.get("op", "SETOP_NONE") != "SETOP_NONE":
-            first = first["larg"]
-        names = [t.get("ResTarget", {}) for t in first.get("targetList", ())]
-        return Output([(t.get("name") or figure_name(t.get("val")), NOTHING) for t in names], NOTHING)
+                if register is not None:
+                    register(_merge(results))
+        output = results[0] if len(results) == 1 else _merge(results)
+        for current, scope in tails:
+            self._tail(current, scope, output)
+        return output
 
     def _branch(self, body: Node, around: Scope | None) -> Output:
         scope = Scope(around)
@@ -183,13 +182,12 @@ class Queries(Expressions):
         for cte in ctes:
             if not cte.keys() <= FIELDS["CommonTableExpr"]:
                 self.unknown("a common table expression that is not understood here")
-            name = cte.get("ctename", "")
-            first = self._first_branch(cte)
-            if clause.get("recursive") and first is not None:
-                quiet = self.query(first, scope)
-                scope.ctes[name] = _rename(Output(quiet.columns, quiet.everything), strings(cte.get("aliascolnames")))
-            output = self.query(cte.get("ctequery", {}), scope)
-            output = _rename(output, strings(cte.get("aliascolnames")))
+            name, aliases = cte.get("ctename", ""), strings(cte.get("aliascolnames"))
+            query = cte.get("ctequery", {})
+            if clause.get("recursive") and query.get("SelectStmt", {}).get("op", "SETOP_NONE") != "SETOP_NONE":
+                self._register = functools.partial(self._so_far, scope, name, aliases)
+            output = _rename(self.query(query, scope), aliases)
+            self._register = None
             if "search_clause" in cte or "cycle_clause" in cte:
                 output = Output(None, output.everything)
                 if "cycle_clause" in cte:
@@ -198,12 +196,9 @@ class Queries(Expressions):
         return scope
 
     @staticmethod
-    def _first_branch(cte: Node) -> Node | None:
-        """The non-recursive term: the left side of the topmost set operation."""
-        body = cte.get("ctequery", {}).get("SelectStmt")
-        if body is None or body.get("op", "SETOP_NONE") == "SETOP_NONE" or "withClause" in body:
-            return None
-        return {"SelectStmt": body["larg"]}
+    def _so_far(scope: Scope, name: str, aliases: list[str], output: Output) -> None:
+        """What a recursive term sees of its own table: the branches before it."""
+        scope.ctes[name] = _rename(output, aliases)
 
     # ------------------------------------------------------------ FROM
 
@@ -473,12 +468,8 @@ class Queries(Expressions):
             return EMPTY
         self.add({Effect.DATA_SELECT}, planned=False)
         self._reads_target(body)
-        inner = Scope(scope.parent, list(scope.sources), scope.ctes)
-        for name in ("old", "new"):
-            if scope.source(name) is None:
-                inner.sources.append(Source(name, target.everything, {n: target.column(n) or NOTHING
-                                                                      for n in target.names or ()} or None))  # fmt: skip
-                inner.sources[-1], _ = inner.sources[-1], None
+        # PostgreSQL 18 lets RETURNING name the row before and after as `old` and `new`
+        inner = Scope(scope.parent, [Source(n, target.everything) for n in ("old", "new") if scope.source(n) is None])
         output = self.targets(items, Scope(inner, [target, *[s for s in scope.sources if s is not target]]))
         return Output(output.columns, output.everything)
 

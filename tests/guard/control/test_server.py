@@ -11,6 +11,7 @@ import stat
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from guard.control import METHODS, ControlClient, ControlError, ControlServer, Unreachable
@@ -352,6 +353,7 @@ def test_only_whoami_is_open_to_every_principal():
     assert all(method.act for method in METHODS.values() if method.tightens)
 
 
+@hypothesis_settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | st.recursive(

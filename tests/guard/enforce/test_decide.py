@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,8 +60,13 @@ def test_an_allow_names_the_rule_and_the_version(load: Any) -> None:
     assert answer.valid_until == float("inf")
 
 
-def test_a_command_without_effects_is_denied(load: Any) -> None:
-    assert decide(load('  - {id: a, description: d, allow: ["*", unknown]}\n'), command()).action is Action.DENY
+def test_a_command_without_effects_is_denied_unless_it_is_empty(load: Any) -> None:
+    policies = load('  - {id: a, description: d, allow: ["*", unknown]}\n')
+    empty = Analysis("empty", frozenset())
+    assert decide(policies, command()).action is Action.DENY
+    assert decide(policies, replace(empty, reads=("public.t",))).action is Action.DENY
+    assert decide(policies, empty).action is Action.ALLOW
+    assert decide(load("  - {id: a, description: d, deny: [tx]}\n"), empty).action is Action.DENY
 
 
 ALL = '  - {id: all, description: d, allow: ["*"]}\n'

@@ -92,8 +92,11 @@ def test_the_index_means_what_the_rules_say(listed: list[dict[str, Any]], comman
             expected, by = Action.TERMINATE, matching["terminate"]
         elif matching["deny"]:
             expected, by = Action.DENY, matching["deny"]
-        elif uncovered(granting, command, command.effects):
+        elif not command.effects or (missing := uncovered(granting, command, command.effects)):
             expected, by = Action.DENY, []
+            if command.effects:
+                active = sum(1 << n for n, rule in enumerate(compiled) if rule in granting)
+                assert policy._index.uncovered(command, command.effects, active) == missing
         elif matching["hold"]:
             expected, by = Action.HOLD, matching["hold"]
         else:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from guard.identity.claims import PRESETS, ClaimMap, lookup, preset
@@ -171,6 +172,7 @@ names = st.sampled_from(
 )
 
 
+@hypothesis_settings(deadline=None)
 @given(st.dictionaries(names, values), st.sampled_from([None, *PRESETS]))
 def test_any_claims_are_a_principal_or_an_identity_error(claims, name):
     mapping = ClaimMap.of(name, "sub", "groups", {})

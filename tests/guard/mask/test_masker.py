@@ -59,6 +59,18 @@ def test_computed_columns_are_withheld_when_anything_may_be_read() -> None:
     assert decide([SSN], computed(), reads=(ANY_RELATION,)) == ["withhold"]
 
 
+def test_a_relation_whose_columns_are_known_counts_by_its_columns() -> None:
+    anywhere = Masker((rule("anywhere", ("*.ssn",)),), KEY)
+    orders = ("public.orders.id", "public.orders.total")
+    assert anywhere.plan(ResultShape((computed(),), (), orders)) is None
+    assert anywhere.plan(ResultShape((computed(),), (), (*orders, "public.users.ssn"))) is not None
+    # of this one nobody knows what it holds
+    assert anywhere.plan(ResultShape((computed(),), ("pg_temp.t",), orders)) is not None
+    assert not anywhere.touches((), orders)
+    assert anywhere.touches((), ("public.users.ssn",))
+    assert anywhere.touches(("pg_temp.t",), orders)
+
+
 def test_unknown_origin_pass_lets_computed_columns_through() -> None:
     lax = rule("lax", ("public.users.ssn",), unknown_origin="pass")
     assert decide([lax], computed(), reads=("public.users",)) == [None]

@@ -6,23 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.postgres.messages import Fields
 from protocols.postgres.results import scrub
 
 SECRET = "123-45-6789"
 
 
-def fields(**items: str) -> Fields:
-    return Fields(tuple((code, value.encode()) for code, value in items.items()))
-
-
 def message(text: str, sqlstate: str = "22P02", **more: str) -> str:
-    return scrub(fields(S="ERROR", V="ERROR", C=sqlstate, M=text, **more), True).get("M")
+    return scrub({"S": "ERROR", "V": "ERROR", "C": sqlstate, "M": text, **more}, True)["M"]
 
 
 def test_untouched_statements_keep_everything() -> None:
-    original = fields(S="ERROR", C="22P02", M=f'invalid input syntax for type integer: "{SECRET}"', D=SECRET)
-    assert scrub(original, False) is original
+    original = {"S": "ERROR", "C": "22P02", "M": f'invalid input syntax for type integer: "{SECRET}"', "D": SECRET}
+    assert scrub(original, False) == original
 
 
 @pytest.mark.parametrize(
@@ -84,61 +79,78 @@ def test_any_other_wording_becomes_its_class(text: str, sqlstate: str) -> None:
 
 def test_constraint_names_stay_where_the_server_gives_them() -> None:
     text = 'duplicate key value violates unique constraint "users_email_key"'
-    error = fields(
-        S="ERROR",
-        C="23505",
-        M=text,
-        D="Key (email)=(a@b.c) already exists.",
-        s="public",
-        t="users",
-        n="users_email_key",
-    )
-    assert scrub(error, True) == fields(S="ERROR", C="23505", M=text, s="public", t="users", n="users_email_key")
+    error = {
+        "S": "ERROR",
+        "C": "23505",
+        "M": text,
+        "D": "Key (email)=(a@b.c) already exists.",
+        "s": "public",
+        "t": "users",
+        "n": "users_email_key",
+    }
+    assert scrub(error, True) == {
+        "S": "ERROR",
+        "C": "23505",
+        "M": text,
+        "s": "public",
+        "t": "users",
+        "n": "users_email_key",
+    }
 
 
 def test_names_that_a_function_made_up_go() -> None:
-    error = fields(
-        S="ERROR", C="23505", M=f'duplicate key value violates unique constraint "{SECRET}"', n=SECRET, W="PL/pgSQL ..."
-    )
-    assert SECRET.encode() not in scrub(error, True).encode(b"E")
+    error = {
+        "S": "ERROR",
+        "C": "23505",
+        "M": f'duplicate key value violates unique constraint "{SECRET}"',
+        "n": SECRET,
+        "W": "PL/pgSQL ...",
+    }
+    assert SECRET not in str(scrub(error, True))
 
 
 def test_failing_rows_and_contexts_go() -> None:
-    error = fields(
-        S="ERROR",
-        V="ERROR",
-        C="23514",
-        M='new row for relation "users" violates check constraint "adult"',
-        D=f"Failing row contains (1, {SECRET}).",
-        H=SECRET,
-        W=SECRET,
-        q=SECRET,
-        p="3",
-        P="7",
-        F="execMain.c",
-        L="2000",
-        R="ExecConstraints",
-        s="public",
-        t="users",
-        n="adult",
-    )
+    error = {
+        "S": "ERROR",
+        "V": "ERROR",
+        "C": "23514",
+        "M": 'new row for relation "users" violates check constraint "adult"',
+        "D": f"Failing row contains (1, {SECRET}).",
+        "H": SECRET,
+        "W": SECRET,
+        "q": SECRET,
+        "p": "3",
+        "P": "7",
+        "F": "execMain.c",
+        "L": "2000",
+        "R": "ExecConstraints",
+        "s": "public",
+        "t": "users",
+        "n": "adult",
+    }
     shown = scrub(error, True)
-    assert SECRET.encode() not in shown.encode(b"E")
-    assert [code for code, _ in shown.items] == ["S", "V", "C", "M", "P", "F", "L", "R"]
-    assert shown.get("C") == "23514"
+    assert SECRET not in str(shown)
+    assert list(shown) == ["S", "V", "C", "M", "P", "F", "L", "R"]
+    assert shown["C"] == "23514"
 
 
 def test_errors_about_the_clients_own_text_stay() -> None:
-    error = fields(S="ERROR", C="42703", M='column "emial" does not exist', H='Perhaps "email".', P="8")
+    error = {"S": "ERROR", "C": "42703", "M": 'column "emial" does not exist', "H": 'Perhaps "email".', "P": "8"}
     assert scrub(error, True) == error
     for inside in ("q", "W", "p", "D"):
-        hidden = fields(S="ERROR", C="42703", M=f'column "{SECRET}" does not exist', P="8", **{inside: "1"})
-        assert SECRET.encode() not in scrub(hidden, True).encode(b"E")
+        hidden = dict(S="ERROR", C="42703", M=f'column "{SECRET}" does not exist', P="8", **{inside: "1"})
+        assert SECRET not in str(scrub(hidden, True))
 
 
 def test_notices_of_functions() -> None:
-    notice = fields(S="NOTICE", V="NOTICE", C="00000", M=f"x {SECRET}", W="PL/pgSQL function f() line 1 at RAISE")
-    assert SECRET.encode() not in scrub(notice, True).encode(b"N")
+    notice = {
+        "S": "NOTICE",
+        "V": "NOTICE",
+        "C": "00000",
+        "M": f"x {SECRET}",
+        "W": "PL/pgSQL function f() line 1 at RAISE",
+    }
+    assert SECRET not in str(scrub(notice, True))
 
 
 @given(
@@ -152,9 +164,4 @@ def test_a_secret_in_any_field_of_a_function_error_never_shows(
 ) -> None:
     items = {"S": "ERROR", "C": sqlstate, "M": "division by zero", "W": "PL/pgSQL function f()"}
     items[place] = f"{before}{SECRET}{after}"
-    assert SECRET.encode() not in scrub(fields(**items), True).encode(b"E")
-
-
-def test_bytes_that_are_no_text_do_no_harm() -> None:
-    odd = Fields((("S", b"ERROR"), ("C", b"22P02"), ("M", b"\xff\xfe" + SECRET.encode())))
-    assert SECRET.encode() not in scrub(odd, True).encode(b"E")
+    assert SECRET not in str(scrub(items, True))

@@ -1,0 +1,76 @@
+"""The indexer process: keeps the index close to the journal's end and compresses finished segments.
+
+    python -m guard.record.indexer --state DIR
+
+The gateway starts it as a child and starts it again when it ends; the cursor makes that harmless. It ends by itself
+when the gateway is gone, on SIGTERM, and with an error text and exit code 1 when something is wrong that time does not
+heal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from guard.record.compress import compress_finished
+from guard.record.errors import DamagedJournal, RecordError
+from guard.record.index import EvidenceIndex
+
+_NICENESS = 10  # traffic first
+_PATIENCE = 20  # failures in a row (a locked index, a full disk) before giving up
+
+
+def command(state_dir: Path) -> list[str]:
+    """The argument vector that starts an indexer for this state folder."""
+    return [sys.executable, "-m", "guard.record.indexer", "--state", str(state_dir)]
+
+
+def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once: bool = False) -> int:
+    """Work until `stop` is set or the parent process is gone (once: until the journal's end). Returns an exit code."""
+    parent = os.getppid()
+    failures = 0
+    try:
+        index = EvidenceIndex(state_dir)
+    except RecordError as error:
+        print(f"indexer: {error}", file=sys.stderr)  # noqa: T201 - its parent reads this
+        return 1
+    with index:
+        while not stop.is_set() and os.getppid() == parent:
+            try:
+                index.catch_up()
+                compress_finished(index.folder, index.position().segment)
+                failures = 0
+            except DamagedJournal as damage:
+                print(f"indexer: the journal is damaged: {damage}", file=sys.stderr)  # noqa: T201 - as above
+                return 1
+            except RecordError as error:
+                failures += 1
+                if once or failures >= _PATIENCE:
+                    print(f"indexer: {error}", file=sys.stderr)  # noqa: T201 - as above
+                    return 1
+            if once:
+                break
+            stop.wait(interval)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m guard.record.indexer", description="index a journal")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the gateway's state_dir")
+    parser.add_argument("--interval", type=float, default=0.25, metavar="SECONDS", help="pause between two looks")
+    parser.add_argument("--once", action="store_true", help="index what is there and end")
+    parsed = parser.parse_args(arguments)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the gateway ends first, then this
+    os.nice(_NICENESS)
+    return run(parsed.state, stop, interval=parsed.interval, once=parsed.once)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

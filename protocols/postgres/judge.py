@@ -1,0 +1,135 @@
+"""`sluicegate policy judge`: one JSON line in, one JSON line out, through the code that the data path runs.
+
+The prelude is what the same session sent before; each text is taken to have had the server's real outcome: success, or
+what `{"sql": ..., "ok": false}` says. A name that is already taken cannot be prepared twice: such a text failed.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.postgres import startup
+from protocols.postgres.builtins import builtin_catalog
+from protocols.postgres.catalog import Catalog
+from protocols.postgres.state import SessionState
+from protocols.postgres.statements import ChangeKind, CommandAnalysis, analyse
+
+Decide = Callable[[Analysis], Decision]
+
+
+class JudgeError(Exception):
+    """The line is not in the form that `policy judge` reads; the message says what is wrong with it."""
+
+
+def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) -> dict[str, Any]:
+    """The answer to one line. Without a catalog PostgreSQL's own names stand in. Raises JudgeError for a bad line."""
+    identifier = obj.get("id")
+    state = SessionState()
+    parameters = _strings(obj, "startup")
+    checked = startup.check({k: v for k, v in parameters.items() if k not in ("user", "database")})
+    if checked.refused:
+        return _refused(identifier, checked.refused)
+    state.startup({**checked.accepted, **({"user": parameters["user"]} if "user" in parameters else {})})
+    for name, value in _strings(obj, "session").items():
+        state.parameter_status(name, value)
+    names = catalog if catalog is not None else builtin_catalog()
+    if names.server_encoding:
+        state.parameter_status("server_encoding", names.server_encoding)
+    for step in _prelude(obj):
+        _replay(step[0], step[1], state, names)
+    for name, value in _strings(obj, "session").items():
+        state.parameter_status(name, value)
+    command = analyse(_input(obj), state, names)
+    return _answer(identifier, command, decide(command.analysis))
+
+
+def _strings(obj: Mapping[str, Any], key: str) -> dict[str, str]:
+    value = obj.get(key) or {}
+    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+        raise JudgeError(f"`{key}` must be an object of settings")
+    return {k: v if isinstance(v, str) else ("on" if v is True else "off" if v is False else str(v))
+            for k, v in value.items()}  # fmt: skip
+
+
+def _input(obj: Mapping[str, Any]) -> bytes:
+    if isinstance(obj.get("input_hex"), str) and (obj.get("input_is_bytes") or "input" not in obj):
+        try:
+            return bytes.fromhex(obj["input_hex"])
+        except ValueError as error:
+            raise JudgeError("`input_hex` is not hexadecimal") from error
+    if isinstance(obj.get("input"), str):
+        return _encode(obj["input"])
+    raise JudgeError("a line needs `input` (text) or `input_hex`")
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise JudgeError("the text cannot be encoded; give it as `input_hex`") from error
+
+
+def _prelude(obj: Mapping[str, Any]) -> list[tuple[bytes, bool]]:
+    steps = obj.get("prelude") or []
+    if not isinstance(steps, list):
+        raise JudgeError("`prelude` must be a list")
+    found = []
+    for step in steps:
+        if isinstance(step, str):
+            found.append((_encode(step), True))
+        elif isinstance(step, dict) and isinstance(step.get("sql"), str):
+            found.append((_encode(step["sql"]), step.get("ok", True) is not False))
+        else:
+            raise JudgeError('a prelude step is a text or {"sql": ..., "ok": ...}')
+    return found
+
+
+def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> None:
+    command = analyse(text, state, catalog)
+    worked = ok
+    if ok:
+        for statement in command.statements:
+            prepares = [c.name or "" for c in statement.changes if c.kind is ChangeKind.PREPARE]
+            if any(state.prepared(name) is not None for name in prepares):
+                worked = False
+                break
+            state.applied(statement)
+    if not worked:
+        state.failed()
+    if state.in_block:
+        state.ready("T" if worked else "E")
+    else:
+        state.ready("I")
+
+
+def _refused(identifier: Any, refused: list[str]) -> dict[str, Any]:
+    names = ", ".join(f"`{name}`" for name in refused[:8])
+    return {
+        "id": identifier,
+        "decision": Action.DENY.label,
+        "rule": "startup",
+        "effects": [],
+        "reads": [],
+        "writes": [],
+        "unknown": False,
+        "why": f"startup parameters that are not allowed: {names}; remove them from the connection",
+    }
+
+
+def _answer(identifier: Any, command: CommandAnalysis, decision: Decision) -> dict[str, Any]:
+    analysis = command.analysis
+    why = "; ".join(part for part in (decision.why, analysis.why) if part)
+    return {
+        "id": identifier,
+        "decision": decision.action.label,
+        "rule": decision.rule,
+        "effects": sorted(effect.value for effect in analysis.effects),
+        "reads": list(analysis.reads),
+        "writes": list(analysis.writes),
+        "unknown": Effect.UNKNOWN in analysis.effects,
+        "why": why,
+    }

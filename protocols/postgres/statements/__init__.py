@@ -1,0 +1,23 @@
+"""What PostgreSQL statements do, judged by PostgreSQL's own grammar, a catalog and the session's state.
+
+Read top down: `model` says what comes out, `analyse` how, `text` what must hold before the parser is called, `commands`
+and `queries` walk statements, `expressions` everything inside them, `nodes` lists what is understood at all.
+
+INVARIANT: no I/O in this package, and nothing here ever lets a statement pass because something failed.
+"""
+
+from protocols.postgres.statements.analyse import analyse, analyse_function_call
+from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Prepared, Statement, Temporary
+from protocols.postgres.statements.text import shape_key
+
+__all__ = [
+    "Change",
+    "ChangeKind",
+    "CommandAnalysis",
+    "Prepared",
+    "Statement",
+    "Temporary",
+    "analyse",
+    "analyse_function_call",
+    "shape_key",
+]

@@ -1,0 +1,195 @@
+"""From a message's bytes to what it does: decode, bound, parse, walk statement by statement.
+
+`analyse` never raises: whatever goes wrong is UNKNOWN, with a reason.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pgparse
+
+from protocols.contract import Analysis, Cacheable, Effect, Where
+from protocols.postgres.catalog import Catalog
+from protocols.postgres.statements.commands import Commands
+from protocols.postgres.statements.lineage import clear_columns
+from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Statement, unknown
+from protocols.postgres.statements.text import Unreadable, check_depth, decode, outside_literals
+
+if TYPE_CHECKING:
+    from protocols.postgres.state import SessionState
+
+_CODE = frozenset(
+    {
+        Effect.EXEC_CALL,
+        Effect.EXEC_PROCEDURE,
+        Effect.EXEC_DYNAMIC,
+        Effect.EXEC_CAST,
+        Effect.EXEC_LIBRARY,
+        Effect.UNKNOWN,
+    }
+)
+_STRENGTH = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
+_RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
+_TREES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+MAX_STATEMENTS = 2000  # of one message
+MAX_SHAPE = 16_384  # characters of normalised text that are kept
+
+
+def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
+    """What a message's text does in this session, by this catalog. Never raises.
+
+    Without a catalog every statement that names anything is unknown.
+    """
+    try:
+        return _analyse(text, state, catalog)
+    except Unreadable as error:
+        return unknown(str(error))
+    except RecursionError:
+        return unknown("the statement is nested too deeply to be judged")
+    except pgparse.PGQueryError as error:
+        return unknown(f"the text does not parse: {_tidy(str(error))}")
+    except Exception as error:  # noqa: BLE001 - fail closed: a fault of ours must never pass a statement
+        return unknown(f"the analysis failed ({type(error).__name__}); report this statement")
+
+
+def _tidy(message: str) -> str:
+    """The parser's complaint without what it quotes of the text."""
+    head = message.split(' at or near "', 1)
+    position = message.rsplit(" at position ", 1)
+    where = f" at position {position[1]}" if len(position) == 2 and position[1].isdigit() else ""
+    return (head[0].split("\n")[0][:80] if len(head) == 2 else "syntax error") + where
+
+
+def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
+    text = decode(raw, state.encoding)
+    if not state.conforming_strings and "\\" in text:
+        raise Unreadable("a backslash while standard_conforming_strings is not known to be on")
+    if not state.server_utf8 and not text.isascii() and not outside_literals(text).isascii():
+        raise Unreadable("a name beyond ASCII on a server whose encoding is not UTF8")
+    check_depth(text)
+    trees = pgparse.parse(text)
+    if len(trees) > MAX_STATEMENTS:
+        raise Unreadable(f"more than {MAX_STATEMENTS} statements in one message")
+    if not trees:
+        empty = Analysis(kind="empty", effects=frozenset(), cacheable=Cacheable.TEXT)
+        return CommandAnalysis(empty, (Statement(empty),), text)
+    shape = _shape(text)
+    if len(trees) == 1:
+        one = statement(trees[0].get("stmt", {}), state, catalog, shape)
+        return CommandAnalysis(one.analysis, (one,), text)
+    # each statement is resolved after the one before it has run, but all were lexed as the message began
+    ahead = state.fork()
+    found = []
+    for tree in trees:
+        one = statement(tree.get("stmt", {}), ahead, catalog, "")
+        found.append(one)
+        ahead.applied(one)
+    return CommandAnalysis(_merged(found, shape), tuple(found), text)
+
+
+def statement(tree: Any, state: SessionState, catalog: Catalog | None, shape: str) -> Statement:
+    """The analysis of one parsed statement."""
+    walk = Commands(state.names(catalog), state)
+    walk.statement(tree)
+    walk.finish()
+    if catalog is None and walk.named:
+        walk.unknown("there is no catalog snapshot of this database yet")
+    elif walk.names.catalog.open_world and (walk.reads or walk.writes):
+        walk.why.append("judged without a catalog: views, rules, triggers and overloads are not known")
+    analysis = walk.analysis(shape)
+    tag = next(iter(tree))
+    if tag == "SelectStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
+        clear = clear_columns(tree[tag])
+    elif tag == "ExplainStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
+        clear = frozenset({0})  # the plan's text
+    else:
+        clear = frozenset()
+    if clear:
+        analysis = _with_clear(analysis, clear)
+    changes = tuple(
+        Change(c.kind, c.name, _bound(c, analysis), c.local) if c.kind in _BOUND else c for c in walk.changes
+    )
+    if not _CODE.isdisjoint(analysis.effects) and ChangeKind.OPAQUE not in {c.kind for c in changes}:
+        changes = (*changes, Change(ChangeKind.OPAQUE))
+    return Statement(analysis, changes, tree if tag in _TREES or _writes_inside(walk) else None)
+
+
+_BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})
+
+
+def _bound(change: Change, analysis: Analysis) -> Any:
+    """PREPARE and DECLARE carry what they were made from: (tree or hold flag, analysis)."""
+    return (change.value, analysis)
+
+
+def _writes_inside(walk: Commands) -> bool:
+    return bool(walk.writes) and walk.kind in ("select", "copy to", "execute")
+
+
+def _with_clear(analysis: Analysis, clear: frozenset[int]) -> Analysis:
+    import dataclasses
+
+    return dataclasses.replace(analysis, clear_columns=clear)
+
+
+def _shape(text: str) -> str:
+    """The text with its literals replaced, for people and for searching; empty where the parser cannot say."""
+    if len(text) > MAX_SHAPE:
+        return ""
+    try:
+        return str(pgparse.normalize(text))
+    except pgparse.PGQueryError:
+        return ""
+
+
+def _merged(found: list[Statement], shape: str) -> Analysis:
+    """One message's analysis: the union of its statements'."""
+    parts = [s.analysis for s in found]
+    kinds = list(dict.fromkeys(a.kind for a in parts))
+    shown = "; ".join(kinds[:6]) + ("; ..." if len(kinds) > 6 else "")
+
+    def joined(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value for part in parts for value in getattr(part, name)))
+
+    return Analysis(
+        kind=shown,
+        effects=frozenset().union(*(a.effects for a in parts)),
+        reads=joined("reads"),
+        writes=joined("writes"),
+        columns=joined("columns"),
+        predicates=joined("predicates"),
+        functions=joined("functions"),
+        where=max((a.where for a in parts), key=lambda w: _STRENGTH[w]),
+        why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
+        shape=shape,
+        cacheable=min((a.cacheable for a in parts), key=lambda c: _RANK[c])
+        if all(a.cacheable is not Cacheable.SHAPE for a in parts)
+        else min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
+    )
+
+
+def analyse_function_call(oid: int, catalog: Catalog | None) -> CommandAnalysis:
+    """What a FunctionCall message (the fast path) does: the function is named by its OID."""
+    function = catalog.functions_by_oid.get(oid) if catalog is not None else None
+    if function is None:
+        return unknown("a function call by an OID that is not in the catalog snapshot", "function call")
+    effects = function.effects | {Effect.DATA_SELECT}
+    named = (function.qualified,) if function.effects else ()
+    reads: tuple[str, ...] = ()
+    if function.name in ("lo_get", "loread", "lo_open") and function.schema == "pg_catalog":
+        reads = ("pg_catalog.pg_largeobject",)
+    if function.name == "set_config" and function.schema == "pg_catalog":
+        effects |= {Effect.SESSION_ROLE, Effect.SESSION_GUARD, Effect.SESSION_OTHER, Effect.SESSION_NAME_RESOLUTION}
+    analysis = Analysis(
+        kind="function call",
+        effects=effects,
+        reads=reads,
+        functions=named,
+        why=f"the function `{function.qualified}` is on no list" if Effect.UNKNOWN in effects else "",
+        cacheable=Cacheable.TEXT,
+    )
+    changes = () if _CODE.isdisjoint(effects) else (Change(ChangeKind.OPAQUE),)
+    return CommandAnalysis(analysis, (Statement(analysis, changes),))
