@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from pyasn1.codec.der.decoder import decode as der_decode  # type: ignore[import-untyped]  # it ships no types
+from pyasn1.codec.der.decoder import decode as der_decode
 
 from protocols.contract import PeerGone, TlsFacts
 

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from guard.control.client import ControlClient
 from guard.control.wire import ControlError, Unreachable
 from scripts.terminal import clean, console, print_json
@@ -54,6 +51,10 @@ def socket_path(args: argparse.Namespace, environment: os._Environ[str] = os.env
 
 def _state_dir(config: Path) -> Path:
     """Only this one key is read: to contain an identity must be possible while the rest of the file is broken."""
+    # here, because it takes a seventh of a second, and whoever names the socket does not need it
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         document = YAML(typ="safe", pure=True).load(config.read_text("utf-8"))
         found = document.get("state_dir", "var")

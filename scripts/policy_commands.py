@@ -306,7 +306,7 @@ def _print_explanation(
         ("reads", ", ".join(analysis.reads) or "nothing"),
         ("writes", ", ".join(analysis.writes) or "nothing"),
         ("filter", analysis.where.value),
-        ("not proved", analysis.why),
+        ("not proved" if analysis.unknown else "note", analysis.why),
         ("alerts", ", ".join(decision.alerts)),
     ]:
         if value:

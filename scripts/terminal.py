@@ -12,7 +12,6 @@ import re
 import sys
 from typing import Any
 
-import sqlparse
 from rich.console import Console
 from rich.text import Text
 
@@ -65,6 +64,8 @@ def statement(text: str) -> str:
     """A statement laid out for reading; one that is long or cannot be laid out is shown as it is."""
     if len(text) > MAX_FORMATTED or "\x00" in text:
         return clean(text, lines=True)
+    import sqlparse  # here: most commands show no statement, and it is slow to load
+
     try:
         laid_out = sqlparse.format(text, reindent=True, keyword_case=None)
     except (sqlparse.exceptions.SQLParseError, RecursionError, ValueError):

@@ -44,6 +44,13 @@ def check_rules(config: Config, document: Document, policies: PolicySet) -> list
                 key=True,
             )
         )
+    longest = config.limits.hold_timeout
+    for one in policies.rules:
+        if one.hold is not None and one.hold.expires_s > longest:
+            message = (
+                f"rule `{one.name}` holds for {one.hold.expires_s:g} s, but nothing is held longer than {longest:g} s"
+            )
+            problems.append(document.problem(("limits", "hold_timeout"), message, warning=True))
     known = [resource.name for resource in config.resources]
     for rule, name in policies.named_resources:
         if name not in known:

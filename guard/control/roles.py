@@ -47,7 +47,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "approvals.list": Method(_APPROVERS | _READERS),
         "approvals.show": Method(_APPROVERS | _READERS),
         "approvals.approve": Method(_APPROVERS, act=True),
-        "approvals.deny": Method(_APPROVERS, act=True, tightens=True),
+        "approvals.deny": Method(_APPROVERS, act=True),
     }
 )
 

@@ -1,22 +1,31 @@
 """YAML text -> plain data and the position of every key and value.
 
-The node tree is walked here instead of using a constructor: that gives exact positions and leaves no room for tags,
-aliases (a few bytes that become gigabytes) or types that only some readers know.
+The parser's events are read here instead of using a constructor: that gives exact positions and leaves no room for
+tags, aliases (a few bytes that become gigabytes), directives, or types that only some readers know.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.nodes import ScalarNode
 
 from guard.documents.problems import ConfigError, Problem
 
@@ -82,88 +91,108 @@ def read(path: Path) -> Document:
 
 def parse(text: str, path: Path) -> Document:
     """The same for text that is already here; `path` only names it in problems."""
+    walker = _Walker(text, path)
     try:
-        aliases = _aliases(text, path)
-        if aliases:
-            raise ConfigError(aliases)
-        node = YAML(typ="safe", pure=True).compose(text)
+        data = walker.document()
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
         # `problem` names tokens of the grammar, not values; `note` and the snippet could quote a secret
         what = str(error.problem or error.context or "cannot be parsed").lower()
-        raise ConfigError([Problem(str(path), line, column, f"not valid YAML: {what}")]) from error
-    except YAMLError as error:
-        raise ConfigError([Problem(str(path), 0, 0, "not valid YAML: a character that YAML does not allow")]) from error
-    except RecursionError as error:
-        raise ConfigError([Problem(str(path), 0, 0, "nested too deeply")]) from error
-    if node is None:
-        raise ConfigError([Problem(str(path), 0, 0, "empty file")])
-    walker = _Walker(path)
-    data = walker.value(node, (), 0)
+        raise ConfigError([Problem(str(path), line, column, f"not valid YAML: {what}")]) from None
+    except YAMLError:
+        raise ConfigError([Problem(str(path), 0, 0, "not valid YAML: a character that YAML does not allow")]) from None
     if walker.problems:
         raise ConfigError(walker.problems)
     return Document(path, data, walker.keys, walker.values)
 
 
-def _aliases(text: str, path: Path) -> list[Problem]:
-    """Aliases are refused before composing: composing resolves them."""
-    return [
-        Problem(str(path), event.start_mark.line + 1, event.start_mark.column + 1, "aliases (`*name`) are not read")
-        for event in YAML(typ="safe", pure=True).parse(text)
-        if isinstance(event, AliasEvent)
-    ]
-
-
 class _Walker:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, text: str, path: Path) -> None:
+        yaml = YAML(typ="safe", pure=True)
+        self._events: Iterator[Event] = yaml.parse(text)
+        self._resolver = yaml.resolver
+        self._path = path
         self.problems: list[Problem] = []
         self.keys: dict[Location, Mark] = {}
         self.values: dict[Location, Mark] = {}
 
-    def value(self, node: Node, location: Location, depth: int) -> Any:
-        self.values[location] = Mark(node.start_mark.line + 1, node.start_mark.column + 1)
-        if depth > MAX_DEPTH:
-            self._problem(node, "nested too deeply")
-            return None
-        if isinstance(node, MappingNode):
-            if not self._plain(node, "map"):
-                return {}
-            return self._mapping(node, location, depth)
-        if isinstance(node, SequenceNode):
-            if not self._plain(node, "seq"):
-                return []
-            items = []
-            for index, child in enumerate(node.value):
-                place = (*location, index)
-                self.keys[place] = Mark(child.start_mark.line + 1, child.start_mark.column + 1)
-                items.append(self.value(child, place, depth + 1))
-            return items
-        assert isinstance(node, ScalarNode)
-        return self._scalar(node)
+    def document(self) -> Any:
+        """The one document of the text. Raises the parser's errors, and ConfigError where going on makes no sense."""
+        data: Any = None
+        documents = 0
+        for event in self._events:
+            if isinstance(event, DocumentStartEvent):
+                documents += 1
+                if event.version is not None or event.tags:
+                    self._stop(event, "directives (`%...`) are not read")
+                if documents > 1:
+                    self._stop(event, "a second document; one file is one document")
+                data = self._value(next(self._events), (), 0)
+        if not documents:
+            raise ConfigError([Problem(str(self._path), 0, 0, "empty file")])
+        return data
 
-    def _mapping(self, node: MappingNode, location: Location, depth: int) -> dict[str, Any]:
+    def _value(self, event: Event, location: Location, depth: int) -> Any:
+        self.values[location] = _mark(event)
+        if depth > MAX_DEPTH:
+            self._stop(event, "nested too deeply")
+        if isinstance(event, AliasEvent):
+            self._problem(event, "aliases (`*name`) are not read")
+            return None
+        if isinstance(event, MappingStartEvent | SequenceStartEvent):
+            if event.ctag is not None:
+                self._problem(event, "tags (`!name`) are not read")
+            walk = self._mapping if isinstance(event, MappingStartEvent) else self._sequence
+            return walk(location, depth)
+        return self._scalar(event)
+
+    def _sequence(self, location: Location, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self._events), SequenceEndEvent):
+            place = (*location, len(items))
+            self.keys[place] = _mark(event)
+            items.append(self._value(event, place, depth + 1))
+        return items
+
+    def _mapping(self, location: Location, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, child in node.value:
-            if not isinstance(key_node, ScalarNode) or key_node.tag != f"{_TAG}str":
-                self._problem(key_node, "a key must be a word; put quotes around it if it looks like a number")
-                continue
-            key = str(key_node.value)
-            if key in result:
-                first = self.keys[(*location, key)]
-                self._problem(key_node, f"`{key}` is given twice (first in line {first.line})")
+        while not isinstance(event := next(self._events), MappingEndEvent):
+            key = event.value if isinstance(event, ScalarEvent) and self._kind(event) == "str" else None
+            if key is None:
+                self._problem(event, "a key must be a word; put quotes around it if it looks like a number")
+                self._skip(event, location, depth)
                 continue
             place = (*location, key)
-            self.keys[place] = Mark(key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            result[key] = self.value(child, place, depth + 1)
-            if isinstance(child, ScalarNode) and not child.value and child.style is None:
+            if key in result:
+                self._problem(event, f"`{key}` is given twice (first in line {self.keys[place].line})")
+                self._skip(None, location, depth)
+                continue
+            self.keys[place] = _mark(event)
+            child = next(self._events)
+            result[key] = self._value(child, place, depth + 1)
+            if isinstance(child, ScalarEvent) and not child.value and child.style is None:
                 self.values[place] = self.keys[place]  # nothing is written: the parser says it stands in the next line
         return result
 
-    def _scalar(self, node: ScalarNode) -> Any:
-        kind = str(node.tag).removeprefix(_TAG)
-        text = str(node.value)
+    def _skip(self, key: Event | None, location: Location, depth: int) -> None:
+        """Read over a pair: its key, where that is no scalar, and its value. Their own problems are told, too."""
+        place = (*location, "")
+        if key is not None and not isinstance(key, ScalarEvent):
+            self._value(key, place, depth + 1)
+        self._value(next(self._events), place, depth + 1)
+
+    def _kind(self, event: ScalarEvent) -> str:
+        if event.ctag is not None:
+            return "tagged"
+        return str(self._resolver.resolve(ScalarNode, event.value, event.implicit)).removeprefix(_TAG)
+
+    def _scalar(self, event: Event) -> Any:
+        assert isinstance(event, ScalarEvent)
+        kind, text = self._kind(event), str(event.value)
+        if kind == "tagged":
+            self._problem(event, "tags (`!name`) are not read")
+            return None
         if kind in ("str", "timestamp"):
             return text  # a date is text until a schema says otherwise
         if kind == "null":
@@ -180,16 +209,17 @@ class _Walker:
                     return number
         except ValueError:
             pass  # reported below: a number of a form that only some readers know
-        self._problem(node, "expected text, a finite number, true, false, null, a list or a mapping")
+        self._problem(event, "expected text, a finite number, true, false, null, a list or a mapping")
         return None
 
-    def _plain(self, node: Node, kind: str) -> bool:
-        if node.tag == f"{_TAG}{kind}":
-            return True
-        self._problem(node, "tags (`!name`) are not read")
-        return False
+    def _problem(self, event: Event, message: str) -> None:
+        mark = _mark(event)
+        self.problems.append(Problem(str(self._path), mark.line, mark.column, message))
 
-    def _problem(self, node: Node, message: str) -> None:
-        self.problems.append(
-            Problem(str(self.path), node.start_mark.line + 1, node.start_mark.column + 1, message),
-        )
+    def _stop(self, event: Event, message: str) -> NoReturn:
+        self._problem(event, message)
+        raise ConfigError(self.problems)
+
+
+def _mark(event: Event) -> Mark:
+    return Mark(event.start_mark.line + 1, event.start_mark.column + 1)

@@ -170,6 +170,9 @@ def _trace_one(rule: Rule, out_of_force: str, a: Analysis, effects: frozenset[Ef
     if out_of_force:
         return answer("silent", out_of_force)
     if rule.mask is not None:
+        columns = [f"{name}.*" for name in (*a.reads, *a.writes)]
+        if rule.mask.columns and not any(touches(p, c) for p in rule.mask.columns for c in columns):
+            return answer("silent", "about columns of other relations")
         return answer("masks", f"masks {_list((*rule.mask.columns, *rule.mask.names))} ({rule.mask.strategy})")
     if rule.verb == "allow":
         covered = [effect.value for effect in sorted(effects) if _covers_some(rule, effect, a)]

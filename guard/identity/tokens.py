@@ -22,7 +22,7 @@ _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCI
 # an ID token says JWT or nothing; an access token may say at+jwt (RFC 9068). A logout token, a security event or a DPoP
 # proof of the same issuer carries a valid signature too, and says what it is here
 _TYPES = frozenset({"jwt", "at+jwt"})
-_MALFORMED = "this is not a token; send a signed token of your identity provider as the password"
+_MALFORMED = "this is not a token; send a signed token of your identity provider"
 
 
 @dataclass(frozen=True, slots=True)

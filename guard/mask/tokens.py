@@ -67,7 +67,8 @@ def tokenise(key: bytes, text: str) -> str | None:
 def tokenise_digits(key: bytes, digits: str, low: int, high: int) -> str | None:
     """The token of a string of decimal digits, as many digits, with `low <= int(token) <= high`.
 
-    Walks the cycle of the permutation until it is in range again, so it stays a permutation there.
+    Walks the cycle of the permutation until it is in range again, so it stays a permutation there. None when that takes
+    too long, which only happens to a number that was out of range itself.
     """
     tweak = b"#" + str(len(digits)).encode()
     radices = [10] * len(digits)

@@ -21,6 +21,7 @@ from guard.record.format import Record
 
 _COUNTED = ("commands", "denied", "held", "rows", "bytes")
 _MAX_INTEGER = 2**63 - 1
+_CHUNK = 500  # values in one IN (...)
 
 
 class Shared:
@@ -39,6 +40,7 @@ class Ingest:
         self._shared = shared
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._counts: dict[int, dict[str, int]] = {}
+        self._texts: dict[bytes, str] = {}  # by digest; statements are many and new, so they are written in bulk
 
     def add(self, record: Record) -> None:
         try:
@@ -56,6 +58,8 @@ class Ingest:
 
     def finish(self) -> None:
         """Write what was collected. Must be called once, before the transaction commits."""
+        if self._texts:
+            self._write_texts()
         for table in (schema.commands, schema.responses, schema.events):
             if rows := self._rows.pop(table.name, None):
                 self._connection.execute(table.insert(), rows)
@@ -84,7 +88,7 @@ class Ingest:
         row |= {
             "decision": decision,
             "approval": _text(facts, "approval") or None,
-            "text": self._text_id(_text(facts, "text")),
+            "text": self._text_digest(_text(facts, "text")),
             "profile": self._profile(facts),
             "params": orjson.dumps(params).decode() if params else None,
         }
@@ -166,8 +170,26 @@ class Ingest:
             "offset": record.offset,
         }
 
-    def _text_id(self, text: str) -> int:
-        return self._once(schema.texts, "text", text.encode("utf-8", "surrogatepass"))
+    def _text_digest(self, text: str) -> bytes:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        self._texts[digest] = text
+        return digest
+
+    def _write_texts(self) -> None:
+        """Give every statement of this transaction its row, and the commands its id instead of the digest."""
+        cache, table = self._shared.ids["texts"], schema.texts
+        ids = {digest: known for digest in self._texts if (known := cache.get(digest)) is not None}
+        new = [digest for digest in self._texts if digest not in ids]
+        if new:
+            rows = [{"digest": digest, "text": _storable(self._texts[digest])} for digest in new]
+            self._connection.execute(insert(table).on_conflict_do_nothing(), rows)
+        for start in range(0, len(new), _CHUNK):
+            some = new[start : start + _CHUNK]
+            for row in self._connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(some))):
+                ids[row.digest] = cache[row.digest] = row.id
+        for command in self._rows["commands"]:
+            command["text"] = ids[command["text"]]
+        self._texts = {}
 
     def _profile(self, facts: dict[str, Any]) -> int:
         effects, reads, writes = (_words(facts, name) for name in ("effects", "reads", "writes"))
@@ -208,6 +230,11 @@ class Ingest:
         found: int = self._connection.execute(select(table.c.id).where(table.c.digest == digest)).scalar_one()
         cache[digest] = found
         return found
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which SQLite does not take."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _text(facts: Mapping[str, Any], name: str) -> str:

@@ -26,6 +26,7 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared
 from protocols.postgres.results import MaskError, RowRewriter
+from protocols.postgres.roundtrip import Messages
 from protocols.postgres.state import SessionState
 
 _ROW = ord("D")
@@ -56,6 +57,10 @@ class Backend:
         _notices: list[bytes]
         _from_server: Framer
 
+        trip: Pending | None
+
+        def _arrive(self, buf: bytes, messages: Messages, end: int) -> bool: ...
+
         def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None: ...
 
         def _fail(self, sqlstate: str, message: str) -> None: ...
@@ -79,19 +84,17 @@ class Backend:
             if not data:
                 return
         buf, messages, end = framer.feed(data)
+        if self.trip is not None and messages and self._arrive(buf, messages, end):
+            self.down.append(buf)
+            return
         run = 0
         queue = self.queue
         i, n = 0, len(messages)
         while i < n:
             kind, pos, stop = messages[i]
             entry = queue[0] if queue else _NOBODY
-            if (
-                kind == _ROW
-                and entry.number
-                and entry.rewriter is None
-                and (entry.portal is None or entry.portal.rewriter is None)
-            ):
-                # rows that no mask touches: count them and pass the whole run on
+            if kind == _ROW and entry.number:
+                # rows come in runs: counted, and masked or passed on, together
                 if entry.kind not in (Kind.EXECUTE, Kind.QUERY) or (self.masking and not self._may_pass(entry)):
                     raise ProtocolError("rows that nothing asked for")
                 first = i
@@ -99,6 +102,16 @@ class Backend:
                     i += 1
                 stop = messages[i - 1][2]
                 entry.rows += i - first
+                rewriter = entry.rewriter or (entry.portal.rewriter if entry.portal is not None else None)
+                if rewriter is not None:
+                    if stop > end:
+                        raise ProtocolError("a row above the inspection limit")
+                    if pos > run:
+                        self.down.append(buf[run:pos])
+                    self._capture(entry, masked := self._masked(rewriter, buf, pos, stop))
+                    self.down.append(masked)
+                    run = stop
+                    continue
                 if stop > end:
                     self._server_large = True
                     stop = end
@@ -129,7 +142,7 @@ class Backend:
             self.down.append(buf[run:end] if run or end < len(buf) else buf)
 
     def _may_pass(self, entry: Pending) -> bool:
-        """With masks in force rows pass unmasked only after their columns were seen (and needed none)."""
+        """With masks in force rows pass only after their columns were seen."""
         return entry.portal.described if entry.portal is not None else entry.what == b"T"
 
     def _capture(self, entry: Pending, data: bytes) -> None:
@@ -208,7 +221,7 @@ class Backend:
     def _bound(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.BIND)
         self.queue.popleft()
-        if entry.portal is not None:
+        if entry.portal is not None and entry.name:  # SQL cannot name the unnamed portal
             self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command)
         return None
 
@@ -287,24 +300,14 @@ class Backend:
         ]
         return b',"columns":' + orjson.dumps(columns)
 
-    def _row(self, buf: bytes, pos: int, stop: int) -> bytes | None:
-        entry = self._head(Kind.EXECUTE, Kind.QUERY)
-        if entry.kind == Kind.EXECUTE and entry.portal is not None and entry.rewriter is None:
-            entry.rewriter = entry.portal.rewriter
-        rewriter = entry.rewriter
-        if rewriter is None:
-            if self.masking and not self._may_pass(entry):
-                raise ProtocolError("rows whose columns are not known")
-            entry.rows += 1
-            self._capture(entry, buf[pos:stop])
-            return None
+    def _masked(self, rewriter: RowRewriter, buf: bytes, start: int, end: int) -> bytes:
         try:
-            masked = frame(b"D", rewriter.rewrite(buf[pos + 5 : stop]))
+            return rewriter.rewrite_messages(buf, start, end)
         except MaskError as e:
             raise ProtocolError(f"a row that cannot be masked: {e}") from None
-        entry.rows += 1
-        self._capture(entry, masked)
-        return masked
+
+    def _row(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        raise ProtocolError("rows that nothing asked for")
 
     def _complete(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.EXECUTE, Kind.QUERY)
@@ -469,7 +472,7 @@ class Backend:
         assert catalog is None or isinstance(catalog, Catalog)
         statements = verdict.command.statements
         analysis = statements[entry.index].analysis if entry.index < len(statements) else verdict.command.analysis
-        tree = copy_columns.tree_of(verdict.command, entry.index)
+        tree = copy_columns.tree_of(verdict.text, entry.index, len(statements))
         described = entry.prepared.rows if entry.prepared is not None else None
         try:
             width = len(response.column_formats)

@@ -59,10 +59,16 @@ class Function(NamedTuple):
     result: int
     effects: frozenset[Effect]  # what a call does
     at_plan_time: bool  # may run while a statement is only planned: everything but a volatile built-in
+    arguments: str  # type OIDs
 
     @property
     def qualified(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    def hides(self, other: Function) -> bool:
+        """Whether, earlier in the search_path, it is always chosen in the other's place: the same arguments."""
+        simple = not (self.variadic or other.variadic or self.defaults or other.defaults)
+        return simple and self.arguments == other.arguments
 
     def takes(self, nargs: int) -> bool:
         """Whether a call with that many arguments can mean this overload."""
@@ -82,6 +88,15 @@ class Type(NamedTuple):
     subtype: int
     support: tuple[int, ...]  # a range's own functions
     extension: str | None
+
+
+class LiveOperator(NamedTuple):
+    """An operator that runs more than a plain built-in. `hidden`: pg_catalog has one with the same operand types."""
+
+    schema: str
+    unary: bool
+    function: Function | None
+    hidden: bool
 
 
 class ViewFacts(NamedTuple):
@@ -121,11 +136,11 @@ class Catalog:
         self.relations_by_oid: dict[int, Relation] = {}
         self.relations: dict[tuple[str, str], Relation] = {}
         for oid, schema, name, kind, secured in results["relations"]:
-            number, home = int(oid or 0), schema_names.get(int(schema or 0))
+            owner_oid, home = int(oid or 0), schema_names.get(int(schema or 0))
             if home is None:
                 continue  # made between two queries: the next snapshot has it
-            relation = Relation(number, home, name or "", kind or "", secured == "t", columns.get(number, {}))
-            self.relations_by_oid[number] = relation
+            relation = Relation(owner_oid, home, name or "", kind or "", secured == "t", columns.get(owner_oid, {}))
+            self.relations_by_oid[owner_oid] = relation
             self.relations[home, relation.name] = relation
         self.functions: dict[tuple[str, str], tuple[Function, ...]] = {}
         self.functions_by_oid: dict[int, Function] = {}
@@ -146,11 +161,12 @@ class Catalog:
             found = _type(row, home)
             self.types_by_oid[found.oid] = found
             self.types[home, found.name] = found
-        # name -> schemas that have it; name -> (schema, unary, function) of those that are not plain built-ins
+        # name -> schemas that have it; name -> those that are not plain built-ins
         self.operator_schemas: dict[str, frozenset[str]] = {}
-        self.live_operators: dict[str, tuple[tuple[str, bool, Function | None], ...]] = {}
+        self.live_operators: dict[str, tuple[LiveOperator, ...]] = {}
         self.operator_functions: dict[int, int] = {}
-        for oid, schema, name, kind, code in results["operators"]:
+        own = {(r[2], r[5]) for r in results["operators"] if schema_names.get(int(r[1] or 0)) == "pg_catalog"}
+        for oid, schema, name, kind, code, operands in results["operators"]:
             home = schema_names.get(int(schema or 0))
             if home is None or name is None:
                 continue
@@ -158,7 +174,8 @@ class Catalog:
             self.operator_functions[int(oid or 0)] = int(code or 0)
             implements = self.functions_by_oid.get(int(code or 0))
             if code != "0" and (implements is None or implements.effects):
-                self.live_operators[name] = (*self.live_operators.get(name, ()), (home, kind == "l", implements))
+                live = LiveOperator(home, kind == "l", implements, home != "pg_catalog" and (name, operands) in own)
+                self.live_operators[name] = (*self.live_operators.get(name, ()), live)
 
     def _read_behind(self, results: Mapping[str, Rows]) -> None:
         self._checks = _group(results["domain_checks"])
@@ -303,6 +320,20 @@ class Catalog:
             effects |= extension_effects(found.extension or "", found.name, False, "c")
         return effects
 
+    def cast_effects(self, oid: int, depth: int = 0) -> frozenset[Effect]:
+        """What user-defined casts may run for values of this type, or for values inside them."""
+        effects = self.live_casts.get(oid, NONE)
+        found = self.types_by_oid.get(oid)
+        if found is None or depth > 8:
+            return effects
+        for inner in (found.element, found.base, found.subtype):
+            if inner:
+                effects |= self.cast_effects(inner, depth + 1)
+        owner = self.relations_by_oid.get(found.relation) if found.kind == "c" else None
+        for _, column_type in owner.columns.values() if owner is not None else ():
+            effects |= self.cast_effects(column_type, depth + 1)
+        return effects
+
     def tree_effects(self, text: str | None) -> tuple[frozenset[Effect], tuple[str, ...]]:
         """What evaluating a stored expression may run, and the names of the functions that are no plain built-ins."""
         if not text:
@@ -373,8 +404,9 @@ class Catalog:
                     inside = nodetree.read(text).relations if not ran & UNKNOWN else frozenset()
                     waiting.extend(sorted(inside - seen))
                     seen |= inside
-            for _, column_type in relation.columns.values():
-                effects |= self.live_casts.get(column_type, NONE)
+            if self.live_casts:
+                for _, column_type in relation.columns.values():
+                    effects |= self.cast_effects(column_type)
         return ViewFacts(tuple(dict.fromkeys(reads)), effects, tuple(dict.fromkeys(functions)), why)
 
     def write_facts(self, oid: int, event: str) -> tuple[frozenset[Effect], tuple[str, ...], tuple[str, ...]]:
@@ -441,7 +473,7 @@ def _function(row: Sequence[str | None], schema: str, known: frozenset[str]) -> 
         effects = _CALL
     return Function(
         oid, schema, name, volatile, nargs, int(row[5] or 0), row[6] == "t", int(row[7] or 0), effects,
-        not (builtin and volatile),
+        not (builtin and volatile), row[10] or "",
     )  # fmt: skip
 
 

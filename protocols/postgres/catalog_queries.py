@@ -42,13 +42,14 @@ CATALOG_QUERIES: Mapping[str, str] = {
         ORDER BY a.attrelid, a.attnum""",  # noqa: S608
     "functions": """
         SELECT p.oid, p.pronamespace, p.proname, p.provolatile, p.pronargs, p.pronargdefaults,
-               p.provariadic <> 0, p.prorettype, l.lanname, e.extname
+               p.provariadic <> 0, p.prorettype, l.lanname, e.extname, p.proargtypes
         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
         LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
              AND d.objid = p.oid AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
         LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid""",
     "operators": """
-        SELECT o.oid, o.oprnamespace, o.oprname, o.oprkind, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_operator o""",
+        SELECT o.oid, o.oprnamespace, o.oprname, o.oprkind, o.oprcode::pg_catalog.oid, o.oprleft || ' ' || o.oprright
+        FROM pg_catalog.pg_operator o""",
     "types": f"""
         SELECT t.oid, t.typnamespace, t.typname, t.typtype, t.typcategory, t.typbasetype, t.typelem, t.typrelid,
                r.rngsubtype, r.rngcanonical::pg_catalog.oid, r.rngsubdiff::pg_catalog.oid, e.extname

@@ -12,7 +12,6 @@ from protocols.postgres.catalog import Catalog
 from protocols.postgres.copy_options import CopyOptions
 from protocols.postgres.messages import RowDescription
 from protocols.postgres.results import MaskError
-from protocols.postgres.statements import CommandAnalysis
 
 _TRIES = 6  # parentheses looked at from either end
 
@@ -20,13 +19,13 @@ Types = tuple[tuple[int, int], ...]
 Tree = dict[str, Any]
 
 
-def tree_of(command: CommandAnalysis, index: int) -> Tree | None:
-    """The parse tree of the COPY that is the message's statement number `index`; None where it is none."""
+def tree_of(text: bytes, index: int, count: int) -> Tree | None:
+    """The parse tree of the COPY that is statement number `index` of a message's `count`; None where it is none."""
     try:
-        parsed = pgparse.parse(command.text)
+        parsed = pgparse.parse(text.decode())
     except (pgparse.PGQueryError, ValueError):
         return None
-    if len(parsed) != len(command.statements) or index >= len(parsed):
+    if len(parsed) != count or index >= count:
         return None
     found = parsed[index].get("stmt", {}).get("CopyStmt")
     return found if isinstance(found, dict) else None
@@ -49,14 +48,14 @@ def shape(
     if tree is not None and described is not None and len(described.fields) == width:
         types = tuple((f.type_oid, f.type_mod) for f in described.fields)
         return results.shape(described, catalog, analysis, False), types
-    reads = results.relations(analysis)
+    reads, columns_read = results.reach(analysis, catalog)
     if tree is not None and "relation" in tree and catalog is not None:
         names = [str(item["String"]["sval"]) for item in tree.get("attlist", ())]
         found = _table_columns(analysis.reads, names, catalog)
         if len(found) == width:
-            return ResultShape(tuple(c for c, _ in found), reads), tuple((oid, -1) for _, oid in found)
+            return ResultShape(tuple(c for c, _ in found), reads, columns_read), tuple((oid, -1) for _, oid in found)
     unknown = tuple(ResultColumn(f"column{i + 1}", Origin.COMPUTED) for i in range(width))
-    return ResultShape(unknown, reads), ()
+    return ResultShape(unknown, reads, columns_read), ()
 
 
 def _table_columns(reads: tuple[str, ...], names: list[str], catalog: Catalog) -> list[tuple[ResultColumn, int]]:
@@ -75,15 +74,15 @@ def _table_columns(reads: tuple[str, ...], names: list[str], catalog: Catalog) -
     return out
 
 
-def inner_query(command: CommandAnalysis) -> bytes | None:
+def inner_query(message: bytes, count: int) -> bytes | None:
     """The text of the query in `COPY (query) TO ...`, if the message is exactly that.
 
     Cut out at its parentheses and believed only if it parses to the very same tree.
     """
-    tree = tree_of(command, 0) if len(command.statements) == 1 else None
+    tree = tree_of(message, 0, 1) if count == 1 else None
     if tree is None or "query" not in tree:
         return None
-    text = command.text
+    text = message.decode()
     wanted = _bare(tree["query"])
     opens = [i for i, c in enumerate(text) if c == "("][:_TRIES]
     closes = [i for i, c in enumerate(text) if c == ")"][-_TRIES:]

@@ -19,6 +19,7 @@ from protocols.postgres.judging import Judge
 from protocols.postgres.limits import Limits
 from protocols.postgres.messages import FLUSH, SYNC, Bind, Close, Describe, Execute, FunctionCall, Parse, Query
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
+from protocols.postgres.roundtrip import Messages
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import analyse_function_call
 
@@ -76,7 +77,13 @@ class Frontend:
 
         def _fail(self, sqlstate: str, message: str) -> None: ...
 
+        trip: Pending | None
+
         def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None: ...
+
+        def _depart(self, buf: bytes, messages: Messages) -> bool: ...
+
+        def _take_apart(self) -> None: ...
 
     held: Held | None = None
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
@@ -97,6 +104,11 @@ class Frontend:
             if self._from_client.large or not data:
                 return
         buf, messages, end = self._from_client.feed(data)
+        if 3 <= len(messages) <= 4 and end == len(buf) and self._depart(buf, messages):
+            self.up.append(buf)
+            return
+        if self.trip is not None and messages:
+            self._take_apart()
         run = 0  # start of the run of messages that go on unchanged
         pos = 0
         for kind, pos, stop in messages:
@@ -546,7 +558,14 @@ class Frontend:
             return False
         message = buf[pos:stop]
         # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
-        request = HoldRequest(entry.number, verdict.command.text, digest(), verdict.command.analysis, decision, values)
+        request = HoldRequest(
+            entry.number,
+            verdict.text.decode("utf-8", "replace"),
+            digest(),
+            verdict.command.analysis,
+            decision,
+            values,
+        )
         try:
             ticket = self.port.hold(request)
         except HoldRefused as e:
@@ -582,7 +601,7 @@ class Frontend:
         assert verdict is not None
         if not verdict.touches or (self.queue and self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL)):
             return b""
-        text = copy_columns.inner_query(verdict.command)
+        text = copy_columns.inner_query(verdict.text, len(verdict.command.statements))
         if text is None:
             return b""
         asked = Pending(Kind.DESCRIBE, name=self.nowhere)

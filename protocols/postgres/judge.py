@@ -16,7 +16,7 @@ from protocols.postgres import startup
 from protocols.postgres.builtins import builtin_catalog
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.state import SessionState
-from protocols.postgres.statements import ChangeKind, CommandAnalysis, analyse
+from protocols.postgres.statements import ChangeKind, CommandAnalysis, Statement, analyse
 
 Decide = Callable[[Analysis], Decision]
 
@@ -93,8 +93,7 @@ def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> Non
     worked = ok
     if ok:
         for statement in command.statements:
-            prepares = [c.name or "" for c in statement.changes if c.kind is ChangeKind.PREPARE]
-            if any(state.prepared(name) is not None for name in prepares):
+            if not _can_work(statement, state):
                 worked = False
                 break
             state.applied(statement)
@@ -104,6 +103,17 @@ def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> Non
         state.ready("T" if worked else "E")
     else:
         state.ready("I")
+
+
+def _can_work(statement: Statement, state: SessionState) -> bool:
+    """False for what the server surely refused: a name that is taken, anything but the end of a failed block."""
+    for change in statement.changes:
+        if change.kind is ChangeKind.PREPARE and state.prepared(change.name or "") is not None:
+            return False
+        if change.kind is ChangeKind.DECLARE and state.portal(change.name or "") is not None:
+            return False
+    ends = {ChangeKind.COMMIT, ChangeKind.ROLLBACK, ChangeKind.ROLLBACK_TO}
+    return not state.in_failed_block or any(change.kind in ends for change in statement.changes)
 
 
 def _refused(identifier: Any, refused: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from protocols.contract import Cacheable, Effect, SessionPort
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.evidence import command_static, text_field
 from protocols.postgres.pending import Verdict
-from protocols.postgres.results import relations
+from protocols.postgres.results import reach
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis, analyse, shape_key
 
@@ -110,7 +110,9 @@ class Judge:
     def _like(self, text: bytes, like: Verdict) -> Verdict:
         field, redacted = self._text(text)
         fixed = like.fixed[: like.fixed.rindex(b',"text":')] + field
-        return Verdict(like.command, like.decision, fixed, redacted, like.touches, like.changes, like.renames)
+        return Verdict(
+            like.command, text, like.decision, fixed, redacted, like.touches, like.changes, like.renames
+        )
 
     def verdict(self, text: bytes, command: CommandAnalysis) -> Verdict:
         """Decides on an analysis that exists already; `text` is what goes on record."""
@@ -120,10 +122,11 @@ class Judge:
         masker = self._port.masker
         return Verdict(
             command,
+            text,
             decision,
             command_static(analysis, decision) + field,
             redacted,
-            masker is not None and masker.touches(relations(analysis)),
+            masker is not None and masker.touches(*reach(analysis, self._catalog)),
             any(s.changes for s in command.statements) or not command.statements,
             not _RENAMES.isdisjoint(analysis.effects),
         )

@@ -23,6 +23,7 @@ class Kind(enum.IntEnum):
     CLOSE = ord("C")
     SYNC = ord("S")
     CALL = ord("F")
+    TRIP = 0  # Bind to Sync as one, see `roundtrip`
     COPY_END = ord("c")  # CopyDone or CopyFail: has no answer of its own, marks where a COPY's input ended
 
 
@@ -31,6 +32,7 @@ class Verdict:
     """One statement, analysed and decided, under one meaning of its names and one policy."""
 
     command: CommandAnalysis
+    text: bytes  # its own; an analysis may be shared by statements of the same shape
     decision: Decision
     fixed: bytes  # the finished part of its command record
     redacted: bool  # the text held secrets: its parameters are secrets too
@@ -102,6 +104,7 @@ class Pending:
     hidden = False  # sent by the gateway: its answer is not the client's
     maybe = False  # a Sync that a COPY may swallow
     order = 0  # which Sync (or what acts like one) this is
+    formats: tuple[int, ...] = ()  # result formats of a whole exchange
     index = 0  # statement of a simple query whose answer comes next
     rewriter: RowRewriter | None = None
     copy: Any = None  # CopyMasker of a running COPY OUT

@@ -68,9 +68,7 @@ def _options(text: str) -> list[tuple[str, str | None]]:
         if word == "-c":
             word = words[index] if index < len(words) else ""
             index += 1
-        elif word.startswith("-c"):
-            word = word[2:]
-        elif word.startswith("--") and len(word) > 2:
+        elif word.startswith("-c") or (word.startswith("--") and len(word) > 2):
             word = word[2:]
         else:
             found.append((word[:40] or "(empty)", None))

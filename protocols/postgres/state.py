@@ -326,7 +326,7 @@ class SessionState:
         value, known = self._setting("client_encoding")
         if not known:
             return "unknown"
-        return value if value is not None else "UTF8"
+        return value if value is not None else self._reported.get("server_encoding", "UTF8")
 
     @property
     def conforming_strings(self) -> bool:
@@ -354,9 +354,15 @@ class SessionState:
         """A transaction block is open, as far as the statements that ran say."""
         return self._block
 
+    @property
+    def in_failed_block(self) -> bool:
+        """The open block has failed: the server takes nothing but its end."""
+        return self._block and self._failed
+
     def altered(self) -> frozenset[Effect]:
         """The effects of setting back everything that this session has set."""
-        found = {set_effect(name, None) for store in (self._now.settings, self._now.local) for name in store}
+        names = {name for store in (self._now.settings, self._now.local) for name in store}
+        found = {set_effect(name, self._started.get(name)) for name in names}
         return frozenset(found - {Effect.SESSION_ROLE}) - _HARMLESS
 
     def search_path(self, catalog: Catalog) -> tuple[tuple[str, ...], bool]:

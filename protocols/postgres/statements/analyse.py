@@ -7,6 +7,7 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pgparse
@@ -16,7 +17,7 @@ from protocols.postgres.catalog import Catalog
 from protocols.postgres.statements.commands import Commands
 from protocols.postgres.statements.lineage import clear_columns
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Statement, unknown
-from protocols.postgres.statements.text import Unreadable, check_depth, decode, outside_literals
+from protocols.postgres.statements.text import MAX_STATEMENTS, Unreadable, check_depth, decode, outside_literals
 
 if TYPE_CHECKING:
     from protocols.postgres.state import SessionState
@@ -32,9 +33,9 @@ _CODE = frozenset(
     }
 )
 _STRENGTH = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
+_BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})
 _RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
 _TREES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
-MAX_STATEMENTS = 2000  # of one message
 MAX_SHAPE = 16_384  # characters of normalised text that are kept
 
 
@@ -51,7 +52,7 @@ def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> Comman
         return unknown("the statement is nested too deeply to be judged")
     except pgparse.PGQueryError as error:
         return unknown(f"the text does not parse: {_tidy(str(error))}")
-    except Exception as error:  # noqa: BLE001 - fail closed: a fault of ours must never pass a statement
+    except Exception as error:
         return unknown(f"the analysis failed ({type(error).__name__}); report this statement")
 
 
@@ -108,16 +109,13 @@ def statement(tree: Any, state: SessionState, catalog: Catalog | None, shape: st
     else:
         clear = frozenset()
     if clear:
-        analysis = _with_clear(analysis, clear)
+        analysis = dataclasses.replace(analysis, clear_columns=clear)
     changes = tuple(
         Change(c.kind, c.name, _bound(c, analysis), c.local) if c.kind in _BOUND else c for c in walk.changes
     )
     if not _CODE.isdisjoint(analysis.effects) and ChangeKind.OPAQUE not in {c.kind for c in changes}:
         changes = (*changes, Change(ChangeKind.OPAQUE))
-    return Statement(analysis, changes, tree if tag in _TREES or _writes_inside(walk) else None)
-
-
-_BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})
+    return Statement(analysis, changes, tree if _returns_written(tag, tree, walk) else None)
 
 
 def _bound(change: Change, analysis: Analysis) -> Any:
@@ -125,14 +123,11 @@ def _bound(change: Change, analysis: Analysis) -> Any:
     return (change.value, analysis)
 
 
-def _writes_inside(walk: Commands) -> bool:
-    return bool(walk.writes) and walk.kind in ("select", "copy to", "execute")
-
-
-def _with_clear(analysis: Analysis, clear: frozenset[int]) -> Analysis:
-    import dataclasses
-
-    return dataclasses.replace(analysis, clear_columns=clear)
+def _returns_written(tag: str, tree: Any, walk: Commands) -> bool:
+    """Rows come back that the statement itself may have filled: what it assigns matters to masking."""
+    if not walk.writes:
+        return False
+    return "returningList" in tree[tag] if tag in _TREES else walk.kind in ("select", "copy to", "execute")
 
 
 def _shape(text: str) -> str:
@@ -165,9 +160,7 @@ def _merged(found: list[Statement], shape: str) -> Analysis:
         where=max((a.where for a in parts), key=lambda w: _STRENGTH[w]),
         why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
         shape=shape,
-        cacheable=min((a.cacheable for a in parts), key=lambda c: _RANK[c])
-        if all(a.cacheable is not Cacheable.SHAPE for a in parts)
-        else min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
+        cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
     )
 
 

@@ -29,8 +29,22 @@ _KINDS = {
 # options of BEGIN and SET TRANSACTION that lift nothing
 _PLAIN_TRANSACTION = frozenset({"transaction_isolation", "transaction_deferrable"})
 _COPY_OPTIONS = frozenset(
-    """format delimiter null header quote escape force_quote force_not_null force_null default on_error log_verbosity
-    reject_limit freeze""".split()
+    [
+        "format",
+        "delimiter",
+        "null",
+        "header",
+        "quote",
+        "escape",
+        "force_quote",
+        "force_not_null",
+        "force_null",
+        "default",
+        "on_error",
+        "log_verbosity",
+        "reject_limit",
+        "freeze",
+    ]
 )
 _MAX_NESTED = 20  # EXECUTE of EXECUTE ..., EXPLAIN of EXECUTE
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-
 from protocols.contract import Effect
 from protocols.postgres.statements.nodes import Node, strings
 
@@ -24,7 +23,9 @@ _RELATION_OBJECTS = frozenset(
         "OBJECT_INDEX",
     }
 )
-_TRIGGER_COMMANDS = frozenset({"EnableTrig", "DisableTrig", "EnableRule", "DisableRule", "EnableAlways", "EnableReplica"})
+_TRIGGER_COMMANDS = frozenset(
+    {"EnableTrig", "DisableTrig", "EnableRule", "DisableRule", "EnableAlways", "EnableReplica"}
+)
 _POLICY_COMMANDS = frozenset({"RowSecurity", "ForceRowSecurity"})
 
 

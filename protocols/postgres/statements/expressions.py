@@ -39,8 +39,37 @@ _OPERATORS_OF_KIND = {
 _INV_READ = "262144"  # lo_open's mode that cannot write
 # what the parser accepts as a type's name beyond pg_type.typname, for functions that take it as text
 _SQL_TYPES = frozenset(
-    """int integer smallint bigint real float decimal dec char character varchar boolean bit time timestamp interval
-    numeric text date json jsonb uuid xml bytea inet cidr macaddr point money""".split()
+    [
+        "int",
+        "integer",
+        "smallint",
+        "bigint",
+        "real",
+        "float",
+        "decimal",
+        "dec",
+        "char",
+        "character",
+        "varchar",
+        "boolean",
+        "bit",
+        "time",
+        "timestamp",
+        "interval",
+        "numeric",
+        "text",
+        "date",
+        "json",
+        "jsonb",
+        "uuid",
+        "xml",
+        "bytea",
+        "inet",
+        "cidr",
+        "macaddr",
+        "point",
+        "money",
+    ]
 )
 
 
@@ -297,9 +326,7 @@ class Expressions:
         if function.name != "lo_open":
             return False
         self.read_constant = True
-        if len(args) == 2 and constant(args[1]) == ("i", _INV_READ):
-            return True
-        return False
+        return len(args) == 2 and constant(args[1]) == ("i", _INV_READ)
 
     def _row_input(self, function: Function, args: list[Node]) -> bool:
         self.row_input = True

@@ -16,6 +16,7 @@ from protocols.postgres.statements.nodes import constant, strings
 
 Node = dict[str, Any]
 _DEPTH = 40
+_BOOLEANS = {"true": True, "t": True, "on": True, "yes": True, "1": True, "false": False, "f": False}
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\Z")
 
 
@@ -42,9 +43,7 @@ class _Proof:
             value = self.value(node, depth)
             if value is None:
                 return None
-            return {"true": True, "t": True, "on": True, "yes": True, "1": True, "false": False, "f": False}.get(
-                str(value[1]).strip().lower()
-            )
+            return _BOOLEANS.get(value[1].strip().lower())
         if tag == "BoolExpr":
             values = [self.truth(arg, depth + 1) for arg in body.get("args", ())]
             operator = body.get("boolop", "AND_EXPR")
@@ -89,8 +88,7 @@ class _Proof:
             return True
         if kind == "AEXPR_BETWEEN":
             bounds = (right or {}).get("List", {}).get("items", [])
-            values = [self.value(v, depth) for v in (left, *bounds)]
-            numbers = [_number(v) for v in values]
+            numbers = [_number(self.value(v, depth)) for v in (left, *bounds)]
             if len(numbers) == 3 and None not in numbers:
                 return numbers[1] <= numbers[0] <= numbers[2]  # type: ignore[operator]  # None was excluded
             return True if len(bounds) == 2 and _same(left, bounds[0]) and _same(left, bounds[1]) else None

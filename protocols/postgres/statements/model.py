@@ -65,7 +65,7 @@ class CommandAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What PREPARE or Parse put under a name: the statement's tree, judged anew under the names in force at each use."""
+    """What PREPARE or Parse put under a name: the tree is judged anew under the names in force at each use."""
 
     tree: Any = field(repr=False)
     analysis: Analysis
@@ -73,7 +73,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Temporary:
-    """A temporary relation of the session's own. `columns` None: not known. `body`: what reading a view brings along."""
+    """A temporary relation of the session. `columns` None: not known. `body`: what reading a view brings along."""
 
     name: str
     columns: tuple[str, ...] | None = None

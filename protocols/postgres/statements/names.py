@@ -123,16 +123,29 @@ class NameSpace:
             return list(self.catalog.functions.get((names[0], names[1]), ()))
         if len(names) != 1:
             return []
-        return [f for home in self.schemas() for f in self.catalog.functions.get((home, names[0]), ())]
+        found: list[Function] = []
+        builtin: tuple[Function, ...] = ()
+        for home in self.schemas():
+            here = self.catalog.functions.get((home, names[0]), ())
+            if home == "pg_catalog":
+                builtin = here
+                found.extend(here)
+            elif here:
+                found.extend(f for f in here if not any(b.hides(f) for b in builtin))
+        return found
 
     def operators(self, names: Sequence[str], unary: bool) -> tuple[list[tuple[str, Function | None]], bool]:
         """The operators of this name that are no plain built-ins, and whether the name exists at all."""
         name = names[-1]
         homes = (names[0],) if len(names) == 2 else self.schemas()
+        candidates = self.catalog.live_operators.get(name, ())
+        first = list(homes).index("pg_catalog") if candidates and "pg_catalog" in homes else len(homes)
         live = [
-            (f"{home}.{name}", function)
-            for home, is_unary, function in self.catalog.live_operators.get(name, ())
-            if home in homes and is_unary == unary
+            (f"{one.schema}.{name}", one.function)
+            for one in candidates
+            if one.schema in homes
+            and one.unary == unary
+            and not (one.hidden and len(names) == 1 and first < list(homes).index(one.schema))
         ]
         return live, not self.catalog.operator_schemas.get(name, frozenset()).isdisjoint(homes)
 

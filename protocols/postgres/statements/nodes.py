@@ -13,8 +13,8 @@ from typing import Any
 
 Node = dict[str, Any]
 
-# tag -> (scalar fields, child fields). A child is a node, a list of nodes, or `field:Tag` for a message that libpg_query
-# writes without its tag.
+# tag -> (scalar fields, child fields). A child is a node, a list of nodes, or `field:Tag` for a message that
+# libpg_query writes without its tag.
 _TABLE: dict[str, tuple[str, str]] = {
     "A_ArrayExpr": ("list_start list_end location", "elements"),
     "A_Const": ("ival fval boolval sval bsval isnull location", ""),
@@ -175,13 +175,12 @@ def constant(node: Node | None) -> tuple[str, str] | None:
 
 def figure_name(node: Node | None) -> str:
     """The name that the server gives an output column without an alias (FigureColname)."""
-    for _ in range(200):
-        if not node:
-            return "?column?"
+    fallback = "?column?"  # a type's or CASE's own name, weaker than what is inside
+    while node:
         tag, body = next(iter(node.items()))
         if tag == "ColumnRef":
             names = strings(body.get("fields"))
-            return names[-1] if names else "?column?"
+            return names[-1] if names else fallback
         if tag == "A_Indirection":
             names = strings(body.get("indirection"))
             if names:
@@ -190,18 +189,20 @@ def figure_name(node: Node | None) -> str:
         elif tag == "FuncCall":
             return strings(body.get("funcname"))[-1]
         elif tag == "TypeCast":
-            inner = figure_name(body.get("arg"))
-            return inner if inner != "?column?" else strings(body.get("typeName", {}).get("names"))[-1]
+            if fallback == "?column?":
+                fallback = (strings(body.get("typeName", {}).get("names")) or [fallback])[-1]
+            node = body.get("arg")
         elif tag == "CollateClause":
             node = body.get("arg")
         elif tag == "CaseExpr":
-            inner = figure_name(body.get("defresult"))
-            return inner if inner != "?column?" else "case"
+            if fallback == "?column?":
+                fallback = "case"
+            node = body.get("defresult")
         elif tag == "SubLink":
-            return _FIGURE.get(body.get("subLinkType", ""), "?column?")
+            return _FIGURE.get(body.get("subLinkType", ""), fallback)
         else:
-            return _FIGURE.get(tag, "?column?")
-    return "?column?"
+            return _FIGURE.get(tag, fallback)
+    return fallback
 
 
 # an EXPR_SUBLINK takes its subquery's name: not worked out, `?column?` makes the look-up fall back to everything

@@ -18,6 +18,8 @@ from protocols.postgres.statements.names import Target
 from protocols.postgres.statements.nodes import FIELDS, Node, constant, figure_name, strings
 from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope, Source, union
 
+MAX_SOURCES = 5000  # items of one FROM
+MAX_NATURAL = 20  # tables of one natural join whose columns are compared; past it every column counts as compared
 MAX_QUERY_DEPTH = 60  # queries inside queries; each level takes a few Python frames
 _SYSTEM = frozenset({"pg_catalog", "information_schema"})
 _SAMPLE_METHODS = frozenset({"system", "bernoulli", "system_rows", "system_time"})
@@ -206,12 +208,15 @@ class Queries(Expressions):
         conditions: list[Any] = []
         for item in items:
             self._from_item(item, scope, conditions)
+            if len(scope.sources) > MAX_SOURCES:
+                self.unknown(f"more than {MAX_SOURCES} items in FROM")
+                return
         for condition in conditions:
             self.filter(self.expression(condition, scope))
 
     def _from_item(self, root: Node, scope: Scope, conditions: list[Any]) -> None:
         stack: list[Any] = [root]
-        while stack:
+        while stack and len(scope.sources) <= MAX_SOURCES:
             item = stack.pop()
             if isinstance(item, tuple):  # a join whose sides are now in scope
                 self._after_join(item[0], item[1], scope)
@@ -245,6 +250,9 @@ class Queries(Expressions):
         if body.get("isNatural"):
             self.operator(["="])
             seen: set[str] = set()
+            if len(sides) > MAX_NATURAL:
+                self.filter(union(s.everything for s in sides))
+                sides = []
             for source in sides:
                 known = source.names
                 if known is None:

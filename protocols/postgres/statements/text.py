@@ -14,8 +14,9 @@ import re
 
 from protocols.postgres.settings import encoding_name
 
-MAX_TOKENS = 600_000  # of one message: about a second of parsing
-MAX_CHAIN = 4000  # operators, joins or set operations that may nest in each other; 25,000 overflow an 8 MiB stack
+MAX_TOKENS = 300_000  # of one message: about a second of work
+MAX_STATEMENTS = 2000  # of one message
+MAX_CHAIN = 4500  # operators, joins or set operations that may nest in each other; 25,000 overflow an 8 MiB stack
 SHORT = 8000  # characters: below, no chain can be longer than MAX_CHAIN
 MAX_OPERATOR_WORK = 2_000_000  # length times comment openers, summed over runs of operator characters
 
@@ -70,7 +71,28 @@ _TOKENS = re.compile(
 )
 _COMMENT = re.compile(r"/\*|\*/")
 _OPERATOR_RUN = re.compile(r"[~!@#^&|`?+\-*/%<>=]{512,}")
-_LISTS = frozenset({"and", "or", "when", "then", "else", "values", "select", "from", "where", "set"})
+_LISTS = frozenset(
+    [
+        "and",
+        "or",
+        "when",
+        "then",
+        "else",
+        "values",
+        "select",
+        "from",
+        "where",
+        "set",
+        "on",
+        "using",
+        "having",
+        "returning",
+        "order",
+        "group",
+        "limit",
+        "offset",
+    ]
+)
 _CHAINS = frozenset({"join", "union", "intersect", "except"})
 
 
@@ -88,8 +110,8 @@ def _after_comment(text: str, start: int) -> int:
 def check_depth(text: str) -> None:
     """Bounds what the parser will do with this text. Raises Unreadable where it could be exhausted.
 
-    Counts, over-estimating, how deep the tree can be: in each open parenthesis the tokens since the last comma, AND or
-    OR, plus its joins and set operations.
+    Counts, over-estimating, how deep the tree can be: in each open parenthesis the words and operators since the last
+    comma or clause, plus its joins and set operations.
     """
     work = sum(len(run) * run.count("/*") for run in _OPERATOR_RUN.findall(text)) if len(text) > 512 else 0
     if work > MAX_OPERATOR_WORK:
@@ -97,7 +119,7 @@ def check_depth(text: str) -> None:
     if len(text) <= SHORT:
         return
     frames: list[tuple[int, int]] = []
-    chain = segment = below = tokens = position = 0
+    chain = segment = below = tokens = statements = position = 0
     length = len(text)
     while position < length:
         match = _TOKENS.match(text, position)
@@ -128,6 +150,9 @@ def check_depth(text: str) -> None:
         elif kind == "comma":
             segment = 0
         elif kind == "end":
+            statements += 1
+            if statements > MAX_STATEMENTS:
+                raise Unreadable(f"more than {MAX_STATEMENTS} statements in one message")
             if not frames:
                 chain = segment = 0
         elif kind == "word":
@@ -136,11 +161,12 @@ def check_depth(text: str) -> None:
                 segment = 0
             elif word in _CHAINS:
                 chain += 1
+                segment = 0
             else:
                 segment += 1
-        else:
+        elif kind == "other":
             segment += 1
-        if below + chain + segment > MAX_CHAIN * 2:
+        if below + chain + segment > MAX_CHAIN:
             raise Unreadable("the statement is nested too deeply to be judged")
 
 

@@ -231,6 +231,17 @@ def test_a_rule_about_an_unknown_resource_is_a_warning(write: Any) -> None:
     assert isinstance(load(path), Config)
 
 
+def test_a_hold_longer_than_the_limit_is_a_warning(write: Any) -> None:
+    policy = (
+        "version: 1\nname: x\ndescription: y\nrules:\n"
+        "  - {id: a, description: b, hold: [tx], approvers: {expires: 1h}}\n"
+    )
+    limits = "version: 1\nroles: {approver: {groups: [a]}}\nlimits: {hold_timeout: 60}\n"
+    (problem,) = check(write("version: 1\n", limits, policy=policy))
+    assert problem.warning
+    assert (problem.line, problem.message) == (3, "rule `x/a` holds for 3600 s, but nothing is held longer than 60 s")
+
+
 def test_a_state_dir_that_is_a_file_is_refused(write: Any, tmp_path: Path) -> None:
     (tmp_path / "var").write_text("")
     assert "is no folder" in messages(write())[0]

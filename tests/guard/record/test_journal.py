@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guard.record import RecordError, Recorder, RecordSettings
+from guard.record import Recorder, RecordError, RecordSettings
 from guard.record.checkpoints import parse
 from guard.record.format import MAX_PAYLOAD
 from guard.record.keys import load_public

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.record import RecordError, Recorder, RecordSettings
+from guard.record import Recorder, RecordError, RecordSettings
 from guard.record.checkpoints import parse
 from guard.record.keys import load_public
 from guard.record.reader import Cursor, follow
