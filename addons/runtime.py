@@ -113,12 +113,13 @@ class Runtime:
         self.listener_tls = {x.name: tls.listener_context(x, self.ca) for x in config.listeners if x.tls.mode != "off"}
         self.upstream_tls = {r.name: tls.upstream_context(r.tls) for r in config.resources}
         self.view = LiveView(self) if self.watched else None
+        self.evidence = Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush)
         self.handlers = Handlers(
             roles=self.roles,
             store=self.store,
             book=self.approvals,
             live=LiveSessions(self),
-            evidence=Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush),
+            evidence=self.evidence,
             status=self.status,
             reload=self.reload,
             notifier=self.webhooks,
@@ -157,8 +158,8 @@ class Runtime:
         global _current
         self.draining = True
         deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and any(s.session and s.session.busy for s in self.sessions.values()):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - sessions have no event for it, and it happens once
+        while time.monotonic() < deadline and any(s.session and s.session.busy for s in self.sessions.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         for live in list(self.sessions.values()):
             live.terminate("the gateway shuts down")
         await asyncio.sleep(0)
@@ -166,6 +167,7 @@ class Runtime:
         if self._ticker is not None:
             self._ticker.cancel()
         await self.control.stop()
+        self.evidence.close()
         await self.verifier.stop()
         await self.webhooks.stop()
         for keeper in self._keepers.values():
@@ -340,7 +342,7 @@ class Runtime:
 
     async def reload(self) -> dict[str, Any]:
         """Loads the policies anew; where that fails the old ones stay, and the error says why."""
-        policies = PolicySet.load(load(self.config.path).policies)
+        policies = await asyncio.to_thread(lambda: PolicySet.load(load(self.config.path).policies))
         old, self.policies = self.policies.version, policies
         self.recorder.event("policy.loaded", {"version": policies.version, "before": old})
         for live in list(self.sessions.values()):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class EvidenceIndex:
         self.damage: DamagedJournal | None = None
         self._shared = Shared()
         self._lock = threading.Lock()
+        self._reached: tuple[int, int, int] | None = None  # the journal's end when it was last indexed completely
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -72,20 +73,25 @@ class EvidenceIndex:
 
     # keeping up
 
-    def catch_up(self) -> int:
+    def catch_up(self, stop: Callable[[], bool] = lambda: False) -> int:
         """Index everything that the journal holds at this moment. Returns the number of new records.
+
+        `stop` is asked now and then; when it says yes, what is left waits for the next time.
 
         Raises DamagedJournal at the first record that does not verify (what comes before it is indexed).
         """
         added = 0
         with self._lock:
             goal = self._journal_end()
-            while goal is not None:
+            if goal is None or goal == self._reached:
+                return 0
+            while not stop():
                 count, cursor = self._batch()
                 added += count
                 if self.damage is not None:
                     raise self.damage
-                if count < _BATCH or (cursor.segment, cursor.offset) >= goal:
+                if count < _BATCH or (cursor.segment, cursor.offset) >= goal[:2]:
+                    self._reached = goal
                     break
         return added
 
@@ -94,16 +100,17 @@ class EvidenceIndex:
         with self._transaction(write=False) as connection:
             return _cursor(connection)[1]
 
-    def _journal_end(self) -> tuple[int, int] | None:
-        """Newest segment and its size in bytes, None while there is no journal."""
+    def _journal_end(self) -> tuple[int, int, int] | None:
+        """Newest segment, its size in bytes and which file it is (inode); None while there is no journal."""
         known = segments(self.folder) if self.folder.exists() else {}
         if not known:
             return None
         newest = max(known)
         try:
-            return newest, known[newest].stat().st_size
+            found = known[newest].stat()
         except FileNotFoundError:  # it was compressed at this moment, so it is not the newest any more
-            return newest, 0
+            return newest, 0, 0
+        return newest, found.st_size, found.st_ino
 
     def _batch(self) -> tuple[int, Cursor]:
         with self._transaction(write=True) as connection:

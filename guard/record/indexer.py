@@ -33,7 +33,7 @@ def command(state_dir: Path) -> list[str]:
 def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once: bool = False) -> int:
     """Work until `stop` is set or the parent process is gone (once: until the journal's end). Returns an exit code."""
     parent = os.getppid()
-    failures = 0
+    failures = compressed = 0
     try:
         index = EvidenceIndex(state_dir)
     except RecordError as error:
@@ -42,8 +42,10 @@ def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once:
     with index:
         while not stop.is_set() and os.getppid() == parent:
             try:
-                index.catch_up()
-                compress_finished(index.folder, index.position().segment)
+                index.catch_up(stop.is_set)
+                if (here := index.position().segment) != compressed:
+                    compress_finished(index.folder, here)
+                    compressed = here
                 failures = 0
             except DamagedJournal as damage:
                 print(f"indexer: the journal is damaged: {damage}", file=sys.stderr)  # noqa: T201 - as above

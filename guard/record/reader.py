@@ -142,20 +142,3 @@ def follow(folder: Path, at: Cursor) -> Iterator[tuple[Record, Cursor]]:
         if at.segment == newest:
             return
         at = Cursor(at.segment + 1, 0, at.seq, at.chain)
-
-
-def read_at(folder: Path, segment: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Raw records (offset, bytes after the prefix) between two positions of a segment, unchecked against the chain."""
-    with open_segment(folder, segment) as file:
-        file.seek(start)
-        offset = start
-        while offset < end:
-            prefix = file.read(PREFIX_SIZE)
-            if len(prefix) < PREFIX_SIZE:
-                raise DamagedJournal(segment, offset, "the file ends inside a record", torn=True)
-            size = record_size(prefix, segment, offset)
-            body = file.read(size)
-            if len(body) < size:
-                raise DamagedJournal(segment, offset, "the file ends inside a record", torn=True)
-            yield offset, body
-            offset += PREFIX_SIZE + size

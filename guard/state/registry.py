@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from guard.state import schema
 from guard.state.database import Database, StateError, values
@@ -32,6 +32,15 @@ class SessionEntry:
     end_reason: str = ""
 
 
+# Made once: every connection of a client goes through these two, and building a statement costs more than running it.
+_START = insert(schema.sessions)
+_END = (
+    update(schema.sessions)
+    .where(schema.sessions.c.id == bindparam("which"), schema.sessions.c.ended_at.is_(None))
+    .values(ended_at=bindparam("at"), end_reason=bindparam("why"))
+)
+
+
 class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -40,17 +49,13 @@ class Sessions:
         """Register a live session. Raises StateError, also when the id is taken."""
         with self._database.write(durable=False) as connection:
             row = {name: getattr(entry, name) for name in schema.sessions.c.keys()}  # noqa: SIM118 - a column collection is no mapping
-            connection.execute(insert(schema.sessions).values(row))
+            connection.execute(_START, row)
 
     def end(self, session_id: str, at: float, reason: str) -> None:
         """Note the end. Ending twice keeps the first end; an unknown id is an error."""
         table = schema.sessions
         with self._database.write(durable=False) as connection:
-            done = connection.execute(
-                update(table)
-                .where(table.c.id == session_id, table.c.ended_at.is_(None))
-                .values(ended_at=at, end_reason=reason)
-            )
+            done = connection.execute(_END, {"which": session_id, "at": at, "why": reason})
             if not done.rowcount:
                 known = connection.execute(select(table.c.id).where(table.c.id == session_id)).first()
                 if known is None:

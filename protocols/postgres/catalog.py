@@ -271,7 +271,7 @@ class Catalog:
         return ()
 
     def type_info(self, oid: int) -> tuple[str, str, str, int] | None:
-        """(schema, name, kind, inner OID): kind `d` with its base, `a` (array) with its element, else pg_type.typtype."""
+        """(schema, name, kind, inner OID): `d` with its base, `a` (array) with its element, else pg_type.typtype."""
         found = self.types_by_oid.get(oid)
         if found is None:
             return None
@@ -284,7 +284,7 @@ class Catalog:
     # ------------------------------------------------------------ what names do
 
     def type_effects(self, oid: int) -> frozenset[Effect]:
-        """What making a value of this type may run: domain checks, user casts, an extension's unknown input function."""
+        """What making a value of this type may run: domain checks, user casts, an extension's input function."""
         if oid not in self._types:
             self._types[oid] = self._type_effects(oid, set())
         return self._types[oid]

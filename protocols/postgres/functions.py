@@ -12,111 +12,36 @@ from __future__ import annotations
 import re
 
 from protocols.contract import Effect
+from protocols.postgres.settings import words
 
 NONE: frozenset[Effect] = frozenset()
 UNKNOWN = frozenset({Effect.UNKNOWN})
 
 # volatile in pg_proc, but they change nothing that outlives the statement and read nothing that is secret
-HARMLESS_VOLATILE = frozenset(
-    [
-        "array_sample",
-        "array_shuffle",
-        "bernoulli",
-        "system",
-        "clock_timestamp",
-        "current_query",
-        "currtid2",
-        "currval",
-        "gen_random_uuid",
-        "lastval",
-        "lo_close",
-        "lo_get",
-        "lo_lseek",
-        "lo_lseek64",
-        "lo_tell",
-        "lo_tell64",
-        "loread",
-        "pg_blocking_pids",
-        "pg_collation_actual_version",
-        "pg_control_checkpoint",
-        "pg_control_init",
-        "pg_control_recovery",
-        "pg_control_system",
-        "pg_current_wal_flush_lsn",
-        "pg_current_wal_insert_lsn",
-        "pg_current_wal_lsn",
-        "pg_database_collation_actual_version",
-        "pg_database_size",
-        "pg_get_backend_memory_contexts",
-        "pg_get_loaded_modules",
-        "pg_get_multixact_members",
-        "pg_get_sequence_data",
-        "pg_get_shmem_allocations",
-        "pg_get_shmem_allocations_numa",
-        "pg_get_wait_events",
-        "pg_get_wal_replay_pause_state",
-        "pg_get_wal_resource_managers",
-        "pg_get_wal_summarizer_state",
-        "pg_get_aios",
-        "pg_indexes_size",
-        "pg_is_in_recovery",
-        "pg_is_wal_replay_paused",
-        "pg_isolation_test_session_is_blocked",
-        "pg_jit_available",
-        "pg_last_committed_xact",
-        "pg_last_wal_receive_lsn",
-        "pg_last_wal_replay_lsn",
-        "pg_last_xact_replay_timestamp",
-        "pg_lock_status",
-        "pg_notification_queue_usage",
-        "pg_partition_ancestors",
-        "pg_partition_tree",
-        "pg_prepared_xact",
-        "pg_relation_size",
-        "pg_replication_origin_progress",
-        "pg_replication_origin_session_is_setup",
-        "pg_replication_origin_session_progress",
-        "pg_safe_snapshot_blocking_pids",
-        "pg_sequence_last_value",
-        "pg_show_replication_origin_status",
-        "pg_stat_clear_snapshot",
-        "pg_stat_get_backend_io",
-        "pg_stat_get_backend_wal",
-        "pg_stat_get_io",
-        "pg_stat_get_recovery_prefetch",
-        "pg_stat_get_xact_blocks_fetched",
-        "pg_stat_get_xact_blocks_hit",
-        "pg_stat_get_xact_function_calls",
-        "pg_stat_get_xact_function_self_time",
-        "pg_stat_get_xact_function_total_time",
-        "pg_stat_get_xact_numscans",
-        "pg_stat_get_xact_tuples_deleted",
-        "pg_stat_get_xact_tuples_fetched",
-        "pg_stat_get_xact_tuples_hot_updated",
-        "pg_stat_get_xact_tuples_inserted",
-        "pg_stat_get_xact_tuples_newpage_updated",
-        "pg_stat_get_xact_tuples_returned",
-        "pg_stat_get_xact_tuples_updated",
-        "pg_stat_have_stats",
-        "pg_stat_get_slru",
-        "pg_stat_get_wal",
-        "pg_table_size",
-        "pg_tablespace_size",
-        "pg_total_relation_size",
-        "pg_xact_commit_timestamp",
-        "pg_xact_commit_timestamp_origin",
-        "pg_xact_status",
-        "random",
-        "random_normal",
-        "setseed",
-        "timeofday",
-        "txid_status",
-        "uuidv4",
-        "uuidv7",
-        "pg_advisory_unlock_all",
-        "pg_available_wal_summaries",
-        "pg_wal_summary_contents",
-    ]
+HARMLESS_VOLATILE = words(
+    """
+    array_sample array_shuffle bernoulli system clock_timestamp current_query currtid2 currval gen_random_uuid
+    lastval lo_close lo_get lo_lseek lo_lseek64 lo_tell lo_tell64 loread pg_blocking_pids
+    pg_collation_actual_version pg_control_checkpoint pg_control_init pg_control_recovery pg_control_system
+    pg_current_wal_flush_lsn pg_current_wal_insert_lsn pg_current_wal_lsn pg_database_collation_actual_version
+    pg_database_size pg_get_backend_memory_contexts pg_get_loaded_modules pg_get_multixact_members
+    pg_get_sequence_data pg_get_shmem_allocations pg_get_shmem_allocations_numa pg_get_wait_events
+    pg_get_wal_replay_pause_state pg_get_wal_resource_managers pg_get_wal_summarizer_state pg_get_aios
+    pg_indexes_size pg_is_in_recovery pg_is_wal_replay_paused pg_isolation_test_session_is_blocked
+    pg_jit_available pg_last_committed_xact pg_last_wal_receive_lsn pg_last_wal_replay_lsn
+    pg_last_xact_replay_timestamp pg_lock_status pg_notification_queue_usage pg_partition_ancestors
+    pg_partition_tree pg_prepared_xact pg_relation_size pg_replication_origin_progress
+    pg_replication_origin_session_is_setup pg_replication_origin_session_progress pg_safe_snapshot_blocking_pids
+    pg_sequence_last_value pg_show_replication_origin_status pg_stat_clear_snapshot pg_stat_get_backend_io
+    pg_stat_get_backend_wal pg_stat_get_io pg_stat_get_recovery_prefetch pg_stat_get_xact_blocks_fetched
+    pg_stat_get_xact_blocks_hit pg_stat_get_xact_function_calls pg_stat_get_xact_function_self_time
+    pg_stat_get_xact_function_total_time pg_stat_get_xact_numscans pg_stat_get_xact_tuples_deleted
+    pg_stat_get_xact_tuples_fetched pg_stat_get_xact_tuples_hot_updated pg_stat_get_xact_tuples_inserted
+    pg_stat_get_xact_tuples_newpage_updated pg_stat_get_xact_tuples_returned pg_stat_get_xact_tuples_updated
+    pg_stat_have_stats pg_stat_get_slru pg_stat_get_wal pg_table_size pg_tablespace_size pg_total_relation_size
+    pg_xact_commit_timestamp pg_xact_commit_timestamp_origin pg_xact_status random random_normal setseed timeofday
+    txid_status uuidv4 uuidv7 pg_advisory_unlock_all pg_available_wal_summaries pg_wal_summary_contents
+    """
 )
 
 _E = Effect
@@ -195,82 +120,27 @@ NAMES_TYPE = frozenset({"pg_input_is_valid", "pg_input_error_info"})
 READS_LARGE_OBJECTS = frozenset({"lo_get", "loread", "lo_open"})
 
 # provably no column's value, whatever is stored: for `clear_columns`
-CLEAR = frozenset(
-    [
-        "now",
-        "version",
-        "current_database",
-        "current_schema",
-        "current_user",
-        "session_user",
-        "clock_timestamp",
-        "statement_timestamp",
-        "transaction_timestamp",
-        "timeofday",
-        "random",
-        "gen_random_uuid",
-        "pg_backend_pid",
-        "pg_postmaster_start_time",
-        "pg_is_in_recovery",
-        "inet_client_addr",
-        "inet_client_port",
-        "inet_server_addr",
-        "inet_server_port",
-        "uuidv4",
-        "uuidv7",
-        "timezone",
-        "extract",
-        "date_part",
-        "date_trunc",
-        "to_char",
-        "upper",
-        "lower",
-        "length",
-    ]
+CLEAR = words(
+    """
+    now version current_database current_schema current_user session_user clock_timestamp statement_timestamp
+    transaction_timestamp timeofday random gen_random_uuid pg_backend_pid pg_postmaster_start_time
+    pg_is_in_recovery inet_client_addr inet_client_port inet_server_addr inet_server_port uuidv4 uuidv7 timezone
+    extract date_part date_trunc to_char upper lower length
+    """
 )
 
 # extensions whose immutable and stable functions only compute. Their members are known by pg_depend, not by name.
-TRUSTED_EXTENSIONS = frozenset(
-    [
-        "btree_gin",
-        "btree_gist",
-        "citext",
-        "cube",
-        "dict_int",
-        "dict_xsyn",
-        "earthdistance",
-        "fuzzystrmatch",
-        "hstore",
-        "intarray",
-        "isn",
-        "ltree",
-        "pg_trgm",
-        "pgcrypto",
-        "plpgsql",
-        "postgis",
-        "seg",
-        "tsm_system_rows",
-        "tsm_system_time",
-        "unaccent",
-        "uuid-ossp",
-        "vector",
-    ]
+TRUSTED_EXTENSIONS = words(
+    """
+    btree_gin btree_gist citext cube dict_int dict_xsyn earthdistance fuzzystrmatch hstore intarray isn ltree
+    pg_trgm pgcrypto plpgsql postgis seg tsm_system_rows tsm_system_time unaccent uuid-ossp vector
+    """
 )
-_EXTENSION_VOLATILE = frozenset(
-    [
-        "gen_random_bytes",
-        "gen_random_uuid",
-        "gen_salt",
-        "uuid_generate_v1",
-        "uuid_generate_v1mc",
-        "uuid_generate_v4",
-        "crypt",
-        "pgp_sym_encrypt",
-        "pgp_sym_encrypt_bytea",
-        "pgp_pub_encrypt",
-        "pgp_pub_encrypt_bytea",
-        "show_limit",
-    ]
+_EXTENSION_VOLATILE = words(
+    """
+    gen_random_bytes gen_random_uuid gen_salt uuid_generate_v1 uuid_generate_v1mc uuid_generate_v4 crypt
+    pgp_sym_encrypt pgp_sym_encrypt_bytea pgp_pub_encrypt pgp_pub_encrypt_bytea show_limit
+    """
 )
 _EXTENSION_LANGUAGES = frozenset({"c", "internal", "sql"})
 

@@ -118,6 +118,10 @@ class Judge:
         """Decides on an analysis that exists already; `text` is what goes on record."""
         analysis = command.analysis
         decision = self._port.decide(analysis)
+        if len(command.statements) > 1:
+            # the whole must be allowed, and so must each part: what covers one part's relations may not cover another
+            parts = [self._port.decide(s.analysis) for s in command.statements]
+            decision = max((decision, *parts), key=lambda d: d.action)
         field, redacted = self._text(text)
         masker = self._port.masker
         return Verdict(

@@ -48,13 +48,13 @@ def _outputs(text: str) -> tuple[tuple[int, int], ...]:
     depth = 0
     for match in _TARGETS.finditer(text):
         token = match.group()
-        if token[0] == "{":
+        if token.startswith("{"):
             depth += 1
-        elif token == "}":
+        elif token.startswith("}"):
             depth -= 1
             if depth == 0:
                 break  # the end of the first query
-        elif token[0] == ":" and depth == 2 and match.group(3) == "false":
+        elif token.startswith(":") and depth == 2 and match.group(3) == "false":
             found.append((int(match.group(1)), int(match.group(2))))
     return tuple(found)
 

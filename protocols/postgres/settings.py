@@ -7,91 +7,37 @@ from __future__ import annotations
 
 from protocols.contract import Effect
 
+
+def words(text: str) -> frozenset[str]:
+    """A set written as text: names separated by blanks."""
+    return frozenset(text.split())
+
+
 # presentation and planner settings that an unprivileged role may change without changing what a text means
-HARMLESS = frozenset(
-    [
-        "application_name",
-        "client_min_messages",
-        "datestyle",
-        "intervalstyle",
-        "timezone",
-        "extra_float_digits",
-        "bytea_output",
-        "xmlbinary",
-        "xmloption",
-        "lc_messages",
-        "lc_monetary",
-        "lc_numeric",
-        "lc_time",
-        "array_nulls",
-        "quote_all_identifiers",
-        "escape_string_warning",
-        "default_text_search_config",
-        "gin_fuzzy_search_limit",
-        "cursor_tuple_fraction",
-        "constraint_exclusion",
-        "from_collapse_limit",
-        "join_collapse_limit",
-        "plan_cache_mode",
-        "jit",
-        "jit_above_cost",
-        "jit_inline_above_cost",
-        "jit_optimize_above_cost",
-        "jit_expressions",
-        "jit_tuple_deforming",
-        "geqo",
-        "geqo_effort",
-        "geqo_generations",
-        "geqo_pool_size",
-        "geqo_seed",
-        "geqo_selection_bias",
-        "geqo_threshold",
-        "default_transaction_isolation",
-        "transaction_isolation",
-        "default_transaction_deferrable",
-        "transaction_deferrable",
-        "seq_page_cost",
-        "random_page_cost",
-        "cpu_tuple_cost",
-        "cpu_index_tuple_cost",
-        "cpu_operator_cost",
-        "parallel_setup_cost",
-        "parallel_tuple_cost",
-        "effective_cache_size",
-        "effective_io_concurrency",
-        "max_parallel_workers_per_gather",
-        "parallel_leader_participation",
-        "min_parallel_table_scan_size",
-        "min_parallel_index_scan_size",
-        "work_mem",
-        "hash_mem_multiplier",
-        "recursive_worktable_factor",
-        "seed",
-        "tcp_keepalives_idle",
-        "tcp_keepalives_interval",
-        "tcp_keepalives_count",
-        "tcp_user_timeout",
-        "client_connection_check_interval",
-        "stats_fetch_consistency",
-    ]
+HARMLESS = words(
+    """
+    application_name client_min_messages datestyle intervalstyle timezone extra_float_digits bytea_output
+    xmlbinary xmloption lc_messages lc_monetary lc_numeric lc_time array_nulls quote_all_identifiers
+    escape_string_warning default_text_search_config gin_fuzzy_search_limit cursor_tuple_fraction
+    constraint_exclusion from_collapse_limit join_collapse_limit plan_cache_mode jit jit_above_cost
+    jit_inline_above_cost jit_optimize_above_cost jit_expressions jit_tuple_deforming geqo geqo_effort
+    geqo_generations geqo_pool_size geqo_seed geqo_selection_bias geqo_threshold default_transaction_isolation
+    transaction_isolation default_transaction_deferrable transaction_deferrable seq_page_cost random_page_cost
+    cpu_tuple_cost cpu_index_tuple_cost cpu_operator_cost parallel_setup_cost parallel_tuple_cost
+    effective_cache_size effective_io_concurrency max_parallel_workers_per_gather parallel_leader_participation
+    min_parallel_table_scan_size min_parallel_index_scan_size work_mem hash_mem_multiplier
+    recursive_worktable_factor seed tcp_keepalives_idle tcp_keepalives_interval tcp_keepalives_count
+    tcp_user_timeout client_connection_check_interval stats_fetch_consistency
+    """
 )
 
 _ROLE = frozenset({"role", "session_authorization", "is_superuser"})
-_GUARDS = frozenset(
-    [
-        "default_transaction_read_only",
-        "transaction_read_only",
-        "row_security",
-        "statement_timeout",
-        "lock_timeout",
-        "idle_in_transaction_session_timeout",
-        "idle_session_timeout",
-        "transaction_timeout",
-        "temp_file_limit",
-        "lo_compat_privileges",
-        "restrict_nonsystem_relation_kind",
-        "max_parallel_workers",
-    ]
+_GUARDS = words(
+    """
+    default_transaction_read_only transaction_read_only row_security statement_timeout lock_timeout
+    idle_in_transaction_session_timeout idle_session_timeout transaction_timeout temp_file_limit
+    lo_compat_privileges restrict_nonsystem_relation_kind max_parallel_workers
+    """
 )
 _PARSE_STATE = frozenset(
     [

@@ -249,7 +249,8 @@ class Demo:
         return subprocess.run(argv, capture_output=True, text=True, timeout=_WAIT_SECONDS).stdout
 
     def sluicegate(self, *words: str, token: str, who: str = "admin") -> subprocess.CompletedProcess[str]:
-        done = self.lab.gateway.cli(*words, token=token)
+        width = str(max(60, self.console.width - 4))  # what fits into our frame
+        done = self.lab.gateway.cli(*words, token=token, env={"COLUMNS": width})
         self.note(shlex.join(["sluicegate", *words]), done.stdout + done.stderr, who=who)
         if done.returncode != 0:
             raise Unexpected(f"`sluicegate {shlex.join(words)}` failed ({done.returncode}): {done.stderr.strip()}")
@@ -280,6 +281,11 @@ class Demo:
                 return found
             time.sleep(0.05)
         raise Unexpected(f"waited {_WAIT_SECONDS:g} s for {what}")
+
+
+def _sign_often(config: dict[str, Any]) -> None:
+    """So that the last act can prove nearly everything that the others recorded."""
+    config["record"] = {"checkpoint_seconds": 1}
 
 
 def invite(lab: Lab, web: str, console: Console) -> None:
@@ -317,7 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         web = {"port": str(free_port()), "password": secrets.token_urlsafe(12)}
     console.print("[dim]starting PostgreSQL, an OIDC issuer and the gateway ...")
     try:
-        with Lab(tls="optional", launcher="mitmweb" if options.keep else "mitmdump", web=web) as lab:
+        launcher = "mitmweb" if options.keep else "mitmdump"
+        with Lab(tls="optional", launcher=launcher, web=web, adjust=_sign_often) as lab:
             console.print(f"[dim]ready after {time.monotonic() - started:.1f} s: {lab.server.installation.version}")
             demo = Demo(lab, console)
             went_well = demo.play()

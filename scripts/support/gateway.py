@@ -170,11 +170,13 @@ class Gateway:
             "SLUICEGATE_TOKEN": token,
         }
 
-    def cli(self, *words: str, token: str = "", timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *words: str, token: str = "", timeout: float = 30.0, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run `sluicegate WORDS...` as the holder of `token`; the caller looks at the exit status."""
         return subprocess.run(
             [Path(sys.executable).parent / "sluicegate", *words],
-            env={**os.environ, **self.environment(token)},
+            env={**os.environ, **self.environment(token), **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

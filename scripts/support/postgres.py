@@ -195,6 +195,7 @@ class PostgresServer:
             "listen_addresses": self.host,
             "max_connections": "300",
             "max_prepared_transactions": "8",
+            "log_connections": "on",
             "log_statement": "all" if log_statements else "none",
             "log_line_prefix": "%m [%p] %u@%d ",
             "log_timezone": "UTC",

@@ -139,7 +139,7 @@ def test_a_pipeline_is_skipped_to_its_sync(alike: Any) -> None:
     assert [entry and entry[0] for entry in through] == shape
     differing = [other[1] for one, other in zip(direct, through, strict=True) if one != other]
     assert len(differing) == 2
-    assert all("demo/agents-never-reshape" in text for text in differing)
+    assert all(b"demo/agents-never-reshape" in text for text in differing)
     assert through[-3][2] == [[b"0"], [b"3"]]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from protocols.contract import Analysis, Cacheable, Effect
-from protocols.postgres.settings import canonical, set_effect
+from protocols.postgres.settings import canonical, set_effect, words
 from protocols.postgres.statements.definitions import DEFINITIONS, Definition
 from protocols.postgres.statements.model import Change, ChangeKind, Prepared, Temporary
 from protocols.postgres.statements.names import TEMP, NameSpace
@@ -28,23 +28,11 @@ _KINDS = {
 }
 # options of BEGIN and SET TRANSACTION that lift nothing
 _PLAIN_TRANSACTION = frozenset({"transaction_isolation", "transaction_deferrable"})
-_COPY_OPTIONS = frozenset(
-    [
-        "format",
-        "delimiter",
-        "null",
-        "header",
-        "quote",
-        "escape",
-        "force_quote",
-        "force_not_null",
-        "force_null",
-        "default",
-        "on_error",
-        "log_verbosity",
-        "reject_limit",
-        "freeze",
-    ]
+_COPY_OPTIONS = words(
+    """
+    format delimiter null header quote escape force_quote force_not_null force_null default on_error log_verbosity
+    reject_limit freeze
+    """
 )
 _MAX_NESTED = 20  # EXECUTE of EXECUTE ..., EXPLAIN of EXECUTE
 

@@ -14,7 +14,7 @@ from typing import Any
 from protocols.contract import Effect, Where
 from protocols.postgres.catalog import Function
 from protocols.postgres.functions import NAMES_TYPE, NONE, READS_LARGE_OBJECTS, RUNS_TYPE_INPUT
-from protocols.postgres.settings import canonical, set_effect
+from protocols.postgres.settings import canonical, set_effect, words
 from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import CHILDREN, FIELDS, KEYWORD_FUNCTIONS, Node, constant, strings
@@ -38,38 +38,11 @@ _OPERATORS_OF_KIND = {
 }
 _INV_READ = "262144"  # lo_open's mode that cannot write
 # what the parser accepts as a type's name beyond pg_type.typname, for functions that take it as text
-_SQL_TYPES = frozenset(
-    [
-        "int",
-        "integer",
-        "smallint",
-        "bigint",
-        "real",
-        "float",
-        "decimal",
-        "dec",
-        "char",
-        "character",
-        "varchar",
-        "boolean",
-        "bit",
-        "time",
-        "timestamp",
-        "interval",
-        "numeric",
-        "text",
-        "date",
-        "json",
-        "jsonb",
-        "uuid",
-        "xml",
-        "bytea",
-        "inet",
-        "cidr",
-        "macaddr",
-        "point",
-        "money",
-    ]
+_SQL_TYPES = words(
+    """
+    int integer smallint bigint real float decimal dec char character varchar boolean bit time timestamp interval
+    numeric text date json jsonb uuid xml bytea inet cidr macaddr point money
+    """
 )
 
 

@@ -80,8 +80,8 @@ class _Proof:
         if kind == "AEXPR_IN" and name == ["="]:
             items = (right or {}).get("List", {}).get("items", [])
             one = self.value(left, depth)
-            values = [self.value(item, depth) for item in items[:1000]]
-            if one is not None and any(v is not None and v[1] == one[1] and v[0] != "n" for v in values):
+            listed = [self.value(item, depth) for item in items[:1000]]
+            if one is not None and any(v is not None and v[1] == one[1] and v[0] != "n" for v in listed):
                 return True
             return True if any(_same(left, item) for item in items[:1000]) else None
         if kind in ("AEXPR_NOT_DISTINCT",) and _same(left, right):
@@ -106,7 +106,7 @@ class _Proof:
             b: Any = two
         else:
             a, b = first[1], second[1]
-        answers = {
+        answers: dict[str, bool] = {
             "=": a == b, "<>": a != b, "!=": a != b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b,
         }  # fmt: skip
         return answers.get(name[0]) if name else None

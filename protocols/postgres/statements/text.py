@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from protocols.postgres.settings import encoding_name
+from protocols.postgres.settings import encoding_name, words
 
 MAX_TOKENS = 300_000  # of one message: about a second of work
 MAX_STATEMENTS = 2000  # of one message
@@ -71,27 +71,10 @@ _TOKENS = re.compile(
 )
 _COMMENT = re.compile(r"/\*|\*/")
 _OPERATOR_RUN = re.compile(r"[~!@#^&|`?+\-*/%<>=]{512,}")
-_LISTS = frozenset(
-    [
-        "and",
-        "or",
-        "when",
-        "then",
-        "else",
-        "values",
-        "select",
-        "from",
-        "where",
-        "set",
-        "on",
-        "using",
-        "having",
-        "returning",
-        "order",
-        "group",
-        "limit",
-        "offset",
-    ]
+_LISTS = words(
+    """
+    and or when then else values select from where set on using having returning order group limit offset
+    """
 )
 _CHAINS = frozenset({"join", "union", "intersect", "except"})
 

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from guard.record.durable import Syncer
-from guard.record.format import Record
 from guard.record.journal import Recorder, RecordSettings
-from guard.record.reader import Cursor, follow
 
 
 def command(session: str, n: int, text: str = "SELECT 1", **facts: Any) -> bytes:
@@ -29,18 +26,6 @@ def response(session: str, n: int, **facts: Any) -> bytes:
     return json.dumps(
         base | {"columns": [{"name": "id", "masked": None}], "wire": "", "truncated": False} | facts
     ).encode()
-
-
-def records(folder: Path) -> list[Record]:
-    return [record for record, _ in follow(folder, Cursor())]
-
-
-def settle(recorder: Recorder) -> None:
-    """Wait until the head file names everything that was signed so far."""
-    syncer = recorder._syncer
-    assert syncer is not None
-    syncer.close()
-    recorder._syncer = Syncer(recorder.folder)
 
 
 @pytest.fixture
