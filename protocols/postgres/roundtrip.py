@@ -10,20 +10,15 @@ INVARIANT: nothing is decided here. A verdict that is not a standing, unconditio
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING
-
 import orjson
 
-from protocols.contract import Action, Cacheable, SessionPort, Wait
+from protocols.contract import Action, Cacheable
 from protocols.postgres import evidence
+from protocols.postgres.base import Messages, SessionBase
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
-from protocols.postgres.judging import Judge
-from protocols.postgres.limits import Limits
 from protocols.postgres.messages import Bind, CommandComplete
-from protocols.postgres.pending import Kind, Pending, Portal, Prepared
-from protocols.postgres.state import SessionState
+from protocols.postgres.pending import Kind, Pending, Portal
 
 _B, _D, _E, _S = b"BDES"
 _BOUND, _ROWS, _ROW, _DONE, _READY = b"2TDCZ"
@@ -32,36 +27,9 @@ _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # of the unnamed portal, all rows
 _IDLE = b"Z\0\0\0\5I"
 _IN_BLOCK = b"Z\0\0\0\5T"
 
-Messages = list[tuple[int, int, int]]
 
-
-class RoundTrip:
-    """Mixed into `PostgresSession`, which owns all state."""
-
-    if TYPE_CHECKING:
-        session_id: bytes
-        port: SessionPort
-        state: SessionState
-        limits: Limits
-        judge: Judge
-        masking: bool
-        waiting: Wait | None
-        queue: deque[Pending]
-        prepared: dict[bytes, Prepared]
-        parsing: dict[bytes, Prepared]
-        portals: dict[bytes, Portal]
-        skipping: bool
-        copy_in: Pending | None
-        syncs: int
-        number: int
-        status: str
-        _epoch: object
-
-        def _capture(self, entry: Pending, data: bytes) -> None: ...
-
-        def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None: ...
-
-    trip: Pending | None = None  # the whole exchange, while it is in flight
+class RoundTrip(SessionBase):
+    """Mixed into `PostgresSession`."""
 
     def _depart(self, buf: bytes, messages: Messages) -> bool:
         """The client's side. True: recorded and entered, forward `buf` as it is. False: nothing has happened."""

@@ -30,13 +30,12 @@ from protocols.postgres.frontend import Frontend
 from protocols.postgres.judging import AnalysisCache, Judge
 from protocols.postgres.limits import Limits
 from protocols.postgres.pending import Pending, Portal, Prepared
-from protocols.postgres.roundtrip import RoundTrip
 from protocols.postgres.state import SessionState
 
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
 
 
-class PostgresSession(RoundTrip, Frontend, Backend):
+class PostgresSession(Frontend, Backend):
     """See `protocols.contract.Session`. `state` has seen the startup parameters and the server's first statuses."""
 
     def __init__(

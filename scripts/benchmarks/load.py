@@ -14,6 +14,7 @@ from pathlib import Path
 _TPS = re.compile(r"^tps = ([0-9.]+) ", re.MULTILINE)
 _TIME = re.compile(r"^Time: ([0-9.]+) ms", re.MULTILINE)
 _GRACE = 20.0  # seconds that a run may take beyond ten times what was expected of it
+_OVERHEAD = 0.15  # seconds to start and end one run
 _FIRST_GUESS = 800.0  # transactions per second, before a target has been seen at work
 
 
@@ -176,6 +177,6 @@ class Budget:
         """Seconds until the end; infinite where there is none."""
         return float("inf") if self._end is None else self._end - time.monotonic()
 
-    def each(self, runs: int, reserve: float = 0.0, overhead: float = 0.15) -> float:
-        """Seconds for the next of `runs` runs, when `reserve` seconds must be left behind them all."""
-        return max(0.02, min(self.seconds, (self.left() - reserve) / max(runs, 1) - overhead))
+    def each(self, runs: int) -> float:
+        """Seconds for the next of `runs` runs: never so few that nothing can be measured."""
+        return max(0.02, min(self.seconds, self.left() / max(runs, 1) - _OVERHEAD))

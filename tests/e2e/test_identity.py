@@ -31,6 +31,11 @@ def ended(connection: psycopg.Connection[Any], seconds: float) -> psycopg.Operat
     pytest.fail(f"the session still lives after {seconds:g} s")
 
 
+def arrivals(lab: Lab) -> int:
+    """How many connections the server has seen over TCP."""
+    return sum("connection received: host=127.0.0.1" in entry.text for entry in lab.server.logged())
+
+
 def test_what_is_no_valid_token_opens_nothing(lab: Lab) -> None:
     with Issuer(lab.authority) as stranger:
         refused = {
@@ -48,17 +53,15 @@ def test_what_is_no_valid_token_opens_nothing(lab: Lab) -> None:
             "a token from the future": lab.issuer.token("analyst", ["analysts"], nbf=int(time.time()) + 3600),
             "an empty password": "",
         }
-        before = len(lab.server.logged())
+        psycopg.connect(lab.dsn("analyst")).close()  # the gateway's own look at the catalog comes with the first session
+        before = arrivals(lab)
         for what, password in refused.items():
             with pytest.raises(psycopg.OperationalError) as caught:
                 psycopg.connect(lab.gateway.dsn("analyst", password)).close()
             text = str(caught.value)
             assert "FATAL" in text or "no password supplied" in text, what
             assert not password or password not in text, what
-    connections = [
-        entry for entry in lab.server.logged()[before:] if entry.user == "postgres" and "SELECT" in entry.text
-    ]
-    assert connections == []
+    assert arrivals(lab) == before
 
 
 def test_the_user_name_that_the_client_claims_gives_nothing(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""A `PostgresSession` between two hands: bytes in, bytes out, records out. Analysis, catalog and masks are the real ones."""
+"""A `PostgresSession` between two hands: bytes in, bytes out, records out. All but its port is the real thing."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""What all parts of a session share: its state, by name and type. `PostgresSession` makes it.
+
+Read the parts in this order: `frontend` (the client's bytes), `commands` (the messages that can run something),
+`settling` (record, allow, hold, refuse), `backend` (the server's answers), `masking` (results and COPY), `roundtrip`
+(the usual case, faster).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocols.contract import HoldTicket, SessionPort, Wait
+from protocols.postgres.errors import ProtocolError
+from protocols.postgres.framing import Framer
+from protocols.postgres.judging import Judge
+from protocols.postgres.limits import Limits
+from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
+from protocols.postgres.state import SessionState
+
+Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
+
+
+@dataclass(slots=True)
+class Held:
+    """A message that waits for people: how to let it go, and what to send in its place if it must not."""
+
+    ticket: HoldTicket
+    verdict: Verdict
+    forward: Callable[[], None]
+    refuse: Callable[[tuple[str, str, str]], None]
+
+
+class SessionBase:
+    """INVARIANT: no method here decides anything."""
+
+    session_id: bytes
+    port: SessionPort
+    state: SessionState
+    limits: Limits
+    judge: Judge
+    masking: bool  # some column may be masked for this identity
+    up: list[bytes]  # to the server
+    down: list[bytes]  # to the client
+    waiting: Wait | None
+    ended: bool
+    queue: deque[Pending]  # answers awaited, in order
+    prepared: dict[bytes, Prepared]  # confirmed by ParseComplete
+    parsing: dict[bytes, Prepared]  # sent, not yet confirmed
+    portals: dict[bytes, Portal]
+    skipping: bool  # the server ignores everything until Sync
+    copy_in: Pending | None  # COPY FROM STDIN runs
+    syncs: int
+    number: int  # of the last command on record
+    status: str  # of the last ReadyForQuery
+    nowhere: bytes  # a name that does not exist on the server
+    _client_large: str
+    _server_large: bool
+    _notices: list[bytes]
+    _from_client: Framer
+    _from_server: Framer
+
+    trip: Pending | None = None  # a whole exchange, while it is in flight
+    held: Held | None = None
+    refused = 0  # commands stopped so far
+    catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
+    _barrier: Prepared | None = None  # the wait is for this Parse only
+    _want_flush = False
+    _epoch: object = None
+
+    def _fail(self, sqlstate: str, message: str) -> None:
+        raise NotImplementedError
+
+    def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
+        raise NotImplementedError
+
+    def _capture(self, entry: Pending, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _command(self, entry: Pending, phase: bytes, params: bytes = b"") -> Pending:
+        raise NotImplementedError
+
+    def _head(self, *kinds: Kind) -> Pending:
+        raise NotImplementedError
+
+    def _describe_portal(self, portal: Portal) -> None:
+        raise NotImplementedError
+
+    def _refused_parse(self, entry: Pending) -> None:
+        raise NotImplementedError
+
+    def _before(self, buf: bytes, run: int, pos: int) -> None:
+        if pos > run:
+            self.up.append(buf[run:pos])
+
+    def _sync(self, entry: Pending | None = None) -> Pending:
+        """Numbers a message that ends an implicit transaction: what was made before it is gone after its answer."""
+        entry = entry or Pending(Kind.SYNC)
+        self.syncs += 1
+        entry.order = self.syncs
+        return entry
+
+    def _await(self, entry: Pending) -> None:
+        if len(self.queue) >= self.limits.queue_max:
+            raise ProtocolError("more messages in flight than the gateway keeps track of", "54000")
+        self.queue.append(entry)

@@ -1,0 +1,253 @@
+"""The messages that can run something, judged where they could first take effect."""
+
+from __future__ import annotations
+
+import hashlib
+
+import orjson
+
+from protocols.contract import Action, Wait
+from protocols.postgres import evidence
+from protocols.postgres.errors import ProtocolError
+from protocols.postgres.messages import (
+    Bind,
+    Describe,
+    Execute,
+    FunctionCall,
+    Parse,
+    Query,
+)
+from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
+from protocols.postgres.settling import STAND_IN, Settling
+from protocols.postgres.statements import analyse_function_call
+
+_describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
+_executes: dict[bytes, Execute] = {}
+_MAX_REMEMBERED = 256
+
+
+def _remember[M](known: dict[bytes, M], body: bytes, message: M) -> M:
+    if len(known) < _MAX_REMEMBERED and len(body) < 128:
+        known[body] = message
+    return message
+
+
+class Commands(Settling):
+    """Mixed into `PostgresSession`.
+
+    Handlers answer True: forward the message unchanged; False: dealt with; None: wait.
+    """
+
+    # ------------------------------------------------------------ the messages that can run something
+
+    def _query(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
+        text = Query.decode(buf[pos + 5 : stop]).text
+        ready, catalog = self._catalog()
+        if not ready:
+            return None
+        verdict = self.judge.judge(text, catalog)
+        entry = self._command(self._sync(Pending(Kind.QUERY, verdict=verdict)), b"query")
+        return self._settle(
+            buf, run, pos, stop, entry, (), lambda: Query(STAND_IN).encode(), hashlib.sha256(b"Q" + text).digest
+        )
+
+    def _parse(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
+        message = Parse.decode(buf[pos + 5 : stop])
+        ready, catalog = self._catalog()
+        if not ready:
+            return None
+        if len(self.prepared) + len(self.parsing) >= self.limits.names_max:
+            raise ProtocolError("more prepared statements than the gateway keeps track of", "54000")
+        verdict = self.judge.judge(message.text, catalog)
+        entry = Pending(Kind.PARSE, verdict=verdict, name=message.name)
+        if verdict.decision.action >= Action.DENY:
+            self._command(entry, b"parse")
+            return self._settle(
+                buf, run, pos, stop, entry, (), lambda: Parse(message.name, STAND_IN).encode(), lambda: b""
+            )
+        # nothing runs yet: on record only if the server refuses it; its Bind is judged and recorded
+        prepared = Prepared(message.name, message.text, verdict, self._epoch, message.type_oids, self.syncs)
+        entry.prepared = self.parsing[message.name] = prepared
+        self._await(entry)
+        return True
+
+    def _lookup(self, name: bytes) -> tuple[bool, Prepared | None]:
+        """-> (may go on, statement). Waits where an earlier Parse of the name may yet fail and leave an older one."""
+        parsing = self.parsing.get(name)
+        if parsing is None:
+            return True, self.prepared.get(name)
+        if parsing.syncs != self.syncs and name in self.prepared:
+            self._barrier = parsing
+            self.waiting = Wait.SERVER
+            return False, None
+        return True, parsing
+
+    def _bind(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
+        body = buf[pos + 5 : stop]
+        message = Bind.decode(body)
+        going, prepared = self._lookup(message.statement)
+        if not going:
+            return None
+        ready, catalog = self._catalog()
+        if not ready:
+            return None
+        if prepared is None:
+            verdict = self._sql_prepared(message.statement)
+            if verdict is None:
+                # sent to where it must fail, so that a name this session does not know can never run unjudged
+                name = message.statement.decode("utf-8", "replace")
+                missing = (
+                    f'prepared statement "{name}" does not exist'
+                    if name
+                    else "unnamed prepared statement does not exist"
+                )
+                self._before(buf, run, pos)
+                self._refuse(
+                    Pending(Kind.BIND, name=message.portal), Bind(b"", self.nowhere).encode(), ("26000", missing, "")
+                )
+                return False
+            text = b""
+            oids: tuple[int, ...] = ()
+        else:
+            text, oids = prepared.text, prepared.oids
+            verdict = prepared.verdict
+            if prepared.epoch is not self._epoch or verdict.command.analysis.cacheable == "no":
+                verdict = prepared.verdict = self.judge.judge(text, catalog)
+                prepared.epoch = self._epoch
+            elif verdict.decision.valid_until <= self.port.now_ns() / 1e9:
+                verdict = prepared.verdict = self.judge.judge(text, catalog)
+        values: tuple[str | None, ...] = ()
+        params = b""
+        if message.values:
+            values = evidence.show_values(message.values, message.formats, oids)
+            shown = ("[redacted]",) * len(values) if verdict.redacted else values
+            params = b',"params":' + orjson.dumps(shown)
+        entry = Pending(Kind.BIND, verdict=verdict, name=message.portal)
+        self._command(entry, b"bind", params)
+        portal = Portal(message.portal, verdict, entry.number, self.port.policy_epoch(), self.syncs)
+        portal.prepared, portal.formats = prepared, message.result_formats
+        entry.portal = portal
+        if not verdict.decision.action:
+            self.portals[message.portal] = portal
+            self._await(entry)
+            if self.masking:
+                self._before(buf, run, stop)
+                self._describe_portal(portal)
+                return False
+            return True
+        return self._settle(
+            buf,
+            run,
+            pos,
+            stop,
+            entry,
+            values,
+            lambda: Bind(message.portal, self.nowhere).encode(),
+            hashlib.sha256(b"B" + text + b"\0" + body).digest,
+        )
+
+    def _sql_prepared(self, name: bytes) -> Verdict | None:
+        """A statement that SQL's PREPARE made: both ways share one namespace."""
+        command = self.state.prepared(name.decode("utf-8", "replace"))
+        return None if command is None else self.judge.verdict(b"(prepared in SQL) " + name, command)
+
+    def _describe_portal(self, portal: Portal) -> None:
+        """The gateway's own Describe: masks need the columns even where the client does not ask for them."""
+        entry = Pending(Kind.DESCRIBE, name=portal.name)
+        entry.what, entry.hidden, entry.portal = b"P", True, portal
+        self._await(entry)
+        self.up.append(Describe(b"P", portal.name).encode())
+
+    def _describe(self, buf: bytes, pos: int, stop: int) -> bool:
+        body = buf[pos + 5 : stop]
+        message = _describes.get(body) or _remember(_describes, body, Describe.decode(body))
+        entry = Pending(Kind.DESCRIBE, name=message.name)
+        entry.what = message.what
+        if message.what == b"P":
+            entry.portal = self.portals.get(message.name)
+        else:
+            entry.prepared = self.parsing.get(message.name) or self.prepared.get(message.name)
+        self._await(entry)
+        return True
+
+    def _execute(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
+        body = buf[pos + 5 : stop]
+        message = _executes.get(body) or _remember(_executes, body, Execute.decode(body))
+        portal = self.portals.get(message.portal)
+        if portal is None:
+            return self._execute_cursor(buf, pos, stop, run, message)
+        if portal.policy is not self.port.policy_epoch():
+            # the policy changed between Bind and Execute: decide again, on the analysis that the server planned by
+            portal.policy = self.port.policy_epoch()
+            verdict = self.judge.verdict(b"(portal) " + portal.name, portal.verdict.command)
+            if verdict.decision.action > portal.verdict.decision.action:
+                portal.verdict = verdict
+                entry = self._command(Pending(Kind.EXECUTE, verdict=verdict, name=message.portal), b"execute")
+                entry.portal = portal
+                return self._settle(
+                    buf,
+                    run,
+                    pos,
+                    stop,
+                    entry,
+                    (),
+                    lambda: Execute(self.nowhere).encode(),
+                    hashlib.sha256(buf[pos:stop]).digest,
+                )
+        entry = Pending(Kind.EXECUTE, portal.number, portal.verdict, message.portal)
+        entry.portal = portal
+        entry.started = self.port.now_ns()
+        entry.room = self.limits.response_max
+        self._await(entry)
+        return True
+
+    def _execute_cursor(self, buf: bytes, pos: int, stop: int, run: int, message: Execute) -> bool | None:
+        """A portal that no Bind of ours made: an SQL cursor, or a name that the server will refuse."""
+        ready, _ = self._catalog()
+        if not ready:
+            return None
+        command = self.state.portal(message.portal.decode("utf-8", "replace"))
+        if command is None:
+            name = message.portal.decode("utf-8", "replace")
+            self._before(buf, run, pos)
+            why = ("34000", f'portal "{name}" does not exist', "")
+            self._refuse(Pending(Kind.EXECUTE, name=message.portal), Execute(self.nowhere).encode(), why)
+            return False
+        verdict = self.judge.verdict(b"(cursor) " + message.portal, command)
+        entry = self._command(Pending(Kind.EXECUTE, verdict=verdict, name=message.portal), b"execute")
+        portal = Portal(message.portal, verdict, entry.number, self.port.policy_epoch(), self.syncs)
+        entry.portal = portal
+        if self.masking and not verdict.decision.action:
+            self._before(buf, run, pos)
+            self._describe_portal(portal)
+            self.up.append(buf[pos:stop])
+            self._await(entry)
+            return False
+        return self._settle(
+            buf,
+            run,
+            pos,
+            stop,
+            entry,
+            (),
+            lambda: Execute(self.nowhere).encode(),
+            hashlib.sha256(buf[pos:stop]).digest,
+        )
+
+    def _call(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
+        body = buf[pos + 5 : stop]
+        message = FunctionCall.decode(body)
+        ready, catalog = self._catalog()
+        if not ready:
+            return None
+        command = analyse_function_call(message.oid, catalog)
+        verdict = self.judge.verdict(b"function call of oid %d" % message.oid, command)
+        values = evidence.show_values(message.values, message.formats, ())
+        entry = self._command(
+            self._sync(Pending(Kind.CALL, verdict=verdict)),
+            b"call",
+            b',"params":' + orjson.dumps(values) if values else b"",
+        )
+        return self._settle(
+            buf, run, pos, stop, entry, values, lambda: FunctionCall(0).encode(), hashlib.sha256(b"F" + body).digest
+        )

@@ -1,0 +1,130 @@
+"""The masks of a session's results: which columns, how, and what a COPY writes."""
+
+from __future__ import annotations
+
+import orjson
+
+from protocols.postgres import copy_columns, results
+from protocols.postgres.base import SessionBase
+from protocols.postgres.catalog import Catalog
+from protocols.postgres.copy import CopyMasker
+from protocols.postgres.errors import ProtocolError
+from protocols.postgres.messages import (
+    CopyResponse,
+    RowDescription,
+    frame,
+)
+from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.postgres.results import MaskError, RowRewriter
+
+
+class Masking(SessionBase):
+    """Mixed into `PostgresSession`."""
+
+    def _rewriter(self, what: Pending | Portal, described: RowDescription) -> RowRewriter | None:
+        """How to mask these rows; None where no column needs it."""
+        assert self.port.masker is not None
+        verdict = what.verdict
+        assert verdict is not None
+        command, catalog = verdict.command, self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        single = len(command.statements) == 1
+        tree = command.statements[0].tree if single else None
+        shape = results.shape(described, catalog, command.analysis, single, tree)
+        plan = self.port.masker.plan(shape)
+        if plan is None:
+            return None
+        return RowRewriter(plan, described, catalog, self.state.encoding)
+
+    def _columns(self, rewriter: RowRewriter | None, described: RowDescription | None) -> bytes:
+        if rewriter is None or described is None:
+            return b""
+        columns = [
+            {"name": f.name.decode("utf-8", "replace"), "masked": m.rule if m is not None else None}
+            for f, m in zip(described.fields, rewriter.plan.columns, strict=True)
+        ]
+        return b',"columns":' + orjson.dumps(columns)
+
+    def _masked(self, rewriter: RowRewriter, buf: bytes, start: int, end: int) -> bytes:
+        try:
+            return rewriter.rewrite_messages(buf, start, end)
+        except MaskError as e:
+            raise ProtocolError(f"a row that cannot be masked: {e}") from None
+
+    def _end_copy(self, entry: Pending) -> None:
+        if self.copy_in is entry:
+            self.copy_in = None
+
+    # ------------------------------------------------------------ COPY
+
+    def _copy_in_response(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        CopyResponse.decode(buf[pos + 5 : stop])
+        self.copy_in = entry
+        # what the client sent before it knew of the COPY: the server ignores a Sync in here (copyfromparse.c)
+        for later in list(self.queue)[1:]:
+            if later.kind == Kind.COPY_END:
+                self.copy_in = None
+                break
+            if later.kind != Kind.SYNC:
+                raise ProtocolError("a message that is not allowed during COPY FROM STDIN")
+            later.maybe = True
+        return None
+
+    def _copy_out_response(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        response = CopyResponse.decode(buf[pos + 5 : stop])
+        self._capture(entry, buf[pos:stop])
+        if self.masking:
+            entry.copy = self._copy_masker(entry, response)
+        entry.what = b"H"
+        return None
+
+    def _copy_masker(self, entry: Pending, response: CopyResponse) -> CopyMasker | None:
+        """How to mask this COPY's rows; None where no column needs it."""
+        assert self.port.masker is not None
+        verdict = entry.verdict
+        assert verdict is not None
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        statements = verdict.command.statements
+        analysis = statements[entry.index].analysis if entry.index < len(statements) else verdict.command.analysis
+        tree = copy_columns.tree_of(verdict.text, entry.index, len(statements))
+        described = entry.prepared.rows if entry.prepared is not None else None
+        try:
+            width = len(response.column_formats)
+            shape, types = copy_columns.shape(tree, width, described, catalog, analysis)
+            plan = self.port.masker.plan(shape)
+            if plan is None:
+                return None
+            options = copy_columns.options(tree, types)
+            return CopyMasker(plan, options, catalog, self.state.encoding)
+        except MaskError as e:
+            raise ProtocolError(f"a COPY that cannot be masked: {e}") from None
+
+    def _copy_data(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        if entry.what != b"H":
+            raise ProtocolError("COPY data outside a COPY")
+        if entry.copy is None:
+            entry.rows += 1
+            self._capture(entry, buf[pos:stop])
+            return None
+        try:
+            out = b"".join(frame(b"d", body) for body in entry.copy.feed(buf[pos + 5 : stop]))
+        except MaskError as e:
+            raise ProtocolError(f"a COPY row that cannot be masked: {e}") from None
+        self._capture(entry, out)
+        return out
+
+    def _copy_done(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        entry = self._head(Kind.EXECUTE, Kind.QUERY)
+        entry.rows = 0  # the tag that follows counts them
+        if entry.copy is None:
+            return None
+        try:
+            out = b"".join(frame(b"d", body) for body in entry.copy.end())
+        except MaskError as e:
+            raise ProtocolError(f"a COPY row that cannot be masked: {e}") from None
+        self._capture(entry, out)
+        return out + buf[pos:stop]

@@ -1,0 +1,225 @@
+"""What becomes of a command: wait for what decides its meaning, put it on record, let it go, hold or refuse it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from protocols.contract import Action, HoldRefused, HoldRequest, Outcome, Wait
+from protocols.postgres import copy_columns, errors, evidence
+from protocols.postgres.base import Held, SessionBase
+from protocols.postgres.catalog import Catalog
+from protocols.postgres.errors import notice_response
+from protocols.postgres.messages import (
+    SYNC,
+    Close,
+    Describe,
+    Parse,
+)
+from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
+
+STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
+
+
+class Settling(SessionBase):
+    """Mixed into `PostgresSession`."""
+
+    # ------------------------------------------------------------ waiting for what comes first
+
+    def _must_wait(self) -> bool:
+        """Something in flight decides what the next message means."""
+        if self._barrier is not None:
+            if self._barrier.name in self.parsing and self.parsing[self._barrier.name] is self._barrier:
+                return True
+            self._barrier = None
+            return False
+        return any(e.verdict is not None and e.verdict.changes and e.kind != Kind.PARSE for e in self.queue)
+
+    def _catalog(self) -> tuple[bool, Catalog | None]:
+        """-> (may go on, catalog). A stale snapshot is waited for once; after that it counts as none."""
+        if self.queue and self._must_wait():
+            if self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL):
+                self._want_flush = True  # or the server would keep its answers, and both would wait
+            self.waiting = Wait.SERVER
+            return False, None
+        catalog = self.port.catalog()
+        if catalog is None and not self.catalog_waited:
+            self.waiting = Wait.CATALOG
+            return False, None
+        self.catalog_waited = False
+        assert catalog is None or isinstance(catalog, Catalog)
+        self._epoch = self.judge.epoch(catalog)
+        return True, catalog
+
+    # ------------------------------------------------------------ record, then allow, hold, refuse or end
+
+    def _command(self, entry: Pending, phase: bytes, params: bytes = b"") -> Pending:
+        """Numbers the command and puts it on record."""
+        verdict = entry.verdict
+        assert verdict is not None
+        self.number = entry.number = self.number + 1
+        entry.started = now = self.port.now_ns()
+        entry.room = self.limits.response_max
+        self.port.record(
+            "command", evidence.command(self.session_id, entry.number, now, phase, verdict.fixed, b"", params)
+        )
+        if verdict.decision.alerts:
+            self.port.alert(verdict.decision.alerts, entry.number)
+        return entry
+
+    def _record_note(self, number: int, phase: str, text: str, why: str) -> None:
+        """A command that was refused before it could be read."""
+        body = {
+            "t": "command",
+            "at": self.port.now_ns(),
+            "s": self.session_id.decode(),
+            "n": number,
+            "phase": phase,
+            "kind": "unreadable",
+            "text": text,
+            "effects": ["unknown"],
+            "decision": "deny",
+            "rule": "limit",
+            "why": why,
+        }
+        self.port.record("command", orjson.dumps(body))
+
+    def _settle(
+        self,
+        buf: bytes,
+        run: int,
+        pos: int,
+        stop: int,
+        entry: Pending,
+        values: tuple[str | None, ...],
+        stand_in: Callable[[], bytes],
+        digest: Callable[[], bytes],
+    ) -> bool | None:
+        """Does what the decision says with the message at `buf[pos:stop]`."""
+        verdict = entry.verdict
+        assert verdict is not None
+        decision = verdict.decision
+        if decision.action is Action.ALLOW:
+            if self.masking and entry.kind == Kind.QUERY and (ahead := self._ask_copy_columns(entry)):
+                self._before(buf, run, pos)
+                self.up.append(ahead)
+                self._sent(entry)
+                self.up.append(buf[pos:stop])
+                return False
+            self._sent(entry)
+            return True
+        self._before(buf, run, pos)
+        if decision.action is Action.TERMINATE:
+            self._await(entry)
+            self._fail(errors.ADMIN_SHUTDOWN, f"session ended by rule `{decision.rule}`: {decision.why}")
+            return False
+        if decision.action is Action.DENY or decision.hold is None:
+            self._refuse(entry, stand_in(), denial(verdict))
+            return False
+        message = buf[pos:stop]
+        # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
+        request = HoldRequest(
+            entry.number,
+            verdict.text.decode("utf-8", "replace"),
+            digest(),
+            verdict.command.analysis,
+            decision,
+            values,
+        )
+        try:
+            ticket = self.port.hold(request)
+        except HoldRefused as e:
+            text = f"denied by rule `{decision.rule}`: it needs approval, and nobody can be asked: {e}"
+            self._refuse(entry, stand_in(), (errors.INSUFFICIENT_PRIVILEGE, text, "try again later"))
+            return False
+
+        def forward() -> None:
+            if self.masking and entry.kind == Kind.QUERY:
+                self.up.append(self._ask_copy_columns(entry))
+            self.up.append(message)
+            self._sent(entry)
+            if self.masking and entry.kind == Kind.BIND and entry.portal is not None:
+                self._describe_portal(entry.portal)
+
+        self.held = Held(ticket, verdict, forward, lambda why: self._refuse(entry, stand_in(), why))
+        self.waiting = Wait.HOLD
+        minutes = max(1, round((ticket.expires_at - self.port.now_ns() / 1e9) / 60))
+        self.down.append(
+            notice_response(
+                f"held by rule `{decision.rule}`: request {ticket.id} waits for approval, for {minutes} min at most",
+                hint="an approver runs: sluicegate approvals show " + ticket.id,
+            )
+        )
+        return False
+
+    def _ask_copy_columns(self, entry: Pending) -> bytes:
+        """COPY (query) TO STDOUT announces no columns: the gateway has the query described first, on its own account.
+
+        Only where a Sync of ours changes nothing for the client: no message of the extended protocol is open.
+        """
+        verdict = entry.verdict
+        assert verdict is not None
+        if not verdict.touches or (self.queue and self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL)):
+            return b""
+        text = copy_columns.inner_query(verdict.text, len(verdict.command.statements))
+        if text is None:
+            return b""
+        asked = Pending(Kind.DESCRIBE, name=self.nowhere)
+        asked.what = b"S"
+        asked.prepared = entry.prepared = Prepared(self.nowhere, text, verdict, self._epoch, (), self.syncs)
+        for hidden in (Pending(Kind.PARSE), asked, Pending(Kind.CLOSE), self._sync()):
+            hidden.hidden = True
+            self._await(hidden)
+        entry.order = self._sync(Pending(0)).order
+        return (
+            Parse(self.nowhere, text).encode()
+            + Describe(b"S", self.nowhere).encode()
+            + Close(b"S", self.nowhere).encode()
+            + SYNC
+        )
+
+    def _refused_parse(self, entry: Pending) -> None:
+        """A Parse that policy let through and the server refused: on record, since it never gets a Bind."""
+        self._command(entry, b"parse")
+
+    def _sent(self, entry: Pending) -> None:
+        if entry.kind == Kind.BIND and entry.portal is not None:
+            self.portals[entry.name] = entry.portal
+        self._await(entry)
+
+    def _refuse(self, entry: Pending, stand_in: bytes, why: tuple[str, str, str]) -> None:
+        """Sends what must fail on the server in this place; its error comes back as ours."""
+        entry.denial = why
+        entry.started = entry.started or self.port.now_ns()
+        self.up.append(stand_in)
+        self.refused += 1
+        self._await(entry)
+
+    def _released(self, outcome: Outcome, why: str) -> None:
+        """A hold has ended."""
+        held, self.held = self.held, None
+        if held is None:
+            return
+        if outcome is Outcome.APPROVED:
+            held.forward()
+            return
+        rule = held.verdict.decision.rule
+        if outcome is Outcome.WITHDRAWN:
+            held.refuse((errors.QUERY_CANCELED, "canceling statement due to user request", why))
+        elif outcome is Outcome.EXPIRED:
+            text = f"denied: nobody approved it in time (rule `{rule}`, request {held.ticket.id})"
+            held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "ask an approver, then send the statement again"))
+        else:
+            text = f"denied by an approver (rule `{rule}`, request {held.ticket.id}): {why}"
+            held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "talk to the approver before you try again"))
+
+
+def denial(verdict: Verdict) -> tuple[str, str, str]:
+    """(SQLSTATE, message, hint) of a denied command."""
+    decision, analysis = verdict.decision, verdict.command.analysis
+    text = f"denied by rule `{decision.rule}`: {decision.why}"
+    hint = f"this command is: {', '.join(sorted(analysis.effects))}"
+    if analysis.unknown and analysis.why:
+        hint += f" ({analysis.why})"
+    return errors.INSUFFICIENT_PRIVILEGE, text, hint

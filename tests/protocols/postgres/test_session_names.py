@@ -1,0 +1,302 @@
+"""Attack row 12: one name, two meanings. What a name stands for is what the server took it for, never what was sent last.
+
+The cases `wp-...` are those of the shared wire cases.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from protocols.contract import Wait
+from tests.support import wire
+from tests.support.talk import EVIL_ORDERS, SSN, USERS, Talk
+from tests.support.wire import SYNC, bind, close, execute, kinds, parse, query, ready
+
+DELETE = "DELETE FROM users WHERE id = 1"
+LEAK = "SELECT ssn || '' FROM users"
+SECRET = b"078-05-1120"
+
+
+def use(name: str, portal: str = "") -> bytes:
+    return bind(portal, name) + execute(portal) + SYNC
+
+
+def computed(*values: bytes) -> bytes:
+    """A result with one computed column."""
+    return wire.columns(wire.field("?column?")) + b"".join(wire.row(v) for v in values)
+
+
+def test_wp_004_a_failed_reparse_keeps_the_old_statement() -> None:
+    talk = Talk()
+    talk.prepare("s1", DELETE)
+    talk.client(parse("s1", "SELECT 1") + SYNC)
+    talk.server(wire.error("42P05", 'prepared statement "s1" already exists'), ready())
+    assert talk.client(use("s1")) == b""
+    assert talk.session.waiting is Wait.HOLD
+    assert talk.commands()[-1] == ("bind", DELETE, "hold")
+
+
+def test_wp_004_sent_in_one_piece_waits_for_the_server() -> None:
+    talk = Talk()
+    talk.prepare("s1", DELETE)
+    again = parse("s1", "SELECT 1") + SYNC
+    assert talk.client(again + use("s1")) == again
+    assert talk.session.waiting is Wait.SERVER
+    talk.server(wire.error("42P05") + ready())
+    assert talk.up() == b""
+    assert talk.commands()[-1] == ("bind", DELETE, "hold")
+
+
+def test_two_parses_of_a_new_name_in_one_piece() -> None:
+    """The first makes the name, the second fails: Bind runs the first."""
+    talk = Talk()
+    first, second = parse("s1", DELETE) + SYNC, parse("s1", "SELECT 1") + SYNC
+    sent = talk.client(first + second + use("s1"))
+    assert sent.startswith(first + second)
+    assert b"B" not in kinds(sent).encode()
+    assert talk.session.waiting is Wait.SERVER
+    talk.server(wire.PARSED, ready())
+    assert talk.up() == b""
+    talk.server(wire.error("42P05"), ready())
+    assert talk.up() == b""
+    assert talk.session.waiting is Wait.HOLD
+    assert talk.commands()[-1] == ("bind", DELETE, "hold")
+
+
+def test_a_reparse_of_a_name_that_sql_prepared() -> None:
+    """PREPARE made s1, Parse of s1 fails: Bind runs what PREPARE made, and its column is computed from a masked one."""
+    talk = Talk(masks=[SSN])
+    talk.client(query(f"PREPARE s1 AS {LEAK}"))
+    talk.server(wire.complete("PREPARE"), ready())
+    sent = talk.client(parse("s1", "SELECT 'x'") + SYNC + use("s1"))
+    assert kinds(sent) == "PS"
+    talk.server(wire.error("42P05"), ready())
+    assert kinds(talk.up()) == "BDES"
+    told = talk.server(wire.BOUND, computed(SECRET), wire.complete("SELECT 1"), ready())
+    assert wire.rows(told) == [[None]]
+
+
+def test_wp_003_a_statement_that_sql_prepared_is_judged_at_bind() -> None:
+    talk = Talk()
+    talk.client(query(f"PREPARE s1 AS {DELETE}"))
+    assert talk.session.waiting is Wait.HOLD  # PREPARE itself does what its statement does
+    allowing = Talk(lambda a: talk.port.decide(a) if a.kind != "prepare" else Talk().port.decide(a))
+    del allowing
+
+
+def test_wp_034_a_sql_prepared_statement_is_judged_anew_under_other_names() -> None:
+    talk = Talk(masks=[SSN])
+    talk.client(query("PREPARE s1 AS SELECT total::text FROM orders"))
+    talk.server(wire.complete("PREPARE"), ready())
+    talk.client(query("SET search_path = evil"))
+    talk.server(wire.complete("SET"), ready())
+    talk.client(use("s1"))
+    assert talk.last("command")["reads"] == ["evil.orders"]
+
+
+def test_wp_034_a_prepared_statement_is_judged_anew_under_other_names() -> None:
+    talk = Talk()
+    talk.prepare("s", "SELECT total::text FROM orders")
+    talk.client(use("s"))
+    assert talk.last("command")["reads"] == ["public.orders"]
+    talk.server(wire.BOUND, wire.complete("SELECT 0"), ready())
+    # the setting and the use in one piece: the second waits for the first
+    sent = talk.client(query("SET search_path = evil") + use("s"))
+    assert kinds(sent) == "Q"
+    talk.server(wire.complete("SET"), ready())
+    assert kinds(talk.up()) == "BES"
+    assert talk.last("command")["reads"] == ["evil.orders"]
+
+
+def test_a_setting_that_failed_changes_nothing() -> None:
+    talk = Talk()
+    talk.prepare("s", "SELECT total::text FROM orders")
+    talk.client(query("SET search_path = evil"))
+    talk.server(wire.error("22023"), ready())
+    talk.client(use("s"))
+    assert talk.last("command")["reads"] == ["public.orders"]
+
+
+@pytest.mark.parametrize("how", ["statement", "commit at Sync"])
+def test_a_setting_that_was_rolled_back_changes_nothing(how: str) -> None:
+    """A deferred constraint fails at Sync: the error belongs to no message, and undoes the SET before it."""
+    talk = Talk()
+    talk.prepare("set", "SET search_path = evil")
+    talk.prepare("insert", "INSERT INTO orders (id) VALUES (1)")
+    sent = talk.client(bind("", "set") + execute())
+    talk.server(wire.BOUND, wire.complete("SET"))
+    assert kinds(sent) == "BE"
+    assert kinds(talk.client(use("insert"))) == "BES"
+    if how == "statement":
+        talk.server(wire.BOUND, wire.error("23505"), ready())
+    else:
+        talk.server(wire.BOUND, wire.complete("INSERT 0 1"), wire.error("23503"), ready())
+    talk.client(query("SELECT * FROM orders"))
+    assert talk.last("command")["reads"] == ["public.orders"]
+
+
+def test_wp_016_a_simple_query_drops_the_unnamed_statement() -> None:
+    talk = Talk()
+    talk.prepare("", DELETE)
+    talk.client(query("SELECT 1"))
+    talk.server(computed(b"1"), wire.complete("SELECT 1"), ready())
+    sent = talk.client(use(""))
+    assert kinds(sent) == "BES"
+    assert bind("", "") not in sent  # to a name that does not exist, even if the server had kept the old one
+    told = talk.server(wire.error("26000"), ready())
+    assert wire.errors(told)[0]["C"] == "26000"
+    assert wire.errors(told)[0]["M"] == "unnamed prepared statement does not exist"
+
+
+def test_wp_017_prepared_statements_survive_a_rollback() -> None:
+    talk = Talk()
+    talk.begin()
+    talk.prepare("s", DELETE)
+    talk.client(query("ROLLBACK"))
+    talk.server(wire.complete("ROLLBACK"), ready())
+    assert talk.client(use("s")) == b""
+    assert talk.commands()[-1] == ("bind", DELETE, "hold")
+
+
+def test_a_name_that_nobody_prepared_never_reaches_the_server() -> None:
+    talk = Talk()
+    sent = talk.client(bind("", "ghost") + execute("ghost") + SYNC)
+    assert b"ghost" not in sent
+    assert kinds(sent) == "BES"
+    told = talk.server(wire.error("26000"), ready())
+    assert [e["M"] for e in wire.errors(told)] == ['prepared statement "ghost" does not exist']
+
+
+def test_deallocate_and_discard_forget_what_the_protocol_prepared() -> None:
+    for sql, tag in (("DEALLOCATE s", "DEALLOCATE"), ("DEALLOCATE ALL", "DEALLOCATE ALL"), ("DISCARD ALL", "DISCARD ALL")):
+        talk = Talk()
+        talk.prepare("s", "SELECT 1")
+        talk.client(query(sql))
+        talk.server(wire.complete(tag), ready())
+        assert bind("", "s") not in talk.client(use("s")), sql
+
+
+def test_deallocate_and_prepare_in_one_message_change_the_name() -> None:
+    talk = Talk(masks=[SSN])
+    talk.prepare("s", "SELECT 'x'")
+    talk.client(query(f"DEALLOCATE s; PREPARE s AS {LEAK}"))
+    talk.server(wire.complete("DEALLOCATE"), wire.complete("PREPARE"), ready())
+    talk.client(use("s"))
+    told = talk.server(wire.BOUND, computed(SECRET), wire.complete("SELECT 1"), ready())
+    assert wire.rows(told) == [[None]]
+
+
+# ---------------------------------------------------------------- portals and cursors share one namespace, too
+
+CURSOR = f"DECLARE p CURSOR FOR {LEAK}"
+
+
+def opened(masks: bool = True) -> Talk:
+    """In a block, with a portal `p` over a harmless statement whose columns the server has described."""
+    talk = Talk(masks=[SSN] if masks else [])
+    talk.begin()
+    talk.prepare("s", "SELECT 'x'")
+    talk.client(bind("p", "s") + SYNC)
+    talk.server(wire.BOUND, wire.columns(wire.field("?column?")) if masks else b"", ready("T"))
+    return talk
+
+
+def fetched(talk: Talk) -> list[list[bytes | None]]:
+    """Rows of Execute `p` as the client sees them, the server answering with the secret."""
+    sent = talk.up()
+    if "D" in kinds(sent):
+        talk.server(wire.columns(wire.field("?column?")))
+    return wire.rows(talk.server(wire.row(SECRET), wire.complete("SELECT 1"), ready("T")))
+
+
+def test_a_cursor_with_the_name_of_a_portal_that_sql_closed() -> None:
+    talk = opened()
+    for sql, tag in (("CLOSE p", "CLOSE CURSOR"), (CURSOR, "DECLARE CURSOR")):
+        talk.client(query(sql))
+        talk.server(wire.complete(tag), ready("T"))
+    talk.session.client(execute("p") + SYNC)
+    assert fetched(talk) == [[None]]
+
+
+def test_a_cursor_with_the_name_of_a_portal_of_an_earlier_transaction() -> None:
+    talk = opened()
+    talk.client(query(f"COMMIT; BEGIN; {CURSOR}"))
+    talk.server(wire.complete("COMMIT"), wire.complete("BEGIN"), wire.complete("DECLARE CURSOR"), ready("T"))
+    talk.session.client(execute("p") + SYNC)
+    assert fetched(talk) == [[None]]
+
+
+def test_a_portal_that_sql_replaces_in_the_same_piece() -> None:
+    talk = opened()
+    sent = talk.client(query(f"CLOSE p; {CURSOR}") + execute("p") + SYNC)
+    assert kinds(sent) == "Q"
+    assert talk.session.waiting is Wait.SERVER
+    talk.server(wire.complete("CLOSE CURSOR"), wire.complete("DECLARE CURSOR"), ready("T"))
+    assert fetched(talk) == [[None]]
+
+
+def test_a_portal_that_is_closed_and_declared_in_the_same_piece() -> None:
+    talk = opened()
+    sent = talk.client(close("P", "p") + query(CURSOR) + execute("p") + SYNC)
+    assert kinds(sent) == "CQ"
+    talk.server(wire.CLOSED, wire.complete("DECLARE CURSOR"), ready("T"))
+    assert fetched(talk) == [[None]]
+
+
+def test_a_portal_whose_rebinding_fails_keeps_what_it_was() -> None:
+    """`p` exists: Bind of it fails, the savepoint brings the transaction back, and Execute runs the old one."""
+    talk = opened(masks=False)
+    talk.client(query("SAVEPOINT a"))
+    talk.server(wire.complete("SAVEPOINT"), ready("T"))
+    talk.prepare("other", "SELECT 2")
+    before = talk.last("command")["n"]
+    sent = talk.client(bind("p", "other") + SYNC + query("ROLLBACK TO a") + execute("p") + SYNC)
+    assert "E" not in kinds(sent)
+    talk.server(wire.error("42P03"), ready("E"), wire.complete("ROLLBACK"), ready("T"))
+    assert kinds(talk.up()) == "ES"
+    talk.server(wire.row(b"x"), wire.complete("SELECT 1"), ready("T"))
+    assert talk.responses()[-1][0] not in (before + 1,)  # not put down to the Bind that failed
+
+
+def test_closing_and_binding_again_leaves_the_new_portal() -> None:
+    talk = opened(masks=False)
+    talk.prepare("other", "SELECT 2")
+    sent = talk.client(close("P", "p") + bind("p", "other") + SYNC)
+    assert kinds(sent) == "CBS"
+    number = talk.last("command")["n"]
+    talk.server(wire.CLOSED, wire.BOUND, ready("T"))
+    assert talk.client(execute("p", 1) + SYNC)
+    talk.server(wire.row(b"2"), wire.SUSPENDED, ready("T"))
+    assert talk.responses()[-1] == (number, "suspended")
+
+
+def test_execute_of_an_sql_cursor_is_judged_and_masked() -> None:
+    talk = Talk(masks=[SSN])
+    talk.begin()
+    talk.client(query(CURSOR))
+    talk.server(wire.complete("DECLARE CURSOR"), ready("T"))
+    sent = talk.client(execute("p", 1) + SYNC)
+    assert kinds(sent) == "DES"
+    told = talk.server(
+        wire.columns(wire.field("ssn", USERS, 2)), wire.row(SECRET), wire.SUSPENDED, ready("T")
+    )
+    assert kinds(told) == "DsZ"  # the description that the client did not ask for stays here
+    assert wire.rows(told) == [[b"[redacted]"]] or SECRET not in told
+    assert talk.commands()[-1][:2] == ("execute", "(cursor) p")
+
+
+def test_execute_of_a_portal_that_nobody_made_fails_as_on_the_server() -> None:
+    talk = Talk()
+    sent = talk.client(execute("ghost") + SYNC)
+    assert b"ghost" not in sent
+    told = talk.server(wire.error("34000"), ready())
+    assert [(e["C"], e["M"]) for e in wire.errors(told)] == [("34000", 'portal "ghost" does not exist')]
+
+
+def test_portals_end_with_their_transaction() -> None:
+    talk = Talk()
+    talk.prepare("s", "SELECT 1")
+    talk.client(bind("p", "s") + SYNC)
+    talk.server(wire.BOUND, ready("I"))
+    assert b"p\0" not in talk.client(execute("p") + SYNC)
+    assert EVIL_ORDERS
