@@ -1,42 +1,51 @@
-"""One mitmproxy mode per wire protocol, defined here and never in the script: a script reload must not redefine them.
+"""One mitmproxy mode per wire protocol, made here and never in the script: a reload must not make them again.
 
-A listener's spec is `postgres:NAME@HOST:PORT`, NAME as in the configuration.
+A listener's spec is `PROTOCOL:NAME@HOST:PORT`, NAME as in the configuration.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+import types
+from typing import Any
 
 from mitmproxy.net.free_port import get_free_port
 from mitmproxy.proxy import context, layer, mode_servers, mode_specs
 
 from addons.wire_layer import WireLayer
+from protocols.registry import PROTOCOLS
 
 BACKLOG = 1024
 
 
-class PostgresMode(mode_specs.ProxyMode):  # type: ignore[no-untyped-call]  # mitmproxy registers it, untyped
-    """`postgres:NAME@HOST:PORT`"""
-
-    description = "PostgreSQL gateway"
-
-    def __post_init__(self) -> None:
-        if not self.data:
-            raise ValueError("a postgres listener needs its name: postgres:NAME@HOST:PORT")
-
-    @property
-    def transport_protocol(self) -> Literal["tcp", "udp", "both"]:
-        return "tcp"
+def _check(mode: Any) -> None:
+    if not mode.data:
+        raise ValueError(f"a listener needs its name: {mode.type_name}:NAME@HOST:PORT")
 
 
-class PostgresInstance(mode_servers.AsyncioServerInstance[PostgresMode]):  # type: ignore[no-untyped-call]
-    """Found by mitmproxy through its type argument."""
+async def _listen(instance: Any, host: str, port: int) -> list[Any]:
+    port = port or get_free_port()
+    return [await asyncio.start_server(instance.handle_stream, host, port, backlog=BACKLOG)]
 
-    def make_top_layer(self, context: context.Context) -> layer.Layer:
-        return WireLayer(context, "postgres", self.mode.data)
 
-    async def listen(self, host: str, port: int) -> list[Any]:
-        if port == 0:
-            port = get_free_port()
-        return [await asyncio.start_server(self.handle_stream, host, port, backlog=BACKLOG)]
+def _register(protocol: str) -> type[mode_specs.ProxyMode]:
+    """mitmproxy finds both classes when they are made: the mode by its name, the instance by its type argument."""
+
+    def top_layer(instance: Any, context: context.Context) -> layer.Layer:
+        return WireLayer(context, protocol, instance.mode.data)
+
+    name = protocol.capitalize()
+    mode: Any = type(
+        f"{name}Mode",
+        (mode_specs.ProxyMode,),
+        {"description": f"sluicegate {protocol}", "transport_protocol": "tcp", "__post_init__": _check},
+    )
+    members = {"make_top_layer": top_layer, "listen": _listen}
+    types.new_class(
+        f"{name}Instance", (mode_servers.AsyncioServerInstance[mode],), exec_body=lambda n: n.update(members)
+    )
+    found: type[mode_specs.ProxyMode] = mode
+    return found
+
+
+MODES = {protocol: _register(protocol) for protocol in PROTOCOLS}

@@ -187,8 +187,10 @@ class Catalog:
         for owner, function, when in results["triggers"]:
             self._triggers.setdefault(int(owner or 0), []).append((int(function or 0), int(when or 0)))
         self._parents: dict[int, list[int]] = {}
+        self._children: dict[int, list[int]] = {}
         for child, parent in results["inherits"]:
             self._parents.setdefault(int(child or 0), []).append(int(parent or 0))
+            self._children.setdefault(int(parent or 0), []).append(int(child or 0))
         self.cascades: dict[int, list[tuple[int, str, str, tuple[int, ...]]]] = {}
         for owner, target, on_delete, on_update, keys in results["foreign_keys"]:
             numbers = tuple(int(k) for k in (keys or "").strip("{}").split(",") if k)
@@ -377,7 +379,7 @@ class Catalog:
                 effects, why = effects | UNKNOWN, "a view reads a relation that is not in the catalog snapshot"
                 continue
             reads.append(relation.qualified)
-            if relation.kind == "f":
+            if relation.kind == "f" or self._foreign_below(oid):
                 effects |= {Effect.NET_EGRESS}
             trees: list[str | None] = []
             if relation.kind in "vm":
@@ -408,6 +410,19 @@ class Catalog:
                 for _, column_type in relation.columns.values():
                     effects |= self.cast_effects(column_type)
         return ViewFacts(tuple(dict.fromkeys(reads)), effects, tuple(dict.fromkeys(functions)), why)
+
+    def _foreign_below(self, oid: int) -> bool:
+        """Whether a partition or inheriting table, at any level, is a foreign table."""
+        waiting, seen = [oid], {oid}
+        while waiting:
+            for child in self._children.get(waiting.pop(), ()):
+                relation = self.relations_by_oid.get(child)
+                if relation is not None and relation.kind == "f":
+                    return True
+                if child not in seen:
+                    seen.add(child)
+                    waiting.append(child)
+        return False
 
     def write_facts(self, oid: int, event: str) -> tuple[frozenset[Effect], tuple[str, ...], tuple[str, ...]]:
         """What a write also does: (effects, relations written, functions), by rules, views and triggers.

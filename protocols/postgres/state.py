@@ -260,8 +260,7 @@ class SessionState:
     def prepare(self, name: str, command: CommandAnalysis) -> None:
         """ParseComplete."""
         self._commands[name] = command
-        first = command.statements[0] if command.statements else None
-        self._prepared[name] = Prepared(first.tree if first is not None else None, command.analysis)
+        self._prepared[name] = Prepared(None, command.analysis, command.text)
         self._bound()
 
     def close_statement(self, name: str) -> None:

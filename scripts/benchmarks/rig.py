@@ -250,6 +250,7 @@ class Rig:
         listener, resource = copy.deepcopy(document["listeners"][0]), copy.deepcopy(document["resources"][0])
         resource |= {"name": "shop-plain", "tls": {"mode": "off"}}
         listener |= {"name": PLAIN_LISTENER, "resource": "shop-plain", "tls": {"mode": "off"}}
+        listener["listen"] = f"127.0.0.1:{free_port()}"  # mitmproxy takes port 0 once only
         document["listeners"].append(listener)
         document["resources"].append(resource)
 

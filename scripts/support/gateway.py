@@ -132,7 +132,9 @@ class Gateway:
             wait_until(
                 ready.exists, _START_SECONDS, what="the gateway", alive=lambda: self.process.running, log=self.log
             )
-            self.listeners = _addresses(json.loads(ready.read_bytes()))
+            told = json.loads(ready.read_bytes())
+            self.listeners = _addresses(told)
+            self.minted_ca = Path(told["ca_file"])  # of the gateway's own authority; our listener has another's
         except BaseException:
             self.process.stop()
             raise
@@ -194,6 +196,7 @@ class Gateway:
         """SIGKILL, as the kernel or an operator in a hurry would; returns when the process is gone."""
         self.process.signal(signal.SIGKILL)
         self.process.wait(10.0)
+        self.process.stop()
 
     def stop(self) -> int:
         """Graceful end; the exit status. May be called again."""

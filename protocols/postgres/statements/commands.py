@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import pgparse
+
 from protocols.contract import Analysis, Cacheable, Effect
 from protocols.postgres.settings import canonical, set_effect, words
 from protocols.postgres.statements.definitions import DEFINITIONS, Definition
@@ -372,7 +374,11 @@ class Commands(Queries):
             self.unknown("no prepared statement of this name is known; prepare it through this session first")
             return
         self.nested += 1
-        if self.nested > _MAX_NESTED or known.tree is None:
+        tree = known.tree
+        if tree is None and known.text:
+            parsed = pgparse.parse(known.text)
+            tree = parsed[0].get("stmt") if len(parsed) == 1 else None
+        if self.nested > _MAX_NESTED or tree is None:
             self.add(known.analysis.effects)
             self.reads.update(dict.fromkeys(known.analysis.reads))
             self.writes.update(dict.fromkeys(known.analysis.writes))
@@ -384,7 +390,7 @@ class Commands(Queries):
                 self.why.append(known.analysis.why)
         else:
             # under the names in force now: the server plans it anew when search_path or a definition changed
-            self.statement(known.tree)
+            self.statement(tree)
             self.cacheable = Cacheable.NO
         self.kind = "execute"
 

@@ -221,13 +221,15 @@ class Expressions:
         names = strings(body.get("funcname"))
         args = body.get("args", [])
         count = len(args) + (len(body.get("agg_order", ())) if body.get("agg_within_group") else 0)
-        self.filtered(body, scope)
-        return self.function(names[-2:], count, args, scope)
+        return self._filtered(body, scope, outputs) | self.function(names[-2:], count, args, scope)
 
-    def filtered(self, body: Node, scope: Scope) -> None:
-        """The FILTER clause and the window of a call: what it selects by."""
-        if "agg_filter" in body:
-            self.filter(self.expression(body["agg_filter"], scope))
+    def _filtered(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        """The FILTER clause of a call: what it selects by."""
+        if "agg_filter" not in body:
+            return NOTHING
+        origins = self.expression(body["agg_filter"], scope)
+        self.filter(origins)
+        return origins
 
     def function(self, names: list[str], count: int, args: list[Node], scope: Scope) -> Origins:
         overloads = self.names.functions(names)
@@ -392,10 +394,9 @@ class Expressions:
             self.unknown(f"type `{'.'.join(names)}` does not exist in the catalog snapshot")
 
     def _window(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
-        for part in ("partitionClause", "orderClause"):
-            if part in body:
-                self.filter(self.expression(body[part], scope))
-        return NOTHING
+        origins = self.expression([body.get(part, []) for part in ("partitionClause", "orderClause")], scope)
+        self.filter(origins)
+        return origins
 
     def _cursor(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         return NOTHING
@@ -419,6 +420,7 @@ _HANDLERS: dict[str, Any] = {
     "ColumnRef": Expressions._column,
     "CurrentOfExpr": Expressions._cursor,
     "FuncCall": Expressions._function,
+    "JsonAggConstructor": Expressions._filtered,
     "JsonArrayQueryConstructor": Expressions._array_query,
     "SortBy": Expressions._sort,
     "SubLink": Expressions._sublink,

@@ -57,14 +57,14 @@ class _Proof:
         if tag == "NullTest":
             value = self.value(body.get("arg"), depth)
             if value is not None:
-                return (value[0] == "n") == (body.get("nulltesttype", "IS_NULL") == "IS_NULL")
+                return bool((value[0] == "n") == (body.get("nulltesttype", "IS_NULL") == "IS_NULL"))
             return None
         if tag == "BooleanTest":
             inner = self.truth(body.get("arg"), depth + 1)
             kind = body.get("booltesttype", "IS_TRUE")
             if inner is None or "UNKNOWN" in kind:
                 return None
-            return inner == (kind in ("IS_TRUE", "IS_NOT_FALSE"))
+            return inner is (kind in ("IS_TRUE", "IS_NOT_FALSE"))
         if tag == "SubLink" and body.get("subLinkType") == "EXISTS_SUBLINK":
             select = (body.get("subselect") or {}).get("SelectStmt", {})
             plain = not any(k in select for k in ("fromClause", "whereClause", "havingClause", "valuesLists", "larg"))

@@ -67,8 +67,9 @@ class CommandAnalysis:
 class Prepared:
     """What PREPARE or Parse put under a name: the tree is judged anew under the names in force at each use."""
 
-    tree: Any = field(repr=False)
+    tree: Any = field(repr=False)  # None: to be parsed from `text`
     analysis: Analysis
+    text: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

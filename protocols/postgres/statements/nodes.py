@@ -34,13 +34,13 @@ _TABLE: dict[str, tuple[str, str]] = {
     "CurrentOfExpr": ("cvarno cursor_name cursor_param", ""),
     "Float": ("fval", ""),
     "FuncCall": (
-        "funcname agg_within_group agg_star agg_distinct func_variadic funcformat location",
-        "args agg_order agg_filter over:WindowDef",
+        "funcname agg_within_group agg_star agg_distinct func_variadic funcformat location agg_filter",
+        "args agg_order over:WindowDef",  # agg_filter: by hand
     ),
     "GroupingFunc": ("location", "args"),
     "GroupingSet": ("kind location", "content"),
     "Integer": ("ival", ""),
-    "JsonAggConstructor": ("location", "output:JsonOutput agg_filter agg_order over:WindowDef"),
+    "JsonAggConstructor": ("location agg_filter", "output:JsonOutput agg_order over:WindowDef"),
     "JsonArgument": ("name", "val:JsonValueExpr"),
     "JsonArrayAgg": ("absent_on_null", "constructor:JsonAggConstructor arg:JsonValueExpr"),
     "JsonArrayConstructor": ("absent_on_null location", "exprs output:JsonOutput"),
@@ -84,7 +84,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "SubLink": ("subLinkType subLinkId operName location subselect", "testexpr"),
     "TypeCast": ("location", "arg typeName:TypeName"),
     "TypeName": ("names typeOid setof pct_type typemod arrayBounds location", "typmods"),
-    "WindowDef": ("name refname frameOptions location", "partitionClause orderClause startOffset endOffset"),
+    "WindowDef": ("name refname frameOptions location partitionClause orderClause", "startOffset endOffset"),
     "XmlExpr": ("op name xmloption indent type typmod location arg_names", "named_args args"),
     "XmlSerialize": ("xmloption indent location", "expr typeName:TypeName"),
     # clauses and statements: walked by hand, listed so that an unknown field is seen

@@ -21,6 +21,7 @@ from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope,
 MAX_SOURCES = 5000  # items of one FROM
 MAX_NATURAL = 20  # tables of one natural join whose columns are compared; past it every column counts as compared
 MAX_QUERY_DEPTH = 60  # queries inside queries; each level takes a few Python frames
+_HIDDEN = "\0hidden"  # no name in a text contains it
 _SYSTEM = frozenset({"pg_catalog", "information_schema"})
 _SAMPLE_METHODS = frozenset({"system", "bernoulli", "system_rows", "system_time"})
 _EVENTS = {"update": "2", "insert": "3", "delete": "4"}
@@ -250,10 +251,10 @@ class Queries(Expressions):
         if body.get("isNatural"):
             self.operator(["="])
             seen: set[str] = set()
-            if len(sides) > MAX_NATURAL:
+            few = len(sides) <= MAX_NATURAL
+            if not few:
                 self.filter(union(s.everything for s in sides))
-                sides = []
-            for source in sides:
+            for source in sides if few else ():
                 known = source.names
                 if known is None:
                     self.filter(source.everything)
@@ -267,6 +268,9 @@ class Queries(Expressions):
             self.filter(origins)
             for origin in origins:
                 self.columns[origin] = None
+        if "alias" in body:
+            for source in sides:
+                source.alias = _HIDDEN  # the join's own alias hides theirs: outside, the same alias may mean another
         for alias in ("alias", "join_using_alias"):
             if alias in body:
                 scope.sources.append(Source(body[alias].get("aliasname", ""), union(s.everything for s in sides)))
