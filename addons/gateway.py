@@ -8,6 +8,6 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
-from addons.suite import suite
+from addons.suite import Script
 
-addons = suite()
+addons = [Script()]

@@ -1,4 +1,4 @@
-"""The addons of sluicegate, made once per process: a reloaded script gets the same ones.
+"""The addons of sluicegate, made once per process. A reload, a syntax error or the removal of the script takes none away.
 
 INVARIANT: until the configuration is in force, and whenever it is not, every flow of every kind is refused. mitmproxy
 logs an exception of a hook and lets the traffic go on; therefore no refusal here depends on a hook that can fail, and
@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from mitmproxy.dns import DNSFlow
 from addons import listeners, live_view, takeover
 from addons.runtime import Runtime
 from guard.config import ConfigError, load
+from guard.record.errors import RecordError
+from guard.secrets import SecretError
+from guard.state import StateError
 
 log = logging.getLogger("sluicegate")
 
@@ -50,6 +54,14 @@ Write one, for instance:
 
 and name it: mitmdump -s addons/gateway.py --set sluicegate=FILE   (or {env}=FILE)
 Check it first: sluicegate check FILE. Every field: docs/reference/config.md"""
+
+
+class NotConfigured(Exception):
+    """There is no configuration; the text tells how to write one."""
+
+
+# what goes wrong in a start for reasons outside of us; the text says all that there is to say
+_EXPECTED = (OSError, RecordError, StateError, SecretError, takeover.Incompatible)
 
 
 def _options() -> Any:
@@ -149,9 +161,9 @@ class Gateway:
         path = self.config_path()
         if not path.exists():
             where = "it was not named, so this is the default" if path == Path(_DEFAULT) else "as named"
-            log.error(HOW.format(why=f"there is no configuration file `{path.absolute()}` ({where}).", env=_ENV))
-            self.failed.set()
-            return
+            raise NotConfigured(
+                HOW.format(why=f"there is no configuration file `{path.absolute()}` ({where}).", env=_ENV)
+            )
         watched = _addons().get("view") is not None or bool(ctx.options.save_stream_file)
         runtime = Runtime(load(path), watched=watched)
         await runtime.start()
@@ -167,20 +179,29 @@ class Gateway:
             if len(up) == len(specs):
                 runtime.ready({k: f"{a[0]}:{a[1]}" for k, a in up.items()})
                 return
+            for instance in servers:
+                if instance.mode.full_spec in specs and instance.last_exception is not None:
+                    raise OSError(f"listener `{instance.mode.data}` did not open: {instance.last_exception}")
             await asyncio.sleep(0.05)
         raise OSError("a listener did not open; the log above says which port")
 
     def _started(self, task: asyncio.Task[None]) -> None:
-        """A start that fails leaves nothing open and says why."""
+        """A start that fails leaves nothing open, says why, and ends the process with 1."""
         if task.cancelled() or task.exception() is None:
             return
         error = task.exception()
-        if isinstance(error, ConfigError):
+        if isinstance(error, NotConfigured):
+            log.error("%s", error)
+        elif isinstance(error, ConfigError):
             log.error("sluicegate lets nothing through, its configuration has problems:\n%s", error)
+        elif isinstance(error, _EXPECTED):
+            log.error("sluicegate lets nothing through: %s", error)
         else:
             log.error("sluicegate lets nothing through: %s: %s", type(error).__name__, error, exc_info=error)
         self.failed.set()
         _options().update(mode=[])
+        # mitmproxy does so for errors of its own start; ours may come after it has stopped looking
+        asyncio.get_running_loop().call_soon(sys.exit, 1)
 
     async def drain(self, grace: float) -> None:
         """No new connections; open transactions get `grace` seconds; then every session ends."""
@@ -198,8 +219,21 @@ class Gateway:
 _suite: Sequence[Any] | None = None
 
 
+class Script:
+    """What `gateway.py` registers: brings the suite into mitmproxy's chain beside the script, where it stays.
+
+    mitmproxy removes a script's addons before it loads the script again, and for good where that fails: with them the
+    guard would go, while the listeners live on.
+    """
+
+    def load(self, _loader: Loader) -> None:
+        for addon in suite():
+            if addon not in _addons():
+                _addons().add(addon)
+
+
 def suite() -> list[Any]:
-    """The same objects at every call: mitmproxy then keeps them over a reload of the script."""
+    """The same objects at every call."""
     global _suite
     takeover.self_check()
     if _suite is None:

@@ -55,7 +55,11 @@ class Backend(RoundTrip, Masking):
             entry = queue[0] if queue else _NOBODY
             if kind == _ROW and entry.number:
                 # rows come in runs: counted, and masked or passed on, together
-                if entry.kind not in (Kind.EXECUTE, Kind.QUERY) or (self.masking and not self._may_pass(entry)):
+                if (
+                    entry.kind not in (Kind.EXECUTE, Kind.QUERY)
+                    or entry.denial is not None
+                    or (self.masking and not self._may_pass(entry))
+                ):
                     raise ProtocolError("rows that nothing asked for")
                 first = i
                 while i < n and messages[i][0] == _ROW:
@@ -181,8 +185,10 @@ class Backend(RoundTrip, Masking):
     def _bound(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.BIND)
         self.queue.popleft()
-        if entry.portal is not None and entry.name:  # SQL cannot name the unnamed portal
-            self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command)
+        if entry.portal is not None:
+            entry.portal.bound = True
+            if entry.name:  # SQL cannot name the unnamed portal
+                self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command)
         return None
 
     def _closed(self, buf: bytes, pos: int, stop: int) -> bytes | None:
@@ -193,7 +199,6 @@ class Backend(RoundTrip, Masking):
             self.prepared.pop(entry.name, None)
             self.state.close_statement(name)
         else:
-            self.portals.pop(entry.name, None)
             self.state.close_portal(name)
         return b"" if entry.hidden else None
 
@@ -271,6 +276,7 @@ class Backend(RoundTrip, Masking):
                 self.port.catalog_changed()
             if verdict.changes:
                 self._forget_dropped()
+                self._forget_closed()
         self._finish(entry, status)
         entry.index += 1
         entry.rewriter = entry.copy = None
@@ -287,12 +293,20 @@ class Backend(RoundTrip, Masking):
         for name in [n for n in self.prepared if n and self.state.prepared(n.decode("utf-8", "replace")) is None]:
             del self.prepared[name]
 
+    def _forget_closed(self) -> None:
+        """SQL's CLOSE, COMMIT and the like end portals, and a cursor may take the name over."""
+        for name in [n for n, p in self.portals.items() if n and p.bound]:
+            if self.state.portal(name.decode("utf-8", "replace")) is not self.portals[name].verdict.command:
+                del self.portals[name]
+
     def _error(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         fields = Fields.decode(buf[pos + 5 : stop])
         queue = self.queue
         while queue and queue[0].kind == Kind.COPY_END:
             queue.popleft()
         if not queue or queue[0].kind == Kind.SYNC:
+            if queue:
+                self.state.failed()  # a commit that fails at Sync undoes what ran before it
             return None  # not about a command: a shutdown, a timeout while idle, a failing commit at Sync
         entry = queue[0]
         if entry.hidden and entry.prepared is not None:
@@ -361,6 +375,8 @@ class Backend(RoundTrip, Masking):
         self._finish(entry, b"ok")
         if verdict is not None and verdict.renames:
             self.port.catalog_changed()
+        if verdict is not None and verdict.changes and verdict.command.statements:
+            self.state.applied(verdict.command.statements[0])
         entry.number = 0
         return replaced
 

@@ -27,6 +27,7 @@ class Held:
     """A message that waits for people: how to let it go, and what to send in its place if it must not."""
 
     ticket: HoldTicket
+    entry: Pending
     verdict: Verdict
     forward: Callable[[], None]
     refuse: Callable[[tuple[str, str, str]], None]
@@ -73,6 +74,9 @@ class SessionBase:
         raise NotImplementedError
 
     def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
+        raise NotImplementedError
+
+    def _tell(self, message: bytes) -> None:
         raise NotImplementedError
 
     def _capture(self, entry: Pending, data: bytes) -> None:

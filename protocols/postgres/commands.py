@@ -8,6 +8,7 @@ import orjson
 
 from protocols.contract import Action, Wait
 from protocols.postgres import evidence
+from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.messages import (
     Bind,
@@ -24,12 +25,19 @@ from protocols.postgres.statements import analyse_function_call
 _describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
 _executes: dict[bytes, Execute] = {}
 _MAX_REMEMBERED = 256
+_MAX_NAME = 63  # bytes
 
 
 def _remember[M](known: dict[bytes, M], body: bytes, message: M) -> M:
     if len(known) < _MAX_REMEMBERED and len(body) < 128:
         known[body] = message
     return message
+
+
+def check_name(name: bytes) -> None:
+    """The server looks names up by their first 63 bytes (NAMEDATALEN): two that begin alike are one to it."""
+    if len(name) > _MAX_NAME:
+        raise ProtocolError(f"the name of a statement or portal is longer than {_MAX_NAME} bytes", "42622")
 
 
 class Commands(Settling):
@@ -53,6 +61,7 @@ class Commands(Settling):
 
     def _parse(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
         message = Parse.decode(buf[pos + 5 : stop])
+        check_name(message.name)
         ready, catalog = self._catalog()
         if not ready:
             return None
@@ -72,11 +81,15 @@ class Commands(Settling):
         return True
 
     def _lookup(self, name: bytes) -> tuple[bool, Prepared | None]:
-        """-> (may go on, statement). Waits where an earlier Parse of the name may yet fail and leave an older one."""
+        """-> (may go on, statement).
+
+        A Parse that fails takes everything up to its Sync with it, but not what follows: behind a Sync the name may
+        stand for an older statement, so the answer is waited for.
+        """
         parsing = self.parsing.get(name)
         if parsing is None:
             return True, self.prepared.get(name)
-        if parsing.syncs != self.syncs and name in self.prepared:
+        if parsing.syncs != self.syncs:
             self._barrier = parsing
             self.waiting = Wait.SERVER
             return False, None
@@ -85,6 +98,9 @@ class Commands(Settling):
     def _bind(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
         body = buf[pos + 5 : stop]
         message = Bind.decode(body)
+        check_name(message.portal)
+        if len(self.portals) >= self.limits.names_max and message.portal not in self.portals:
+            raise ProtocolError("more portals than the gateway keeps track of", "54000")
         going, prepared = self._lookup(message.statement)
         if not going:
             return None
@@ -92,7 +108,7 @@ class Commands(Settling):
         if not ready:
             return None
         if prepared is None:
-            verdict = self._sql_prepared(message.statement)
+            verdict = self._sql_prepared(message.statement, catalog)
             if verdict is None:
                 # sent to where it must fail, so that a name this session does not know can never run unjudged
                 name = message.statement.decode("utf-8", "replace")
@@ -146,10 +162,21 @@ class Commands(Settling):
             hashlib.sha256(b"B" + text + b"\0" + body).digest,
         )
 
-    def _sql_prepared(self, name: bytes) -> Verdict | None:
-        """A statement that SQL's PREPARE made: both ways share one namespace."""
-        command = self.state.prepared(name.decode("utf-8", "replace"))
-        return None if command is None else self.judge.verdict(b"(prepared in SQL) " + name, command)
+    def _sql_prepared(self, name: bytes, catalog: Catalog | None) -> Verdict | None:
+        """A statement that SQL's PREPARE made: both ways share one namespace. Judged by the names in force now."""
+        known = self._sql_name(name)
+        if known is None or self.state.prepared(known) is None:
+            return None
+        return self.judge.judge(b'EXECUTE "%b"' % name.replace(b'"', b'""'), catalog)
+
+    def _sql_name(self, name: bytes) -> str | None:
+        """A name of the protocol as SQL knows it; None where it is not certain that the two are the same."""
+        if not name.isascii() and self.state.encoding.upper() not in ("UTF8", "UNICODE"):
+            return None
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            return None
 
     def _describe_portal(self, portal: Portal) -> None:
         """The gateway's own Describe: masks need the columns even where the client does not ask for them."""
@@ -176,6 +203,10 @@ class Commands(Settling):
         portal = self.portals.get(message.portal)
         if portal is None:
             return self._execute_cursor(buf, pos, stop, run, message)
+        if (portal.syncs != self.syncs and not portal.bound) or (portal.name and self._renaming()):
+            # its Bind may fail and leave an older one, or SQL may put a cursor of that name in its place
+            self._wait_for_server()
+            return None
         if portal.policy is not self.port.policy_epoch():
             # the policy changed between Bind and Execute: decide again, on the analysis that the server planned by
             portal.policy = self.port.policy_epoch()
@@ -206,7 +237,8 @@ class Commands(Settling):
         ready, _ = self._catalog()
         if not ready:
             return None
-        command = self.state.portal(message.portal.decode("utf-8", "replace"))
+        known = self._sql_name(message.portal)
+        command = None if known is None else self.state.portal(known)
         if command is None:
             name = message.portal.decode("utf-8", "replace")
             self._before(buf, run, pos)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocols.postgres import errors
-from protocols.postgres.commands import Commands
+from protocols.postgres.commands import Commands, check_name
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.messages import (
     FLUSH,
@@ -81,6 +81,8 @@ class Frontend(RoundTrip, Commands):
         self._client_large = "drop"
         if self.skipping:
             return len(buf)
+        if self.copy_in is not None:
+            raise ProtocolError("a message that is not allowed during COPY FROM STDIN")
         why = f"a message of {stop - pos} bytes is above the inspection limit of {self.limits.inspect_max} bytes"
         denial = (errors.PROGRAM_LIMIT_EXCEEDED, why, "send it in smaller parts, or raise limits.inspect_max_bytes")
         bind = Bind(b"", self.nowhere).encode()
@@ -125,8 +127,11 @@ class Frontend(RoundTrip, Commands):
             return self._parse(buf, pos, stop, run)
         if kind == _C:
             message = Close.decode(buf[pos + 5 : stop])
+            check_name(message.name)
             entry = Pending(Kind.CLOSE, name=message.name)
             entry.what = message.what
+            if message.what == b"P":
+                self.portals.pop(message.name, None)  # from here on the name may come to mean something else
             self._await(entry)
             return True
         if kind == _F:
@@ -165,5 +170,7 @@ class Frontend(RoundTrip, Commands):
             return
         entry.size += len(data)
         if entry.room > 0 and not self.masking:
-            entry.input = [*entry.input, data[: entry.room]]
+            if not entry.input:
+                entry.input = []
+            entry.input.append(data[: entry.room])  # type: ignore[union-attr]  # a list since above
             entry.room -= len(data)

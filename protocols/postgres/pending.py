@@ -73,6 +73,7 @@ class Prepared:
 class Portal:
     """A portal made by Bind: what it runs, and how its rows are masked."""
 
+    bound = False  # the server has made it
     described = False  # the server has said what its rows are
     rewriter: RowRewriter | None = None
     columns = b""  # of the response record

@@ -129,7 +129,10 @@ class PostgresSession(Frontend, Backend):
             self.unrecorded()
 
     def notice(self, text: str) -> None:
-        message = notice_response(text)
+        self._tell(notice_response(text))
+
+    def _tell(self, message: bytes) -> None:
+        """A message of our own to the client, behind the server's message that is passing in pieces."""
         if self._server_large:
             if len(self._notices) < 16:
                 self._notices.append(message)

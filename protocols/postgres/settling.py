@@ -36,12 +36,20 @@ class Settling(SessionBase):
             return False
         return any(e.verdict is not None and e.verdict.changes and e.kind != Kind.PARSE for e in self.queue)
 
+    def _renaming(self) -> bool:
+        """Something that is running may close portals or declare cursors."""
+        running = (Kind.QUERY, Kind.EXECUTE, Kind.CALL)
+        return any(e.verdict is not None and e.verdict.changes and e.kind in running for e in self.queue)
+
+    def _wait_for_server(self) -> None:
+        if self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL):
+            self._want_flush = True  # or the server would keep its answers, and both would wait
+        self.waiting = Wait.SERVER
+
     def _catalog(self) -> tuple[bool, Catalog | None]:
         """-> (may go on, catalog). A stale snapshot is waited for once; after that it counts as none."""
         if self.queue and self._must_wait():
-            if self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL):
-                self._want_flush = True  # or the server would keep its answers, and both would wait
-            self.waiting = Wait.SERVER
+            self._wait_for_server()
             return False, None
         catalog = self.port.catalog()
         if catalog is None and not self.catalog_waited:
@@ -142,10 +150,10 @@ class Settling(SessionBase):
             if self.masking and entry.kind == Kind.BIND and entry.portal is not None:
                 self._describe_portal(entry.portal)
 
-        self.held = Held(ticket, verdict, forward, lambda why: self._refuse(entry, stand_in(), why))
+        self.held = Held(ticket, entry, verdict, forward, lambda why: self._refuse(entry, stand_in(), why))
         self.waiting = Wait.HOLD
         minutes = max(1, round((ticket.expires_at - self.port.now_ns() / 1e9) / 60))
-        self.down.append(
+        self._tell(
             notice_response(
                 f"held by rule `{decision.rule}`: request {ticket.id} waits for approval, for {minutes} min at most",
                 hint="an approver runs: sluicegate approvals show " + ticket.id,
@@ -200,6 +208,9 @@ class Settling(SessionBase):
         """A hold has ended."""
         held, self.held = self.held, None
         if held is None:
+            return
+        if self.skipping:  # an earlier message of its pipeline failed meanwhile: the server would ignore it
+            self._finish(held.entry, b"skipped")
             return
         if outcome is Outcome.APPROVED:
             held.forward()

@@ -11,6 +11,7 @@ from scripts.benchmarks.rig import BULK_COLUMNS, ROWS, STRATEGIES, Rig, Target
 from scripts.benchmarks.throughput import Failed, Row, middle
 
 _COPY_LIMIT = 120.0  # seconds
+_FIRST_GUESS = 2.0  # results per second, before a target has been seen at it
 
 
 def query(table: str) -> str:
@@ -76,6 +77,7 @@ def measure_masked(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Fa
     for table in ("plain", *STRATEGIES):
         scripts[table] = rig.folder / f"rows-{table}.sql"
         scripts[table].write_text(query(table) + ";\n")
+    _warm(rig, pace)
     turns: list[tuple[Target, str]] = [(direct, "plain")] if direct is not None else []
     turns += [(gateway, table) for table in scripts]
     taken: dict[tuple[str, str], list[float | None]] = defaultdict(list)
@@ -116,7 +118,7 @@ def _warm(rig: Rig, pace: Pace) -> None:
     for target in rig.targets.values():
         for tls in target.logins:
             for kind in ("bulk", "copy", "plain", *STRATEGIES):
-                pace.learn(target.name, (kind, tls), 4.0, typical=False)
+                pace.learn(target.name, (kind, tls), _FIRST_GUESS, typical=False)
 
 
 def _ratio(ours: list[float | None], theirs: list[float | None]) -> float | None:

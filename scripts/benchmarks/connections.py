@@ -60,18 +60,21 @@ def measure_connects(
                 }
 
 
-def measure_idle(rig: Rig, connections: int, seconds: float, failed: Failed) -> Iterator[Row]:
+def measure_idle(rig: Rig, connections: int, seconds: float, failed: Failed, *, quick: bool) -> Iterator[Row]:
     """`idle` rows: memory of the target's process per connection that has run one statement and then does nothing,
     and the CPU time it uses meanwhile, in percent of one core. With TLS where the database has it."""
     # pgbouncer last: it keeps its connections to the database for the next client
     order = sorted(rig.targets.values(), key=lambda target: target.name == "pgbouncer")
     for target in order:
+        if quick and target.name != "gateway":
+            continue
         pid = target.pids.get(rig.tls)
         if pid is None or usage(pid) is None:
             continue  # no process of its own, or a system that does not tell
         try:
             yield _idle(target, pid, connections, seconds, tls=rig.tls)
-            _wait_closed(rig)
+            if target is not order[-1]:
+                _wait_closed(rig)
         except (psycopg.Error, BenchError) as error:
             failed(target.name, "idle", BenchError(f"{connections} idle connections: {error}"))
 
@@ -79,7 +82,8 @@ def measure_idle(rig: Rig, connections: int, seconds: float, failed: Failed) -> 
 def _idle(target: Target, pid: int, connections: int, seconds: float, *, tls: bool) -> Row:
     login = target.logins[tls]
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(8))
+        pool = ThreadPoolExecutor(8)
+        stack.callback(pool.shutdown, cancel_futures=True)
 
         def hold(count: int) -> None:
             for made in pool.map(lambda _number: _connect(login), range(count)):

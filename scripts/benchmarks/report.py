@@ -43,7 +43,7 @@ _OTHERS: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
         ),
     ),
     "rules": (
-        "Cost of a statement by rules in the policy (gateway, one client, plain)",
+        "Rules in the gateway's policy, one client",
         (
             ("rules", "rules"),
             ("statements", "statements"),
@@ -55,6 +55,7 @@ _OTHERS: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
     ),
 }
 _MAIN = (
+    ("load", "load"),
     ("target", "target"),
     ("tps", "tps"),
     ("of direct", "tps_ratio_to_direct"),
@@ -66,11 +67,15 @@ _MAIN = (
     ("CPU us", "cpu_us"),
     ("helpers' CPU us", "helpers_cpu_us"),
 )
-_WORDS = ("target", "via", "strategy", "statements", "tls")
+_WIDTH = 140
+_WORDS = ("load", "target", "via", "strategy", "statements", "tls")
 
 
-def show(rows: Iterable[Row], console: Console) -> None:
+def show(rows: Iterable[Row], *, stderr: bool = False) -> None:
     """One table per measure; the main cells in one, a section per kind of load."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH  # a file has none of its own
     known = list(rows)
     main = [row for row in known if "measure" not in row]
     if main:
@@ -88,10 +93,11 @@ def _main(rows: Sequence[Row], console: Console) -> None:
     table = _table("Small statements (pgbench select-only)", _MAIN)
     kind = None
     for row in rows:
+        load = ""
         if kind != (kind := (row["mode"], row["clients"], row["tls"])):
             table.add_section()
-            table.add_row(f"[bold]{row['mode']}, {row['clients']} client{'s' * (row['clients'] > 1)}, {_leg(row)}")
-        table.add_row(*[_text(row.get(key)) for _, key in _MAIN])
+            load = f"{row['mode']} x {row['clients']} {'TLS' if row['tls'] else 'plain'}"
+        table.add_row(*[_text({**row, "load": load}.get(key)) for _, key in _MAIN])
     console.print(table)
 
 
@@ -100,10 +106,6 @@ def _table(title: str, columns: Sequence[tuple[str, str]]) -> Table:
     for heading, key in columns:
         table.add_column(heading, justify="left" if key in _WORDS else "right", no_wrap=True)
     return table
-
-
-def _leg(row: Row) -> str:
-    return "TLS" if row["tls"] else "plain"
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ from scripts.benchmarks.process_facts import cpu_seconds
 from scripts.benchmarks.rig import Rig, Target
 
 MODES = ("simple", "prepared")
+_WARM = 50  # statements
 CLIENTS = (1, 16)
 
 type Row = dict[str, Any]
@@ -69,6 +70,17 @@ def measure(
                 into[cell][target.name].append(sample)
                 left -= 1
         said(f"main: round {number} of {rounds} done")
+
+
+def warm(rig: Rig, pace: Pace, failed: Failed) -> None:
+    """A few statements through every target: the first ones pay for what is loaded once, and teach the pace."""
+    for target in rig.targets.values():
+        for login in target.logins.values():
+            try:
+                run = rig.pgbench.run(login, transactions=_WARM, seconds=1.0)
+                pace.learn(target.name, None, run.tps)
+            except BenchError as error:
+                failed(target.name, "warm up", error)
 
 
 def sample_of(rig: Rig, target: Target, cell: Cell, seconds: float, pace: Pace) -> Sample:

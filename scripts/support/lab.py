@@ -118,6 +118,7 @@ class Lab:
                 "version": server.installation.version,
                 "tls": server.authority is not None,
                 "log": str(server.log),
+                "pid": server.process.pid,
             },
             "issuer": {"url": self.issuer.url, "ca_file": str(self.issuer.ca_file)},
         }

@@ -18,7 +18,7 @@ from protocols.postgres.settings import canonical, set_effect, words
 from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import CHILDREN, FIELDS, KEYWORD_FUNCTIONS, Node, constant, strings
-from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope
+from protocols.postgres.statements.scope import NOTHING, SYSTEM_COLUMNS, Origins, Output, Scope
 
 _WEAKER = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
 _SIDE_CHANNELS = frozenset(
@@ -160,6 +160,8 @@ class Expressions:
             origins = source.column(column)
             if origins is not None:
                 return origins
+            if column in SYSTEM_COLUMNS and source.is_table:
+                return NOTHING
             # not a column that is known: it may still be one, or a call in attribute notation
             self.attribute(column)
             return source.loose_column(column) if source.names is None else source.everything

@@ -80,32 +80,32 @@ class _Proof:
         if kind == "AEXPR_IN" and name == ["="]:
             items = (right or {}).get("List", {}).get("items", [])
             one = self.value(left, depth)
-            listed = [self.value(item, depth) for item in items[:1000]]
-            if one is not None and any(v is not None and v[1] == one[1] and v[0] != "n" for v in listed):
-                return True
+            if one is not None:
+                listed = [self.value(item, depth) for item in items[:1000]]
+                if any(v is not None and v[1] == one[1] and v[0] != "n" for v in listed):
+                    return True
             return True if any(_same(left, item) for item in items[:1000]) else None
         if kind in ("AEXPR_NOT_DISTINCT",) and _same(left, right):
             return True
         if kind == "AEXPR_BETWEEN":
             bounds = (right or {}).get("List", {}).get("items", [])
-            numbers = [_number(self.value(v, depth)) for v in (left, *bounds)]
-            if len(numbers) == 3 and None not in numbers:
-                return numbers[1] <= numbers[0] <= numbers[2]  # type: ignore[operator]  # None was excluded
+            middle = _number(self.value(left, depth))
+            if middle is not None and len(bounds) == 2:
+                low, high = (_number(self.value(bound, depth)) for bound in bounds)
+                return low <= middle <= high if low is not None and high is not None else None
             return True if len(bounds) == 2 and _same(left, bounds[0]) and _same(left, bounds[1]) else None
         if kind != "AEXPR_OP":
             return None
         # a column compared with itself: true for every row but those where it is NULL
         if name in (["="], [">="], ["<="]) and _same(left, right):
             return True
-        first, second = self.value(left, depth), self.value(right, depth)
+        first = self.value(left, depth)
+        second = self.value(right, depth) if first is not None else None
         if first is None or second is None or "n" in (first[0], second[0]):
             return None
-        one, two = _number(first), _number(second)
-        if one is not None and two is not None:
-            a: Any = one
-            b: Any = two
-        else:
-            a, b = first[1], second[1]
+        number, other = _number(first), _number(second)
+        a: Any = number if number is not None and other is not None else first[1]
+        b: Any = other if number is not None and other is not None else second[1]
         answers: dict[str, bool] = {
             "=": a == b, "<>": a != b, "!=": a != b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b,
         }  # fmt: skip

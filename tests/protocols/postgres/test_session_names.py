@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.contract import Wait
+from protocols.contract import Outcome, Wait
 from tests.support import wire
-from tests.support.talk import EVIL_ORDERS, SSN, USERS, Talk
+from tests.support.talk import SSN, USERS, Talk
 from tests.support.wire import SYNC, bind, close, execute, kinds, parse, query, ready
 
 DELETE = "DELETE FROM users WHERE id = 1"
@@ -79,9 +79,12 @@ def test_a_reparse_of_a_name_that_sql_prepared() -> None:
 def test_wp_003_a_statement_that_sql_prepared_is_judged_at_bind() -> None:
     talk = Talk()
     talk.client(query(f"PREPARE s1 AS {DELETE}"))
-    assert talk.session.waiting is Wait.HOLD  # PREPARE itself does what its statement does
-    allowing = Talk(lambda a: talk.port.decide(a) if a.kind != "prepare" else Talk().port.decide(a))
-    del allowing
+    assert talk.session.waiting is Wait.HOLD  # PREPARE itself counts as what its statement does
+    assert kinds(talk.resume(Outcome.APPROVED)) == "Q"
+    talk.server(wire.complete("PREPARE"), ready())
+    assert talk.client(use("s1")) == b""
+    assert talk.session.waiting is Wait.HOLD  # approved was its preparation, once, and not its execution
+    assert len(talk.port.holds) == 2
 
 
 def test_wp_034_a_sql_prepared_statement_is_judged_anew_under_other_names() -> None:
@@ -168,7 +171,11 @@ def test_a_name_that_nobody_prepared_never_reaches_the_server() -> None:
 
 
 def test_deallocate_and_discard_forget_what_the_protocol_prepared() -> None:
-    for sql, tag in (("DEALLOCATE s", "DEALLOCATE"), ("DEALLOCATE ALL", "DEALLOCATE ALL"), ("DISCARD ALL", "DISCARD ALL")):
+    for sql, tag in (
+        ("DEALLOCATE s", "DEALLOCATE"),
+        ("DEALLOCATE ALL", "DEALLOCATE ALL"),
+        ("DISCARD ALL", "DISCARD ALL"),
+    ):
         talk = Talk()
         talk.prepare("s", "SELECT 1")
         talk.client(query(sql))
@@ -277,9 +284,7 @@ def test_execute_of_an_sql_cursor_is_judged_and_masked() -> None:
     talk.server(wire.complete("DECLARE CURSOR"), ready("T"))
     sent = talk.client(execute("p", 1) + SYNC)
     assert kinds(sent) == "DES"
-    told = talk.server(
-        wire.columns(wire.field("ssn", USERS, 2)), wire.row(SECRET), wire.SUSPENDED, ready("T")
-    )
+    told = talk.server(wire.columns(wire.field("ssn", USERS, 2)), wire.row(SECRET), wire.SUSPENDED, ready("T"))
     assert kinds(told) == "DsZ"  # the description that the client did not ask for stays here
     assert wire.rows(told) == [[b"[redacted]"]] or SECRET not in told
     assert talk.commands()[-1][:2] == ("execute", "(cursor) p")
@@ -298,5 +303,47 @@ def test_portals_end_with_their_transaction() -> None:
     talk.prepare("s", "SELECT 1")
     talk.client(bind("p", "s") + SYNC)
     talk.server(wire.BOUND, ready("I"))
-    assert b"p\0" not in talk.client(execute("p") + SYNC)
-    assert EVIL_ORDERS
+    sent = talk.client(execute("p") + SYNC)
+    assert kinds(sent) == "ES"
+    assert execute("p") not in sent
+
+
+# ---------------------------------------------------------------- names that look different and are one
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        parse("n" * 63 + "x", "SELECT 1"),
+        bind("n" * 63 + "x", ""),
+        close("S", "n" * 63 + "x"),
+        close("P", "n" * 63 + "x"),
+    ],
+    ids=["parse", "bind", "close statement", "close portal"],
+)
+def test_names_that_the_server_would_cut_are_refused(message: bytes) -> None:
+    """It looks 63 bytes of a name up: closing `n..x` would close `n..y`, and a new `n..z` would answer to `n..y`."""
+    talk = Talk()
+    talk.prepare("", "SELECT 1")
+    assert talk.client(message) == b""
+    assert talk.fatal()["C"] == "42622"
+
+
+def test_names_of_the_longest_length_are_fine() -> None:
+    talk = Talk()
+    talk.prepare("n" * 63, "SELECT 1")
+    assert kinds(talk.client(use("n" * 63, "p" * 63))) == "BES"
+
+
+def test_a_name_that_is_no_utf8_is_never_taken_for_another() -> None:
+    """In LATIN1 two bytes beyond ASCII are two names; undecodable both look the same."""
+    talk = Talk(masks=[SSN])
+    talk.session.state.parameter_status("client_encoding", "LATIN1")
+    talk.client(query(f'PREPARE "\xe9" AS {LEAK}'.encode("latin-1")))
+    talk.server(wire.complete("PREPARE"), ready())
+    one, other = (wire.message("B", b"\0" + raw + b"\0" + b"\0" * 6) for raw in (b"\xe8", b"\xe9"))
+    talk.client(wire.message("P", b"\xe8\0SELECT 'x'\0\0\0") + SYNC)
+    talk.server(wire.PARSED, ready())
+    assert one in talk.client(one + SYNC)
+    talk.server(wire.BOUND, wire.columns(wire.field("?column?")), ready())
+    assert other not in talk.client(other + SYNC)

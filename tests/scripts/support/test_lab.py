@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from scripts.support.lab import GROUPS
@@ -27,6 +31,19 @@ def lab(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
+
+
+def left(folder: Path) -> list[str]:
+    """What a lab left behind; the cache of copied binaries may stay."""
+    return [path.name for path in folder.iterdir() if not path.name.startswith("sluicegate-postgres-")]
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 @pytest.fixture
@@ -55,8 +72,64 @@ def test_what_cannot_start_says_why_and_leaves_nothing(arguments: list[str], mes
     assert message in done.stderr
     assert done.stderr.startswith("lab: ")
     assert done.stdout == ""
-    left = [path.name for path in empty.iterdir() if not path.name.startswith("sluicegate-postgres-")]
-    assert left == []
+    assert left(empty) == []
+
+
+@pytest.mark.e2e
+def test_a_policy_that_does_not_load_is_told_with_file_and_line(empty: Path) -> None:
+    policy = empty.with_suffix(".yaml")
+    policy.write_text("version: 1\nname: broken\ndescription: broken\nrules:\n  - id: one\n    alow: [data.select]\n")
+    done = lab("--json", "--policy", str(policy), folder=empty)
+    policy.unlink()
+    assert done.returncode == 1
+    assert f"{policy.name}:" in done.stderr
+    assert "alow" in done.stderr
+    assert done.stdout == ""
+    assert left(empty) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("ending", ["stdin", "SIGTERM", "SIGKILL"])
+def test_it_runs_until_told_and_leaves_nothing(ending: str, empty: Path) -> None:
+    lifeline = subprocess.PIPE if ending == "stdin" else subprocess.DEVNULL
+    running = subprocess.Popen(
+        [sys.executable, "-P", "-m", "scripts.support.lab", "--json", "--tls", "on"],
+        env={**os.environ, "TMPDIR": str(empty)},
+        stdin=lifeline,
+        stdout=subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    with running.stdout as out:
+        told = json.loads(out.readline())
+    for identity, dsn in told["dsns"].items():
+        with psycopg.connect(dsn) as connection:
+            assert connection.pgconn.ssl_in_use
+            assert connection.execute("SELECT count(*) FROM orders").fetchone() == (720,), identity
+    with psycopg.connect(told["gateway_dsn"], password=told["tokens"]["analyst"]) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    with psycopg.connect(told["direct_dsn"]) as connection:
+        assert connection.execute("SELECT count(*) FROM customers").fetchone() == (240,)
+    status = subprocess.run(
+        [Path(sys.executable).with_name("sluicegate"), "status", "--json"],
+        env={**os.environ, **told["env"]},
+        capture_output=True,
+        text=True,
+    )
+    assert status.returncode == 0, status.stderr
+    if running.stdin is not None:
+        running.stdin.close()
+    elif ending == "SIGTERM":
+        running.terminate()
+    else:
+        running.kill()
+    assert running.wait(30) == (-signal.SIGKILL if ending == "SIGKILL" else 0)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (gone(told["pid"]) and gone(told["postgres"]["pid"])):
+        time.sleep(0.05)
+    assert gone(told["pid"])
+    assert gone(told["postgres"]["pid"])
+    if ending != "SIGKILL":  # nobody is left then who could remove the gateway's folder
+        assert left(empty) == []
 
 
 def test_the_identities_are_those_of_the_policies() -> None:
