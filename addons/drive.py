@@ -48,7 +48,7 @@ async def drive[T](
             if asked.side is Side.CLIENT:
                 failure = PeerGone(f"TLS with the client failed: {e.reason or e}")
             else:
-                failure = Refused("TLS with the upstream failed; the gateway's log says why", "")
+                failure = Refused("TLS with the upstream failed; the gateway's log says why", "08001")
                 failure.__cause__ = e
         except (PeerGone, Refused) as e:
             failure = e

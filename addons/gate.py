@@ -59,6 +59,7 @@ class Gate:
         self._key: tuple[int, bytes] | None = None
         self._upstream_key: tuple[int, bytes] = (0, b"")
         self._counted = False
+        self._refusal_recorded = False
         self.auth_timeout = runtime.config.limits.auth_timeout
         self.upstream_address = (resource.host, resource.port)
 
@@ -136,16 +137,26 @@ class Gate:
         keeper.acquire()
         return Admission(principal, resource, credential, database, runtime.upstream_tls[config.name] is not None)
 
-    def _refused(self, asked: Authenticate, public: str, detail: str) -> None:
-        log.info("%s: refused %s: %s", self._listener.name, self._peer, detail or public)
+    def credential_refused(self) -> None:
+        """The upstream did not take it: read anew, for the connections after this one."""
+        self._runtime.background(
+            self._runtime.secrets.resolve(self._resource.credential, fresh=True),
+            f"reading the credential of {self._resource.name} again",
+        )
+
+    def _refused(self, asked: Authenticate | None, public: str, detail: str) -> None:
+        """`asked` is None where it did not come to a token."""
+        self._refusal_recorded = True
+        if detail:
+            log.info("%s: refused %s: %s", self._listener.name, self._peer, detail)
         self._runtime.note(
             "session.refused",
             {
                 "listener": self._listener.name,
                 "resource": self._resource.name,
                 "client": self._peer,
-                "claimed_user": asked.claimed_user[:256],
-                "application": asked.application[:256],
+                "claimed_user": asked.claimed_user[:256] if asked is not None else "",
+                "application": asked.application[:256] if asked is not None else "",
                 "why": public,
                 "detail": detail,
             },
@@ -261,8 +272,11 @@ class Gate:
         live.relay.start(handover.client, handover.upstream)
         live.check(time.time())  # contained while it logged in: it ends before its first command
 
-    def failed(self, why: str) -> None:
-        """The handshake did not become a session."""
+    def failed(self, why: str, *, refused: bool = False) -> None:
+        """The handshake did not become a session. `refused`: by us, which is on record whoever it was."""
+        log.info("%s: no session for %s: %s", self._listener.name, self._peer, why)
+        if refused and self._live is None and not self._refusal_recorded:
+            self._refused(None, why, "")
         if self._live is not None:
             self._runtime.note(
                 "session.failed",

@@ -32,6 +32,7 @@ class Leg(asyncio.Protocol):
     def __init__(self, forward_loss: Callable[[Exception | None], None] | None = None) -> None:
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.tls: ssl.SSLObject | None = None
+        self.securing = False  # in a TLS handshake, or one failed: nothing may be sent in the clear
         self.gone = False
         self.writable = True
         self.on_data: Callable[[bytes], None] | None = None
@@ -136,6 +137,7 @@ class Leg(asyncio.Protocol):
         self, context: ssl.SSLContext, *, server_side: bool, hostname: str | None, received: bytes = b""
     ) -> TlsFacts:
         """Runs the TLS handshake. Raises `ssl.SSLError` or `PeerGone`."""
+        self.securing = True
         tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=hostname)
         self._in.write(received)
         while True:
@@ -150,7 +152,7 @@ class Leg(asyncio.Protocol):
                 raise
             break
         self._flush_tls()
-        self.tls = tls
+        self.tls, self.securing = tls, False
         if self._in.pending:
             # application bytes that came with the last handshake record
             self._early.insert(0, b"")

@@ -1,4 +1,4 @@
-"""The addons of sluicegate, made once per process. A reload, a syntax error or the removal of the script takes none away.
+"""The addons of sluicegate, made once per process; nothing that happens to the script takes them away.
 
 INVARIANT: until the configuration is in force, and whenever it is not, every flow of every kind is refused. mitmproxy
 logs an exception of a hook and lets the traffic go on; therefore no refusal here depends on a hook that can fail, and
@@ -20,6 +20,7 @@ from mitmproxy import ctx, http, tcp, udp
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.dns import DNSFlow
+from mitmproxy.net.free_port import get_free_port
 
 from addons import listeners, live_view, takeover
 from addons.runtime import Runtime
@@ -171,7 +172,8 @@ class Gateway:
         await self._listen(runtime)
 
     async def _listen(self, runtime: Runtime) -> None:
-        specs = [f"{x.protocol}:{x.name}@{x.host}:{x.port}" for x in runtime.config.listeners]
+        # mitmproxy takes no two servers on one address: each port 0 becomes a free port here
+        specs = [f"{x.protocol}:{x.name}@{x.host}:{x.port or get_free_port()}" for x in runtime.config.listeners]
         _options().update(mode=specs, server=True)
         servers = _addons().get("proxyserver").servers
         for _ in range(200):

@@ -19,7 +19,20 @@ from addons import runtime, takeover
 from addons.drive import drive
 from addons.gate import Gate
 from addons.leg import Leg
-from protocols.contract import Authenticate, Cancel, Connect, KeepKey, PeerGone, Refused, Side, StartTls, WireError
+from guard.record.errors import RecordError
+from guard.state import StateError
+from protocols.contract import (
+    Authenticate,
+    Cancel,
+    Connect,
+    CredentialRefused,
+    KeepKey,
+    PeerGone,
+    Refused,
+    Side,
+    StartTls,
+    WireError,
+)
 
 log = logging.getLogger("sluicegate.wire")
 
@@ -86,7 +99,7 @@ class WireLayer(layer.Layer):
             self._client.close()
             return
         self._gate = gate
-        why = "the handshake failed"
+        why, refused = "the handshake failed", False
         try:
             async with asyncio.timeout(gate.auth_timeout):
                 handover = await drive(gate.handshake(os.urandom(18)), self._leg, self._tls, self._ask)
@@ -99,21 +112,33 @@ class WireLayer(layer.Layer):
         except PeerGone as e:
             why = f"the client left during the handshake{f' ({e})' if str(e) else ''}"
         except Refused as e:
-            why = str(e)
+            why, refused = str(e), True
+            if isinstance(e, CredentialRefused):
+                gate.credential_refused()
             if e.__cause__ is not None:
                 log.warning("%s: %s (%s)", self._listener, e, e.__cause__)
         except TimeoutError:
             why = "the handshake took too long"
-            self._client.send(gate.refusal("the login took too long", "57014"))
+            self._say(gate.refusal("the login took too long", "57014"))
         except WireError as e:
             why = f"protocol error: {e}"
+        except (RecordError, StateError) as e:
+            why = f"not recorded: {e}"
+            log.error("%s: %s", self._listener, why)
+            self._say(gate.refusal("the gateway cannot record; nothing passes until it can", "58030"))
         except Exception as e:
             why = f"{type(e).__name__} in the handshake"
             log.exception("%s: %s", self._listener, why)
-        gate.failed(why)
+            self._say(gate.refusal("internal error in the gateway", "XX000"))
+        gate.failed(why, refused=refused)
         self._client.close()
         if self._upstream is not None:
             self._upstream.close()
+
+    def _say(self, words: bytes) -> None:
+        """The last words to a client; none where TLS has begun and is not there yet."""
+        if self._client is not None and not self._client.securing:
+            self._client.send(words)
 
     # ------------------------------------------------------------ what a handshake asks for
 

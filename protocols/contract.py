@@ -347,6 +347,10 @@ class Refused(Exception):
         self.code = code
 
 
+class CredentialRefused(Refused):
+    """The upstream does not take the gateway's credential: it may have been rotated, and is to be read again."""
+
+
 # ---------------------------------------------------------------- sessions: the port that a session speaks to
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +24,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls"))
 
 
-@pytest.fixture(scope="session", params=list(postgres.available()), ids=_name)
+def _tested() -> list[Installation]:
+    """Every PostgreSQL here, or with SLUICEGATE_TEST_POSTGRES=embedded (`./scripts/test --fast`) that one alone."""
+    if os.environ.get("SLUICEGATE_TEST_POSTGRES") == "embedded":
+        return [postgres.embedded()]
+    return list(postgres.available())
+
+
+@pytest.fixture(scope="session", params=_tested(), ids=_name)
 def installation(request: pytest.FixtureRequest) -> Installation:
     """Each PostgreSQL on this machine in turn: the embedded one always, Debian's where installed."""
     found: Installation = request.param

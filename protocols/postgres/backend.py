@@ -149,6 +149,13 @@ class Backend(RoundTrip, Masking):
         status = _STATUS.get(buf[pos + 5 : stop]) or ReadyForQuery.decode(buf[pos + 5 : stop]).status
         self.status = status
         self.queue.popleft()
+        if entry.maybe:
+            # a COPY failed, perhaps before the server had read this Sync: if not, this answers the next one
+            following = next((e for e in self.queue if e.kind == Kind.SYNC), None)
+            if following is not None:
+                following.maybe = True
+        while self.queue and self.queue[0].kind == Kind.COPY_END:
+            self.queue.popleft()
         self.copy_in = None
         self.state.ready(status)
         if self.portals and (status == "I" or entry.kind == Kind.QUERY):
@@ -278,6 +285,7 @@ class Backend(RoundTrip, Masking):
                 self._forget_dropped()
                 self._forget_closed()
         self._finish(entry, status)
+        copied = entry.what == b"G"
         entry.index += 1
         entry.rewriter = entry.copy = None
         entry.what = entry.columns = entry.tag = b""
@@ -287,6 +295,8 @@ class Backend(RoundTrip, Masking):
         if entry.kind == Kind.EXECUTE:
             self.queue.popleft()
         self._end_copy(entry)
+        if copied:
+            self._end_input(entry)
 
     def _forget_dropped(self) -> None:
         """SQL's DEALLOCATE and DISCARD drop the protocol's statements too."""
@@ -302,17 +312,22 @@ class Backend(RoundTrip, Masking):
     def _error(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         fields = Fields.decode(buf[pos + 5 : stop])
         queue = self.queue
-        while queue and queue[0].kind == Kind.COPY_END:
+        while queue and (queue[0].kind == Kind.COPY_END or (queue[0].maybe and self._others())):
             queue.popleft()
         if not queue or queue[0].kind == Kind.SYNC:
             if queue:
                 self.state.failed()  # a commit that fails at Sync undoes what ran before it
             return None  # not about a command: a shutdown, a timeout while idle, a failing commit at Sync
         entry = queue[0]
-        if entry.hidden and entry.prepared is not None:
+        if entry.hidden and entry.portal is None:
             # the gateway's own question failed: not the client's business, its columns stay unknown
+            self._asked_in_vain = fields
             self._skip_to_sync()
             return b""
+        if self._asked_in_vain is not None and entry.kind == Kind.QUERY:
+            if fields.get("C") == "25P02":  # our question aborted the block: what the client's own would have said
+                fields = self._asked_in_vain
+            self._asked_in_vain = None
         replaced: bytes | None = None
         sqlstate = fields.get("C")
         if entry.denial is not None:
@@ -332,6 +347,10 @@ class Backend(RoundTrip, Masking):
             return replaced  # ReadyForQuery follows and takes the entry
         self._skip_to_sync()
         return replaced
+
+    def _others(self) -> bool:
+        """More than Syncs is awaited."""
+        return any(e.kind not in (Kind.SYNC, Kind.COPY_END) for e in self.queue)
 
     def _skip_to_sync(self) -> None:
         """The server ignores everything behind the failed message until a Sync."""

@@ -16,6 +16,7 @@ from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import Framer
 from protocols.postgres.judging import Judge
 from protocols.postgres.limits import Limits
+from protocols.postgres.messages import Fields
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
 
@@ -68,6 +69,7 @@ class SessionBase:
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _barrier: Prepared | None = None  # the wait is for this Parse only
     _want_flush = False
+    _asked_in_vain: Fields | None = None  # the error of a question of our own, whose command is still to be answered
     _epoch: object = None
 
     def _fail(self, sqlstate: str, message: str) -> None:

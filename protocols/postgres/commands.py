@@ -54,6 +54,9 @@ class Commands(Settling):
         if not ready:
             return None
         verdict = self.judge.judge(text, catalog)
+        if self._naming(verdict):
+            self._wait_for_server()
+            return None
         entry = self._command(self._sync(Pending(Kind.QUERY, verdict=verdict)), b"query")
         return self._settle(
             buf, run, pos, stop, entry, (), lambda: Query(STAND_IN).encode(), hashlib.sha256(b"Q" + text).digest
@@ -68,6 +71,9 @@ class Commands(Settling):
         if len(self.prepared) + len(self.parsing) >= self.limits.names_max:
             raise ProtocolError("more prepared statements than the gateway keeps track of", "54000")
         verdict = self.judge.judge(message.text, catalog)
+        if self._naming(verdict):
+            self._wait_for_server()
+            return None
         entry = Pending(Kind.PARSE, verdict=verdict, name=message.name)
         if verdict.decision.action >= Action.DENY:
             self._command(entry, b"parse")
@@ -130,6 +136,9 @@ class Commands(Settling):
             if prepared.epoch is not self._epoch or verdict.command.analysis.cacheable == "no":
                 verdict = prepared.verdict = self.judge.judge(text, catalog)
                 prepared.epoch = self._epoch
+                if self._naming(verdict):
+                    self._wait_for_server()
+                    return None
             elif verdict.decision.valid_until <= self.port.now_ns() / 1e9:
                 verdict = prepared.verdict = self.judge.judge(text, catalog)
         values: tuple[str | None, ...] = ()

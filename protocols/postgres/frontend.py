@@ -142,7 +142,7 @@ class Frontend(RoundTrip, Commands):
             return True
         if kind in (_COPY_DATA, _COPY_DONE, _COPY_FAIL):
             # outside a COPY the server ignores these; a COPY's own may arrive before the server's CopyInResponse
-            if kind != _COPY_DATA:
+            if kind != _COPY_DATA and self.queue:
                 self._await(Pending(Kind.COPY_END))
             elif self.queue:
                 self._copy_input(buf[pos + 5 : stop])

@@ -119,6 +119,20 @@ NAMES_TYPE = frozenset({"pg_input_is_valid", "pg_input_error_info"})
 # large objects: the content is data like any table's
 READS_LARGE_OBJECTS = frozenset({"lo_get", "loread", "lo_open"})
 
+# what they leave in the session outlives the statement and can be read by the next one (a setting, the random sequence,
+# the place in a large object): in a statement that reads rows it may carry a masked value past every mask
+LEAVES_A_TRACE = frozenset({"set_config", "setseed", "lo_open", "lo_lseek", "lo_lseek64", "loread"})
+
+# return as many rows as their argument says
+MULTIPLIES_ROWS = words(
+    """
+    generate_series generate_subscripts unnest regexp_matches regexp_split_to_table string_to_table ts_parse
+    json_array_elements json_array_elements_text json_each json_each_text json_object_keys json_to_recordset
+    json_populate_recordset jsonb_array_elements jsonb_array_elements_text jsonb_each jsonb_each_text
+    jsonb_object_keys jsonb_to_recordset jsonb_populate_recordset jsonb_path_query jsonb_path_query_tz
+    """
+)
+
 # provably no column's value, whatever is stored: for `clear_columns`
 CLEAR = words(
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,15 @@ def _serve(terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Handover |
     )
     yield Connect()
     up_tls: TlsFacts | None = None
-    if admission.upstream_tls:
-        up_tls = yield from login.start_tls()
     wanted = {**checked.accepted, "user": admission.credential.username, "database": admission.database}
     wanted.setdefault("client_encoding", "UTF8")
-    logged_in = yield from login.log_in(admission.credential, wanted, up_tls, nonce)
+    try:
+        if admission.upstream_tls:
+            up_tls = yield from login.start_tls()
+        logged_in = yield from login.log_in(admission.credential, wanted, up_tls, nonce)
+    except ProtocolError as e:
+        # what the upstream did wrong is for the log; to the client it would read as its own fault
+        raise Refused("the gateway could not log in to the upstream; its log says why", errors.CANNOT_CONNECT) from e
     state = SessionState()
     state.startup(wanted)
     pid, secret = yield KeepKey(logged_in.pid, logged_in.secret, 32 if first.minor >= 2 else 4)
@@ -180,14 +184,12 @@ def _password_token(buffer: bytearray) -> Generator[Any, Any, str]:
     body = yield from _password_message(buffer)
     if not body.endswith(b"\0") or b"\0" in body[:-1]:
         raise ProtocolError("a password message that holds no single string")
-    return _ascii(body[:-1])
+    return _text(body[:-1])
 
 
-def _ascii(raw: bytes) -> str:
-    try:
-        return raw.decode("ascii")
-    except UnicodeDecodeError:
-        raise Refused("the password is not a token of a trusted issuer", errors.INVALID_PASSWORD) from None
+def _text(raw: bytes) -> str:
+    """What the client calls its token, as the verifier gets it: it refuses, on record, what no token looks like."""
+    return raw.decode("ascii", "replace")
 
 
 def _oauth_token(terms: ListenerTerms, buffer: bytearray) -> Generator[Any, Any, str]:
@@ -197,9 +199,13 @@ def _oauth_token(terms: ListenerTerms, buffer: bytearray) -> Generator[Any, Any,
     mechanism, _, rest = body.partition(b"\0")
     if mechanism != b"OAUTHBEARER" or len(rest) < 4:
         raise ProtocolError("client selected an invalid SASL authentication mechanism")
-    size = int.from_bytes(rest[:4])
+    size = int.from_bytes(rest[:4], signed=True)
     message = rest[4:]
-    if size != len(message):
+    if size == -1 and not message:
+        # no initial response: it comes after an empty challenge (RFC 4422, section 5.1)
+        yield Send(Side.CLIENT, frame(b"R", struct.pack("!I", 11)))
+        message = yield from _password_message(buffer)
+    elif size != len(message):
         raise ProtocolError("malformed OAUTHBEARER message")
     token = _bearer(message)
     if token:
@@ -214,16 +220,20 @@ def _oauth_token(terms: ListenerTerms, buffer: bytearray) -> Generator[Any, Any,
 def _bearer(message: bytes) -> str:
     """The token of a client's initial response, empty if it sent none: `n,,^Aauth=Bearer TOKEN^A^A`."""
     header, _, rest = message.partition(b"\x01")
-    if header.split(b",")[0] not in (b"n", b"y") or header.count(b",") != 2 or not rest.endswith(b"\x01\x01"):
+    # no channel binding (RFC 7628 has none) and no identity beside the token's
+    if header not in (b"n,,", b"y,,") or not rest.endswith(b"\x01\x01"):
         raise ProtocolError("malformed OAUTHBEARER message")
-    pairs: Mapping[bytes, bytes] = dict(_pair(p) for p in rest[:-2].split(b"\x01") if p)
-    value = pairs.get(b"auth", b"")
+    pairs = [_pair(p) for p in rest[:-2].split(b"\x01") if p]
+    values = [value for key, value in pairs if key == b"auth"]
+    if len(values) > 1:
+        raise ProtocolError("malformed OAUTHBEARER message")
+    value = values[0] if values else b""
     if not value:
         return ""
     scheme, _, token = value.partition(b" ")
     if scheme.lower() != b"bearer":
         raise ProtocolError("malformed OAUTHBEARER message")
-    return _ascii(token.strip())
+    return _text(token.strip())
 
 
 def _pair(text: bytes) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.contract import Credential, Receive, Refused, Send, Side, StartTls, TlsFacts
+from protocols.contract import Credential, CredentialRefused, Receive, Refused, Send, Side, StartTls, TlsFacts
 from protocols.postgres import errors
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import BACKEND, SSL_REQUEST, Framer
@@ -21,6 +21,7 @@ from protocols.postgres.scram import ScramClient, md5_password
 _LOGIN_KINDS = BACKEND | frozenset(b"v")
 _VERSION_3_0 = 3 << 16
 _MAX_MESSAGE = 65536
+_MAX_GREETING = 1 << 20  # bytes of notices and parameters: an upstream that never ends its greeting may not fill memory
 
 # what a client may know of a failed login upstream: capacity, shutdown and a database that is not there
 _TELLABLE = ("53", "57P", "3D")
@@ -59,6 +60,7 @@ def log_in(
     scram: ScramClient | None = None
     proven = True  # SCRAM: the server has shown that it knows the password
     authenticated = False
+    size = 0
     while True:
         data: bytes = yield Receive(Side.UPSTREAM)
         buf, messages, end = framer.feed(data)
@@ -77,9 +79,9 @@ def log_in(
                     if not proven:
                         raise ProtocolError("the upstream skipped the end of SCRAM")
                     authenticated = True
+                elif code in (3, 5, 10) and not credential.password:
+                    raise Refused("the upstream asks for a password and none is configured", errors.CANNOT_CONNECT)
                 elif code == 3:
-                    if tls is None and not credential.password:
-                        raise Refused("the upstream asks for a password and none is configured", errors.CANNOT_CONNECT)
                     yield Send(Side.UPSTREAM, frame(b"p", credential.password.encode() + b"\0"))
                 elif code == 5 and len(body) == 4:
                     answer = md5_password(credential.username, credential.password, body)
@@ -109,6 +111,9 @@ def log_in(
                 out.pid, out.secret = int.from_bytes(message[5:9]), message[9:]
             elif kind in b"SN":
                 out.greeting.append((kind, message))
+                size += len(message)
+                if size > _MAX_GREETING:
+                    raise ProtocolError("an upstream that does not end its greeting")
             elif kind == ord("Z"):
                 out.greeting.append((kind, message))
                 later = messages[i + 1 :]
@@ -123,6 +128,7 @@ def _told(fields: Fields) -> Refused:
     if code.startswith(_TELLABLE):
         return Refused(fields.get("M"), code)
     # other errors name the gateway's own user, hosts or methods: they are for the log, not for the client
-    refused = Refused("the gateway could not log in to the upstream; its log says why", errors.CANNOT_CONNECT)
+    kind = CredentialRefused if code.startswith("28") else Refused
+    refused = kind("the gateway could not log in to the upstream; its log says why", errors.CANNOT_CONNECT)
     refused.__cause__ = ProtocolError(f"upstream login failed: {code} {fields.get('M')}")
     return refused

@@ -55,11 +55,22 @@ class Masking(SessionBase):
         if self.copy_in is entry:
             self.copy_in = None
 
+    def _end_input(self, entry: Pending) -> None:
+        """COPY FROM STDIN is complete: the server has read everything up to the end of its input, Syncs included."""
+        queue = self.queue
+        end = next((i for i, e in enumerate(queue) if e.kind == Kind.COPY_END), None)
+        if end is None:
+            raise ProtocolError("a COPY that ended before its input")
+        for i in range(end, -1, -1):
+            if queue[i].maybe or i == end:
+                del queue[i]
+
     # ------------------------------------------------------------ COPY
 
     def _copy_in_response(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.EXECUTE, Kind.QUERY)
         CopyResponse.decode(buf[pos + 5 : stop])
+        entry.what = b"G"
         self.copy_in = entry
         # what the client sent before it knew of the COPY: the server ignores a Sync in here (copyfromparse.c)
         for later in list(self.queue)[1:]:

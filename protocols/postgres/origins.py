@@ -33,8 +33,11 @@ _OPENS_ANY = frozenset(
 
 class Relation(Protocol):
     @property
+    def oid(self) -> int: ...
+
+    @property
     def columns(self) -> Mapping[str, tuple[int, int]]:
-        """By name; what they map to does not matter here."""
+        """By name: (attribute number, type)."""
 
 
 class OriginCatalog(TypeCatalog, Protocol):
@@ -61,7 +64,9 @@ def reach(analysis: Analysis, catalog: OriginCatalog | None) -> tuple[tuple[str,
         if found is None or not found.columns:
             names.append(name)
         else:
-            columns.extend([f"{name}.{column}" for column in found.columns])
+            for column, (number, _) in found.columns.items():
+                # a column that a table has from its parent carries the parent's masks
+                columns.extend(dict.fromkeys((f"{name}.{column}", *(catalog.origin(found.oid, number) or ()))))
     return tuple(names), tuple(columns)
 
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import stringprep
 import unicodedata
 
 from cachetools import LRUCache
@@ -23,9 +24,34 @@ MAX_ITERATIONS = 500_000  # a hostile server may not make the gateway compute fo
 _keys: LRUCache[tuple[bytes, bytes, int], tuple[bytes, bytes]] = LRUCache(64)
 
 
+_PROHIBITED = (  # RFC 4013, section 2.3
+    stringprep.in_table_c12,
+    stringprep.in_table_c21_c22,
+    stringprep.in_table_c3,
+    stringprep.in_table_c4,
+    stringprep.in_table_c5,
+    stringprep.in_table_c6,
+    stringprep.in_table_c7,
+    stringprep.in_table_c8,
+    stringprep.in_table_c9,
+    stringprep.in_table_a1,
+)
+
+
 def _prepared(password: str) -> bytes:
-    """RFC 4013 as far as it matters here: NFKC for what is not ASCII. PostgreSQL takes the raw bytes otherwise."""
-    return password.encode() if password.isascii() else unicodedata.normalize("NFKC", password).encode()
+    """SASLprep (RFC 4013). PostgreSQL takes the raw bytes of a password that SASLprep prohibits, and so do we."""
+    if password.isascii():
+        return password.encode()
+    mapped = "".join(" " if stringprep.in_table_c12(c) else c for c in password if not stringprep.in_table_b1(c))
+    text = unicodedata.normalize("NFKC", mapped)
+    if not text or any(prohibited(c) for c in text for prohibited in _PROHIBITED):
+        return password.encode()
+    right_to_left = [stringprep.in_table_d1(c) for c in text]
+    if any(right_to_left) and (
+        any(stringprep.in_table_d2(c) for c in text) or not (right_to_left[0] and right_to_left[-1])
+    ):
+        return password.encode()
+    return text.encode()
 
 
 class ScramClient:

@@ -81,7 +81,7 @@ class PostgresSession(Frontend, Backend):
     @property
     def busy(self) -> bool:
         """In a transaction, or with answers to come."""
-        return self.status != "I" or bool(self.queue)
+        return self.status != "I" or any(not e.maybe for e in self.queue)
 
     def client(self, data: bytes) -> None:
         if self.ended:

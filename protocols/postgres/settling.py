@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import orjson
 
-from protocols.contract import Action, HoldRefused, HoldRequest, Outcome, Wait
+from protocols.contract import Action, Cacheable, HoldRefused, HoldRequest, Outcome, Wait
 from protocols.postgres import copy_columns, errors, evidence
 from protocols.postgres.base import Held, SessionBase
 from protocols.postgres.catalog import Catalog
@@ -40,6 +40,13 @@ class Settling(SessionBase):
         """Something that is running may close portals or declare cursors."""
         running = (Kind.QUERY, Kind.EXECUTE, Kind.CALL)
         return any(e.verdict is not None and e.verdict.changes and e.kind in running for e in self.queue)
+
+    def _naming(self, verdict: Verdict) -> bool:
+        """The verdict rests on names (EXECUTE, FETCH, ...) of which one in flight may come to mean something else."""
+        naming = (Kind.PARSE, Kind.CLOSE, Kind.BIND)
+        if verdict.command.analysis.cacheable is not Cacheable.NO:
+            return False
+        return any(e.kind in naming and e.name and not e.hidden for e in self.queue)
 
     def _wait_for_server(self) -> None:
         if self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL):

@@ -133,10 +133,12 @@ class SessionState:
     def _commit(self, change: Change) -> None:
         self._end_transaction(commit=not self._failed)
         self._failed = False
+        self._block = bool(change.value)  # AND CHAIN
 
     def _rollback(self, change: Change) -> None:
         self._end_transaction(commit=False)
         self._failed = False
+        self._block = bool(change.value)
 
     def _end_transaction(self, commit: bool) -> None:
         if not self._saved and not self._touched and not self._touched_all and not self._cursors and not self._portals:
@@ -146,7 +148,8 @@ class SessionState:
             self._now = self._saved[0][1]
         self._saved.clear()
         self._now.local.clear()
-        self._now.temporaries = {n: t for n, t in self._now.temporaries.items() if commit or t.certain}
+        if commit:
+            self._now.temporaries = {n: t for n, t in self._now.temporaries.items() if not t.ends}
         self._touched.clear()
         self._touched_all = False
         self._cursors = {n: c for n, c in self._cursors.items() if c.hold}
@@ -180,22 +183,32 @@ class SessionState:
             self._now.role_changed = True
         if name in ("client_encoding", "standard_conforming_strings"):
             self._reported.pop(name, None)  # a new report follows before the next message is read
-        if change.value is None and name in self._started and not change.local:
-            self._now.settings.pop(name, None)  # back to what the session started with
-            self._now.local.pop(name, None)
-            return
         if change.local:
             self._now.local[name] = change.value
         else:
             self._now.settings[name] = change.value
             self._now.local.pop(name, None)
 
+    def _reset(self, change: Change) -> None:
+        if change.local or change.name in ("role", "session_authorization"):
+            self._set(change)
+            return
+        self._now.settings.pop(change.name or "", None)
+        self._now.local.pop(change.name or "", None)
+        if change.name in ("client_encoding", "standard_conforming_strings"):
+            self._back_to_start(change.name)
+
+    def _back_to_start(self, name: str) -> None:
+        if name in self._started:
+            self._reported[name] = self._started[name]
+        else:
+            self._reported.pop(name, None)
+
     def _reset_all(self, change: Change) -> None:
         kept = {n: v for n, v in self._now.settings.items() if n in ("role", "session_authorization")}
         self._now.settings, self._now.local = kept, {}
         for name in ("client_encoding", "standard_conforming_strings"):
-            if name in self._started:
-                self._reported[name] = self._started[name]
+            self._back_to_start(name)
 
     def _discard_all(self, change: Change) -> None:
         self._reset_all(change)
@@ -226,6 +239,7 @@ class SessionState:
     def _declare(self, change: Change) -> None:
         hold, analysis = change.value
         self._cursors[change.name or ""] = _Cursor(analysis, bool(hold))
+        self._portals.pop(change.name or "", None)  # the server took the name: whatever had it is gone
 
     def _close(self, change: Change) -> None:
         if change.name is None:
@@ -244,13 +258,14 @@ class SessionState:
         made: Temporary = change.value
         self._now.temporaries[made.name] = made
 
-    def _temp_drop(self, change: Change) -> None:
+    def _temp_change(self, change: Change) -> None:
         name = change.name or ""
         known = self._now.temporaries.get(name)
         if known is not None:
-            self._now.temporaries[name] = replace(known, columns=None, certain=False)
-        else:
-            self._now.temp_types = True
+            self._now.temporaries[name] = replace(known, columns=None, certain=False, ends=bool(change.value))
+
+    def _temp_types(self, change: Change) -> None:
+        self._now.temp_types = True
 
     def _ran_code(self, change: Change) -> None:
         self._opaque = True
@@ -287,6 +302,7 @@ class SessionState:
         if not self._saved:
             self._saved.append((None, self._now.copy()))
         self._portals[portal] = command
+        self._cursors.pop(portal, None)
 
     def close_portal(self, name: str) -> None:
         """CloseComplete for a portal, or CLOSE."""
@@ -452,6 +468,7 @@ _APPLY = {
     ChangeKind.ROLLBACK_TO: SessionState._rollback_to,
     ChangeKind.RELEASE: SessionState._release,
     ChangeKind.SET: SessionState._set,
+    ChangeKind.RESET: SessionState._reset,
     ChangeKind.RESET_ALL: SessionState._reset_all,
     ChangeKind.DISCARD_ALL: SessionState._discard_all,
     ChangeKind.DISCARD_TEMP: SessionState._discard_temp,
@@ -461,6 +478,7 @@ _APPLY = {
     ChangeKind.CLOSE: SessionState._close,
     ChangeKind.DEFINE: SessionState._define,
     ChangeKind.TEMP_CREATE: SessionState._temp_create,
-    ChangeKind.TEMP_DROP: SessionState._temp_drop,
+    ChangeKind.TEMP_CHANGE: SessionState._temp_change,
+    ChangeKind.TEMP_TYPES: SessionState._temp_types,
     ChangeKind.OPAQUE: SessionState._ran_code,
 }

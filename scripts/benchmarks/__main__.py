@@ -19,7 +19,7 @@ from rich.console import Console
 
 from scripts.benchmarks import bulk, connections, report, rules, throughput
 from scripts.benchmarks.load import BenchError, Budget, Pace
-from scripts.benchmarks.rig import TARGETS, Rig
+from scripts.benchmarks.rig import IDENTITIES, TARGETS, Rig
 from scripts.support import postgres
 from scripts.support.postgres import Installation
 from scripts.support.process import StartError
@@ -133,6 +133,7 @@ def facts(rig: Rig, rounds: int, seconds: float) -> Row:
         "mitmproxy": version("mitmproxy"),
         "python": platform.python_version(),
         "postgres": rig.server.installation.version,
+        "identity": rig.identity,
         "system": platform.system(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "tls": rig.tls,
@@ -184,6 +185,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MEASURES, help="only this measure; may be repeated")
     parser.add_argument("--targets", type=_targets, default=TARGETS, metavar="A,B", help=f"of {','.join(TARGETS)}")
     parser.add_argument("--postgres", metavar="PATH", help="`embedded` or an installation's folder")
+    parser.add_argument(
+        "--identity",
+        choices=IDENTITIES,
+        default="analyst",
+        help="the gateway's client: analyst (default) has masks in force, admin has none",
+    )
     parser.add_argument("--rounds", type=_above(int, 1, 100), help="turns of each cell (default 5, quick: 1)")
     parser.add_argument("--seconds", type=_above(float, 0.02, 600.0), help="of one run (default 2, quick: 0.5 at most)")
     parser.add_argument(
@@ -206,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     status = 0
     try:
-        with Rig(choose(options.postgres), options.targets, connections=options.idle + 30) as rig:
+        installation, connections = choose(options.postgres), options.idle + 30
+        with Rig(installation, options.targets, identity=options.identity, connections=connections) as rig:
             bench.say(f"servers are up: {', '.join(rig.targets)}")
             bench.run(rig)
             signal.setitimer(signal.ITIMER_REAL, 0)

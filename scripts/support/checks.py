@@ -21,7 +21,7 @@ _APT_PACKAGES = ("postgresql", "pgbouncer", "haproxy")
 EPILOG = """
 examples:
   ./scripts/test                      everything; what CI runs
-  ./scripts/test --fast               without the tests marked `slow`
+  ./scripts/test --fast               without the slow ones, on the embedded PostgreSQL only
   ./scripts/test tests/guard -x       the checks, then only these tests
   ./scripts/test --stage mypy         one check alone (`--stage pytest`: only the tests)
 """
@@ -120,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--fast", action="store_true", help="leave out the tests marked `slow`")
+    parser.add_argument(
+        "--fast", action="store_true", help="without the tests marked `slow`, on the embedded PostgreSQL only"
+    )
     parser.add_argument(
         "--stage",
         action="append",
@@ -137,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:  # said before pytest, whose own last line stays the last
         print(f"FAILED before the tests: {', '.join(failed)}; the exit status will say so", flush=True)
     selection = ["-m", "not slow"] if options.fast else []
-    tests = subprocess.run([sys.executable, "-m", "pytest", *selection, *rest], cwd=ROOT)
+    env = {**os.environ, "SLUICEGATE_TEST_POSTGRES": "embedded"} if options.fast else None
+    tests = subprocess.run([sys.executable, "-m", "pytest", *selection, *rest], cwd=ROOT, env=env)
     return tests.returncode or (1 if failed else 0)
 
 

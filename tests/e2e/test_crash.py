@@ -15,7 +15,7 @@ import pytest
 
 from scripts.support.lab import Lab
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 _MARK = re.compile(r"/\* crash (\d+)-(\d+) \*/")
 

@@ -121,6 +121,7 @@ def test_attack_2_nonsense_ends_one_connection_only(served: Lab, head: bytes) ->
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["scram-sha-256", "md5", "password", "trust"])
 def test_the_gateway_logs_in_with_what_the_server_asks(
     installation: Installation, authority: Authority, issuer: Issuer, method: str, tmp_path: Path
@@ -137,6 +138,7 @@ def test_the_gateway_logs_in_with_what_the_server_asks(
         assert row == ("postgres", installation.tls)
 
 
+@pytest.mark.slow
 def test_the_gateway_logs_in_with_a_certificate(
     tls_installation: Installation, authority: Authority, issuer: Issuer, tmp_path: Path
 ) -> None:
@@ -155,6 +157,7 @@ def test_the_gateway_logs_in_with_a_certificate(
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.slow
 def test_an_upstream_of_another_authority_is_not_trusted(
     tls_installation: Installation, authority: Authority, issuer: Issuer, tmp_path: Path
 ) -> None:

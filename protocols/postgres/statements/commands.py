@@ -83,16 +83,15 @@ class Commands(SessionCommands):
             columns = tuple(names[i] if i < len(names) else n for i, (n, _) in enumerate(output.columns))
             if len(set(columns)) != len(columns):
                 columns = None
-        certain = into.get("onCommit", "ONCOMMIT_NOOP") != "ONCOMMIT_DROP"
-        self._made(into.get("rel", {}), columns, None, certain)
+        self._made(into.get("rel", {}), columns, None, into.get("onCommit") == "ONCOMMIT_DROP")
 
-    def _made(self, relation: Node, columns: tuple[str, ...] | None, body: Analysis | None, certain: bool) -> None:
+    def _made(self, relation: Node, columns: tuple[str, ...] | None, body: Analysis | None, ends: bool) -> None:
         """A relation now exists under this name."""
         name = relation.get("relname", "")
         schema = relation.get("schemaname")
         if relation.get("relpersistence") == "t" or (schema or "").startswith(TEMP):
             self.writes[f"{TEMP}.{name}"] = None
-            self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, columns, body, certain))
+            self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, columns, body, not ends, ends))
             return
         home = schema or next((s for s in self.names.path if s != "pg_catalog"), "public")
         self.writes[f"{home}.{name}"] = None
@@ -199,6 +198,7 @@ class Commands(SessionCommands):
     def finish(self) -> None:
         """What can only be said when the whole statement has been walked."""
         self.finish_types()
+        self.finish_trace()
         self.finish_secrets()
 
     # ------------------------------------------------------------ code, notifications, locks
@@ -248,7 +248,7 @@ class Commands(SessionCommands):
         self.kind = "truncate"
         self.add({Effect.DATA_TRUNCATE}, planned=False)
         for relation in body.get("relations", ()):
-            self.write(relation.get("RangeVar", {}), Scope(), "delete")
+            self.write(relation.get("RangeVar", {}), Scope(), "truncate")
         if body.get("behavior") == "DROP_CASCADE":
             self.unknown("TRUNCATE CASCADE empties every table that refers to these")
 
@@ -299,25 +299,26 @@ class Commands(SessionCommands):
             columns = [c["ColumnDef"].get("colname", "") for c in body.get("tableElts", ()) if "ColumnDef" in c]
             plain = all("ColumnDef" in c or "Constraint" in c for c in body.get("tableElts", ()))
             plain = plain and "inhRelations" not in body and "ofTypename" not in body
-            certain = body.get("oncommit", "ONCOMMIT_NOOP") != "ONCOMMIT_DROP"
-            self._made(relation, tuple(columns) if plain else None, None, certain)
+            self._made(relation, tuple(columns) if plain else None, None, body.get("oncommit") == "ONCOMMIT_DROP")
             return
         if tag == "ViewStmt" and (view := body.get("view")) is not None:
             inner = Commands(self.names, self.session)
             inner.query(body.get("query", {}), None)
             inner.finish()
-            self._made(view, None, inner.analysis(""), True)
+            self._made(view, None, inner.analysis(""), False)
             return
         names = definition.touches(body)
         if names is None:
             self.change(ChangeKind.DEFINE)
+            if TEMP in self.names.path or f"'{TEMP}" in repr(body):
+                self.change(ChangeKind.TEMP_TYPES)  # types in pg_temp are found before all others
             return
         for schema, name in names:
-            if (schema or "").startswith(TEMP):
-                self.change(ChangeKind.TEMP_DROP, name)
-            else:
+            own = (schema or "").startswith(TEMP)
+            if own or schema is None:
+                self.change(ChangeKind.TEMP_CHANGE, name, tag == "DropStmt")
+            if not own:
                 self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
-                self.change(ChangeKind.TEMP_DROP, name)
 
     def analysis(self, shape: str) -> Analysis:
         """What was found, as the common vocabulary has it."""

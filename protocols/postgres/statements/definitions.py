@@ -133,8 +133,14 @@ def _schema(body: Node) -> frozenset[Effect]:
     return frozenset(effects)
 
 
-def _subscription(body: Node) -> frozenset[Effect]:
-    return frozenset({E.EXFIL_REPLICATION, E.NET_EGRESS})
+def _role(body: Node) -> frozenset[Effect]:
+    names = {option.get("DefElem", {}).get("defname") for option in body.get("options", ())}
+    return frozenset({E.PRIV_GRANT}) if names & {"rolemembers", "adminmembers", "addroleto"} else frozenset()
+
+
+def _rename(body: Node) -> frozenset[Effect]:
+    found = {"OBJECT_DATABASE": E.ADMIN_CONFIG, "OBJECT_ROLE": E.PRIV_ROLE}.get(body.get("renameType", ""))
+    return frozenset({found}) if found is not None else frozenset()
 
 
 def _define_type(body: Node) -> frozenset[Effect]:
@@ -163,6 +169,9 @@ _MORE: dict[str, Callable[[Node], frozenset[Effect]]] = {
     "CreateSchemaStmt": _schema,
     "DefineStmt": _define_type,
     "DropStmt": _drop,
+    "CreateRoleStmt": _role,
+    "AlterRoleStmt": _role,
+    "RenameStmt": _rename,
 }
 _TABLE: dict[str, tuple[str, tuple[Effect, ...]]] = {
     # relations

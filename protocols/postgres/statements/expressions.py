@@ -13,7 +13,14 @@ from typing import Any
 
 from protocols.contract import Effect, Where
 from protocols.postgres.catalog import Function
-from protocols.postgres.functions import NAMES_TYPE, NONE, READS_LARGE_OBJECTS, RUNS_TYPE_INPUT
+from protocols.postgres.functions import (
+    LEAVES_A_TRACE,
+    MULTIPLIES_ROWS,
+    NAMES_TYPE,
+    NONE,
+    READS_LARGE_OBJECTS,
+    RUNS_TYPE_INPUT,
+)
 from protocols.postgres.settings import canonical, set_effect, words
 from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import NameSpace
@@ -65,6 +72,8 @@ class Expressions:
         self.changes: list[Change] = []
         self.depth = 0
         self.row_input = False  # a function makes rows of the type of a row it is given
+        self.leaves_trace = False  # a function changes what a later statement can read of the session
+        self.multiplies = False  # the expression at hand returns as many rows as its arguments say
         self.named = False  # any name was looked up in the catalog
 
     # ------------------------------------------------------------ findings
@@ -99,6 +108,7 @@ class Expressions:
         `outputs`: the select list, whose names ORDER BY and GROUP BY may use.
         """
         found: set[str] = set()
+        around, self.multiplies = self.multiplies, False
         stack: list[Any] = [root]
         while stack:
             item = stack.pop()
@@ -127,6 +137,9 @@ class Expressions:
                 child = body.get(name)
                 if child is not None:
                     stack.append(child if child_tag is None else (child_tag, child))
+        if self.multiplies:
+            self.filter(found)  # how many rows come back tells the value
+        self.multiplies = around
         return frozenset(found)
 
     # ------------------------------------------------------------ columns
@@ -204,6 +217,7 @@ class Expressions:
                     self.attribute(name)
                 else:
                     found |= column
+                    self.columns.update(dict.fromkeys(column))
             elif "A_Star" not in step:
                 self.unknown("an indirection that is not understood here")
             first = False
@@ -241,6 +255,9 @@ class Expressions:
         elif names[0].startswith("pg_temp") and len(names) == 2:
             self.unknown("a function in pg_temp")
         for function in callable_:
+            if function.schema == "pg_catalog":
+                self.leaves_trace = self.leaves_trace or function.name in LEAVES_A_TRACE
+                self.multiplies = self.multiplies or function.name in MULTIPLIES_ROWS
             if function.effects or function.name in _SPECIAL:
                 special = _SPECIAL.get(function.name) if function.schema == "pg_catalog" else None
                 if special is None or not special(self, function, args):
@@ -402,6 +419,13 @@ class Expressions:
 
     def _cursor(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         return NOTHING
+
+    def finish_trace(self) -> None:
+        """What is left in the session must not come from rows: no mask stands between it and the next statement."""
+        if self.leaves_trace and any(not r.startswith(("pg_catalog.", "information_schema.")) for r in self.reads):
+            self.unknown(
+                "a setting, seed or position that may depend on the rows read; set it in a statement of its own"
+            )
 
     def finish_types(self) -> None:
         """Rows of a relation's type are made from data: its columns' types must all be harmless to make."""

@@ -22,6 +22,7 @@ class ChangeKind(enum.Enum):
     ROLLBACK_TO = "rollback to"
     RELEASE = "release"
     SET = "set"
+    RESET = "reset"  # one setting, to what the session started with
     RESET_ALL = "reset all"
     DISCARD_ALL = "discard all"
     DISCARD_TEMP = "discard temp"
@@ -31,7 +32,8 @@ class ChangeKind(enum.Enum):
     CLOSE = "close"
     DEFINE = "define"  # DDL
     TEMP_CREATE = "temp create"
-    TEMP_DROP = "temp drop"
+    TEMP_CHANGE = "temp change"  # value: whether it was dropped
+    TEMP_TYPES = "temp types"
     OPAQUE = "opaque"  # code ran that nobody saw: names and roles may have changed behind it
 
 
@@ -79,7 +81,8 @@ class Temporary:
     name: str
     columns: tuple[str, ...] | None = None
     body: Analysis | None = None
-    certain: bool = True  # False: it may be gone (made or dropped in the open transaction, ON COMMIT DROP)
+    certain: bool = True  # False: it may be gone, or mean another relation by now
+    ends: bool = False  # gone when the open transaction commits
 
 
 def unknown(why: str, kind: str = "unknown") -> CommandAnalysis:

@@ -52,6 +52,8 @@ class Queries(Expressions):
                     register(_merge(results))
         output = results[0] if len(results) == 1 else _merge(results)
         for current, scope in tails:
+            if not current.get("all"):
+                self.filter(output.everything)  # equal rows become one: how many are left tells which are equal
             self._tail(current, scope, output)
         return output
 
@@ -77,6 +79,8 @@ class Queries(Expressions):
         for item in body.get("distinctClause", ()):
             if item:
                 self._keys([item], scope, output)
+            else:
+                self.filter(output.everything)
         if "groupClause" in body:
             self._keys(body["groupClause"], scope, output)
         if "havingClause" in body:

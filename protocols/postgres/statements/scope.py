@@ -85,9 +85,11 @@ class Source:
 
     def _relation_column(self, relation: Relation, name: str) -> set[str]:
         own = f"{relation.qualified}.{name}"
-        if self._catalog is None or relation.kind not in "vm":
+        if self._catalog is None:
             return {own}
         base = self._catalog.origin(relation.oid, relation.columns[name][0])
+        if relation.kind not in "vm":
+            return {own, *(base or ())}
         if base:
             return set(base)
         # a computed column of a view: it may carry anything that the view reads

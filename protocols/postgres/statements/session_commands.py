@@ -68,9 +68,9 @@ class SessionCommands(Writes):
             self._transaction_options(body.get("options", ()))
             self.change(ChangeKind.BEGIN)
         elif kind == "TRANS_STMT_COMMIT":
-            self.change(ChangeKind.COMMIT)
+            self.change(ChangeKind.COMMIT, value=bool(body.get("chain")))
         elif kind == "TRANS_STMT_ROLLBACK":
-            self.change(ChangeKind.ROLLBACK)
+            self.change(ChangeKind.ROLLBACK, value=bool(body.get("chain")))
         elif kind == "TRANS_STMT_SAVEPOINT":
             self.change(ChangeKind.SAVEPOINT, name)
         elif kind == "TRANS_STMT_RELEASE":
@@ -129,7 +129,8 @@ class SessionCommands(Writes):
             else:
                 effect = set_effect(name, value)
             self.add({effect}, planned=False)
-            self.change(ChangeKind.SET, name, value, local)
+            resets = kind in ("VAR_SET_DEFAULT", "VAR_RESET")
+            self.change(ChangeKind.RESET if resets else ChangeKind.SET, name, value, local)
         else:
             self.unknown("a SET that is not understood here")
 

@@ -17,7 +17,7 @@ from protocols.postgres.statements.scope import NOTHING, Output, Scope, Source
 
 MAX_QUERY_DEPTH = 60  # queries inside queries; each level takes a few Python frames
 _SYSTEM = frozenset({"pg_catalog", "information_schema"})
-_EVENTS = {"update": "2", "insert": "3", "delete": "4"}
+_EVENTS = {"update": "2", "insert": "3", "delete": "4", "truncate": "-"}  # rules do not see TRUNCATE
 _CASCADED = {"c": Effect.DATA_DELETE, "n": Effect.DATA_UPDATE, "d": Effect.DATA_UPDATE}
 
 
@@ -92,7 +92,7 @@ class Writes(Queries):
 
     def _cascade(self, start: int, event: str, changed: frozenset[str]) -> None:
         """Foreign keys with ON DELETE or ON UPDATE actions change the tables that point here."""
-        if event == "insert":
+        if event in ("insert", "truncate"):
             return
         catalog = self.names.catalog
         waiting, seen = [(start, event)], {start}

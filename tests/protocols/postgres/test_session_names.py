@@ -1,4 +1,4 @@
-"""Attack row 12: one name, two meanings. What a name stands for is what the server took it for, never what was sent last.
+"""Attack row 12: one name, two meanings. What counts is what the server took a name for, never what was sent last.
 
 The cases `wp-...` are those of the shared wire cases.
 """

@@ -32,8 +32,9 @@ def test_a_failed_stage_fails_the_run_even_when_the_tests_pass(
 ) -> None:
     ran: list[list[str]] = []
 
-    def fake_pytest(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    def fake_pytest(argv: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         ran.append(argv)
+        assert env["SLUICEGATE_TEST_POSTGRES"] == "embedded"
         return subprocess.CompletedProcess(argv, 0)
 
     monkeypatch.setattr(checks, "run_stage", lambda one: one.name != "mypy")

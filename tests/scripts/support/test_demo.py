@@ -26,6 +26,7 @@ def test_every_act_goes_as_told() -> None:
     assert "eyJ" not in done.stdout  # no token on the screen
 
 
+@pytest.mark.slow
 def test_keep_leaves_it_running_with_mitmweb() -> None:
     running = subprocess.Popen(
         [sys.executable, "-P", "-u", "-m", "scripts.support.demo", "--keep"],

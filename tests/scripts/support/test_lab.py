@@ -76,6 +76,7 @@ def test_what_cannot_start_says_why_and_leaves_nothing(arguments: list[str], mes
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_policy_that_does_not_load_is_told_with_file_and_line(empty: Path) -> None:
     policy = empty.with_suffix(".yaml")
     policy.write_text("version: 1\nname: broken\ndescription: broken\nrules:\n  - id: one\n    alow: [data.select]\n")
@@ -89,6 +90,7 @@ def test_a_policy_that_does_not_load_is_told_with_file_and_line(empty: Path) -> 
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["stdin", "SIGTERM", "SIGKILL"])
 def test_it_runs_until_told_and_leaves_nothing(ending: str, empty: Path) -> None:
     lifeline = subprocess.PIPE if ending == "stdin" else subprocess.DEVNULL
