@@ -70,7 +70,7 @@ class CatalogClient:
             raise
         except Exception as e:
             self.close()
-            raise CatalogError(f"the metadata connection failed: {e or type(e).__name__}") from e
+            raise CatalogError(f"the metadata connection failed: {e.__cause__ or e or type(e).__name__}") from e
         for kind, message in ready.greeting:
             if kind == ord("S"):
                 name, value = message[5:-1].split(b"\0", 1)

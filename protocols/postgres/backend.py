@@ -15,7 +15,8 @@ from protocols.postgres.messages import (
     ReadyForQuery,
     RowDescription,
 )
-from protocols.postgres.pending import Kind, Pending
+from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.postgres.results import RowRewriter
 from protocols.postgres.roundtrip import RoundTrip
 
 _ROW = ord("D")
@@ -187,6 +188,7 @@ class Backend(RoundTrip, Masking):
                 del self.parsing[entry.name]
             self.prepared[entry.name] = prepared
             self.state.prepare(entry.name.decode("utf-8", "replace"), prepared.verdict.command)
+            self.renames += bool(entry.name)
         return b"" if entry.hidden else None
 
     def _bound(self, buf: bytes, pos: int, stop: int) -> bytes | None:
@@ -196,12 +198,15 @@ class Backend(RoundTrip, Masking):
             entry.portal.bound = True
             if entry.name:  # SQL cannot name the unnamed portal
                 self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command)
+                entry.portal.renames += entry.portal.renames == self.renames  # not by its own name
+                self.renames += 1
         return None
 
     def _closed(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.CLOSE)
         self.queue.popleft()
         name = entry.name.decode("utf-8", "replace")
+        self.renames += bool(name)
         if entry.what == b"S":
             self.prepared.pop(entry.name, None)
             self.state.close_statement(name)
@@ -226,27 +231,30 @@ class Backend(RoundTrip, Masking):
 
     def _row_description(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.DESCRIBE, Kind.QUERY)
-        described = None
-        if self.masking:
-            described = RowDescription.decode(buf[pos + 5 : stop])
+        message = buf[pos:stop]
         if entry.kind == Kind.DESCRIBE:
             self.queue.popleft()
             portal = entry.portal
             if portal is not None:
-                if described is not None:
-                    portal.rewriter = self._rewriter(portal, described)
-                    portal.columns = self._columns(portal.rewriter, described)
+                portal.rewriter, portal.columns = self._masks(portal, message)
                 portal.described = True
-                portal.description = buf[pos:stop]
+                portal.description = message
             elif entry.prepared is not None:
-                entry.prepared.rows = described or RowDescription.decode(buf[pos + 5 : stop])
+                entry.prepared.rows = RowDescription.decode(message[5:])
                 entry.prepared.described.clear()
             return b"" if entry.hidden else None
         entry.what = b"T"
-        entry.rewriter = None if described is None else self._rewriter(entry, described)
-        entry.columns = self._columns(entry.rewriter, described)
-        self._capture(entry, buf[pos:stop])
+        entry.rewriter, entry.columns = self._masks(entry, message)
+        self._capture(entry, message)
         return None
+
+    def _masks(self, what: Pending | Portal, message: bytes) -> tuple[RowRewriter | None, bytes]:
+        """How the rows behind this RowDescription are masked, and what the record says of its columns."""
+        if not self.masking or (what.verdict is not None and self._needs_none(message, what.verdict.command)):
+            return None, b""
+        described = RowDescription.decode(message[5:])
+        rewriter = self._rewriter(what, described, message)
+        return rewriter, self._columns(rewriter, described)
 
     def _row(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         raise ProtocolError("rows that nothing asked for")
@@ -279,6 +287,7 @@ class Backend(RoundTrip, Masking):
             statements = verdict.command.statements
             if verdict.changes and entry.index < len(statements):
                 self.state.applied(statements[entry.index])
+            self.renames += verdict.changes
             if verdict.renames:
                 self.port.catalog_changed()
             if verdict.changes:
@@ -317,7 +326,9 @@ class Backend(RoundTrip, Masking):
         if not queue or queue[0].kind == Kind.SYNC:
             if queue:
                 self.state.failed()  # a commit that fails at Sync undoes what ran before it
-            return None  # not about a command: a shutdown, a timeout while idle, a failing commit at Sync
+            # not about a command: a shutdown, a timeout while idle, a failing commit at Sync. The last one may quote
+            # rows that an earlier command wrote (a deferred constraint)
+            return _scrubbed(fields, b"E") if self.masking else None
         entry = queue[0]
         if entry.hidden and entry.portal is None:
             # the gateway's own question failed: not the client's business, its columns stay unknown
@@ -334,7 +345,7 @@ class Backend(RoundTrip, Masking):
             sqlstate, message, hint = entry.denial
             replaced = error_response(sqlstate, message, hint=hint)
             entry.denial = None
-        elif entry.verdict is not None and entry.verdict.touches:
+        elif entry.verdict is not None and self._may_quote(entry.verdict):
             replaced = _scrubbed(fields, b"E")
         if entry.kind == Kind.PARSE and not entry.number and not entry.hidden and entry.verdict is not None:
             self._refused_parse(entry)
@@ -351,6 +362,10 @@ class Backend(RoundTrip, Masking):
     def _others(self) -> bool:
         """More than Syncs is awaited."""
         return any(e.kind not in (Kind.SYNC, Kind.COPY_END) for e in self.queue)
+
+    def _may_quote(self, verdict: Verdict) -> bool:
+        """Its errors and notices may hold masked values: of rows it touches, or of deferred checks that it sets off."""
+        return verdict.touches or (self.masking and Effect.TX in verdict.command.analysis.effects)
 
     def _skip_to_sync(self) -> None:
         """The server ignores everything behind the failed message until a Sync."""
@@ -370,8 +385,10 @@ class Backend(RoundTrip, Masking):
             self.skipping = True
 
     def _notice(self, buf: bytes, pos: int, stop: int) -> bytes | None:
-        if self.queue and (verdict := self.queue[0].verdict) is not None and verdict.touches:
-            return _scrubbed(Fields.decode(buf[pos + 5 : stop]), b"N")
+        if self.queue and (self.queue[0].kind == Kind.SYNC or self.queue[0].verdict is not None):
+            verdict = self.queue[0].verdict
+            if self.masking if verdict is None else self._may_quote(verdict):
+                return _scrubbed(Fields.decode(buf[pos + 5 : stop]), b"N")
         return None
 
     def _parameter(self, buf: bytes, pos: int, stop: int) -> bytes | None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protocols.contract import HoldTicket, SessionPort, Wait
+from protocols.contract import CatalogSnapshot, HoldTicket, SessionPort, Wait
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import Framer
 from protocols.postgres.judging import Judge
@@ -19,6 +19,7 @@ from protocols.postgres.limits import Limits
 from protocols.postgres.messages import Fields
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
+from protocols.postgres.statements import CommandAnalysis
 
 Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
 
@@ -63,12 +64,14 @@ class SessionBase:
     _from_client: Framer
     _from_server: Framer
 
+    unmasked: dict[bytes, tuple[CommandAnalysis, CatalogSnapshot | None]]  # RowDescriptions that need no mask
     trip: Pending | None = None  # a whole exchange, while it is in flight
     held: Held | None = None
     refused = 0  # commands stopped so far
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _barrier: Prepared | None = None  # the wait is for this Parse only
     _want_flush = False
+    renames = 0  # how often a prepared name, portal or cursor has come to mean something else
     _asked_in_vain: Fields | None = None  # the error of a question of our own, whose command is still to be answered
     _epoch: object = None
 
@@ -79,6 +82,9 @@ class SessionBase:
         raise NotImplementedError
 
     def _tell(self, message: bytes) -> None:
+        raise NotImplementedError
+
+    def _needs_none(self, message: bytes, command: CommandAnalysis) -> bool:
         raise NotImplementedError
 
     def _capture(self, entry: Pending, data: bytes) -> None:

@@ -6,7 +6,7 @@ import hashlib
 
 import orjson
 
-from protocols.contract import Action, Wait
+from protocols.contract import Action, Cacheable, Wait
 from protocols.postgres import evidence
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
@@ -151,6 +151,8 @@ class Commands(Settling):
         self._command(entry, b"bind", params)
         portal = Portal(message.portal, verdict, entry.number, self.port.policy_epoch(), self.syncs)
         portal.prepared, portal.formats = prepared, message.result_formats
+        if verdict.command.analysis.cacheable is Cacheable.NO:
+            portal.renames = self.renames
         entry.portal = portal
         if not verdict.decision.action:
             self.portals[message.portal] = portal
@@ -216,6 +218,18 @@ class Commands(Settling):
             # its Bind may fail and leave an older one, or SQL may put a cursor of that name in its place
             self._wait_for_server()
             return None
+        if portal.renames >= 0:
+            # EXECUTE and FETCH look their name up when they run: it must still mean what was judged
+            if self._naming(portal.verdict) or self._renaming():
+                self._wait_for_server()
+                return None
+            if portal.renames != self.renames:
+                self._before(buf, run, pos)
+                why = "a prepared statement or cursor was made or closed since this portal was bound; bind it again"
+                self._refuse(
+                    Pending(Kind.EXECUTE, name=message.portal), Execute(self.nowhere).encode(), ("55000", why, "")
+                )
+                return False
         if portal.policy is not self.port.policy_epoch():
             # the policy changed between Bind and Execute: decide again, on the analysis that the server planned by
             portal.policy = self.port.policy_epoch()

@@ -16,12 +16,20 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal
 from protocols.postgres.results import MaskError, RowRewriter
+from protocols.postgres.statements import CommandAnalysis
+
+_MAX_UNMASKED = 256
 
 
 class Masking(SessionBase):
     """Mixed into `PostgresSession`."""
 
-    def _rewriter(self, what: Pending | Portal, described: RowDescription) -> RowRewriter | None:
+    def _needs_none(self, message: bytes, command: CommandAnalysis) -> bool:
+        """Whether this very RowDescription of this very statement was found to need no mask, under today's names."""
+        known = self.unmasked.get(message)
+        return known is not None and known[0] is command and known[1] is not None and known[1] is self.port.catalog()
+
+    def _rewriter(self, what: Pending | Portal, described: RowDescription, message: bytes) -> RowRewriter | None:
         """How to mask these rows; None where no column needs it."""
         assert self.port.masker is not None
         verdict = what.verdict
@@ -33,6 +41,9 @@ class Masking(SessionBase):
         shape = results.shape(described, catalog, command.analysis, single, tree)
         plan = self.port.masker.plan(shape)
         if plan is None:
+            if len(self.unmasked) >= _MAX_UNMASKED:
+                self.unmasked.clear()
+            self.unmasked[message] = (command, catalog)
             return None
         return RowRewriter(plan, described, catalog, self.state.encoding)
 

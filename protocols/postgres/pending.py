@@ -80,6 +80,7 @@ class Portal:
     description = b""  # RowDescription, for the record
     prepared: Prepared | None = None
     formats: tuple[int, ...] = ()
+    renames = -1  # how often names had come to mean something else when it was judged; -1: it rests on none
 
     def __init__(self, name: bytes, verdict: Verdict, number: int, policy: object, syncs: int) -> None:
         self.name = name

@@ -33,8 +33,10 @@ class RoundTrip(SessionBase):
 
     def _depart(self, buf: bytes, messages: Messages) -> bool:
         """The client's side. True: recorded and entered, forward `buf` as it is. False: nothing has happened."""
-        if self.queue or self.parsing or self.masking or self.skipping or self.copy_in is not None:
+        if self.queue or self.parsing or self.skipping or self.copy_in is not None:
             return False
+        if self.masking and len(messages) != 4:
+            return False  # rows may pass only once their columns are described
         last = messages[-1]
         if last[0] != _S or last[2] - last[1] != 5 or messages[0][0] != _B:
             return False
@@ -98,6 +100,10 @@ class RoundTrip(SessionBase):
         ):
             self._take_apart()
             return False
+        assert entry.verdict is not None
+        if self.masking and not self._needs_none(buf[messages[1][1] : messages[1][2]], entry.verdict.command):
+            self._take_apart()
+            return False
         rows = messages[first:-2]
         for kind, _, _ in rows:
             if kind != _ROW:
@@ -117,9 +123,11 @@ class RoundTrip(SessionBase):
         if b"\0" in tag or buf[stop - 1]:
             raise ProtocolError("a command tag that is no string")
         prepared = entry.prepared
-        if not described and prepared is not None and (known := prepared.description(entry.formats)):
+        if described:
+            entry.parts = [buf[messages[1][1] : messages[1][2]]]
+        elif prepared is not None and (known := prepared.description(entry.formats)):
             entry.parts = [known]
-        self._capture(entry, buf[messages[1][1] : stop])
+        self._capture(entry, buf[messages[first][1] : stop])
         entry.rows = len(rows) or CommandComplete(tag).rows()
         self._finish(entry, b"ok")
         self.trip = None

@@ -21,7 +21,7 @@ import secrets
 from base64 import b64encode
 from collections import deque
 
-from protocols.contract import Outcome, RecordFailed, SessionPort, Side, Wait
+from protocols.contract import CatalogSnapshot, Outcome, RecordFailed, SessionPort, Side, Wait
 from protocols.postgres import errors, evidence
 from protocols.postgres.backend import Backend
 from protocols.postgres.errors import ProtocolError, error_response, notice_response
@@ -31,6 +31,7 @@ from protocols.postgres.judging import AnalysisCache, Judge
 from protocols.postgres.limits import Limits
 from protocols.postgres.pending import Pending, Portal, Prepared
 from protocols.postgres.state import SessionState
+from protocols.postgres.statements import CommandAnalysis
 
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
 
@@ -55,6 +56,7 @@ class PostgresSession(Frontend, Backend):
         self.prepared: dict[bytes, Prepared] = {}  # confirmed by ParseComplete
         self.parsing: dict[bytes, Prepared] = {}  # sent, not yet confirmed
         self.portals: dict[bytes, Portal] = {}
+        self.unmasked: dict[bytes, tuple[CommandAnalysis, CatalogSnapshot | None]] = {}
         self.skipping = False  # the server ignores everything until Sync
         self.copy_in: Pending | None = None
         self.syncs = 0

@@ -123,18 +123,20 @@ def middle(
     def lie(peer: Peer) -> None:
         peer.packet()
         peer.send(b"S")
-        near = certificate.wrap_socket(peer.socket, server_side=True)
-        far_plain = socket.create_connection(server, timeout=_PATIENCE)
-        far_plain.sendall(wire.request(80877103))
-        assert far_plain.recv(1) == b"S"
         careless = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         careless.check_hostname = False
         careless.verify_mode = ssl.CERT_NONE
-        far = careless.wrap_socket(far_plain)
-        upward = threading.Thread(target=_pump, args=(near, far, lambda data: data), daemon=True)
-        upward.start()
-        _pump(far, near, change)
-        upward.join(_PATIENCE)
+        with (
+            socket.create_connection(server, timeout=_PATIENCE) as plain,
+            certificate.wrap_socket(peer.socket, server_side=True) as near,
+        ):
+            plain.sendall(wire.request(80877103))
+            assert plain.recv(1) == b"S"
+            with careless.wrap_socket(plain) as far:
+                upward = threading.Thread(target=_pump, args=(near, far, lambda data: data), daemon=True)
+                upward.start()
+                _pump(far, near, change)
+                upward.join(_PATIENCE)
 
     return lie
 

@@ -237,8 +237,8 @@ def test_one_shape_means_one_analysis(shape: str, a: str, b: str, c: str, d: str
 WORDS = st.sampled_from(
     ["SELECT", "id", "FROM", "users", "u", "WHERE", "name", "=", "'a'", "1", "(", ")", ",", ";", "+", "-", "*", "/", ".",
      '"', "$$", "E'", "U&", "DELETE", "DROP", "TABLE", "WITH", "x", "AS", "--", "/*", "*/", "ORDER BY", "purge", "::",
-     "int", "$1", "[", "]", "CASE", "WHEN", "END", "JOIN", "ON", "USING", "UNION", "EXPLAIN", "ANALYZE", "PREPARE",
-     "EXECUTE", "SET", "role"]
+     "int", "$1", "[", "]", "CASE", "WHEN", "END", "JOIN", "ON", "USING", "UNION", "EXPLAIN", "ANALYZE",
+     "PREPARE", "EXECUTE", "SET", "role"]
 )  # fmt: skip
 
 
