@@ -18,7 +18,7 @@ from protocols.postgres import login
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import BACKEND, Framer
-from protocols.postgres.messages import DataRow, Fields, Query
+from protocols.postgres.messages import DataRow, Fields, ParameterStatus, Query
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 _MAX_ROWS = 2_000_000
@@ -66,15 +66,15 @@ class CatalogClient:
                     lambda _asked: (_required(tls), False, server_name or host),
                     _nothing_to_ask,
                 )
+                for kind, message in ready.greeting:
+                    if kind == ord("S"):
+                        status = ParameterStatus.decode(message[5:])
+                        self.parameters[status.name.decode()] = status.value.decode("utf-8", "replace")
         except CatalogError:
             raise
         except Exception as e:
             self.close()
             raise CatalogError(f"the metadata connection failed: {e.__cause__ or e or type(e).__name__}") from e
-        for kind, message in ready.greeting:
-            if kind == ord("S"):
-                name, value = message[5:-1].split(b"\0", 1)
-                self.parameters[name.decode()] = value.rstrip(b"\0").decode("utf-8", "replace")
         await self.query(_SETTINGS.format(ms=int(self._timeout * 1000)))
 
     def _login(self, credential: Credential, database: str, tls: bool) -> Generator[Any, Any, login.LoggedIn]:

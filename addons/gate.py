@@ -126,7 +126,8 @@ class Gate:
         policy = runtime.policies.for_session(principal, resource, facts)
         if not policy.may_connect:
             raise Refused(f"no policy opens `{resource.name}` to you; ask its owner for a rule", "28000")
-        secret = await runtime.secrets.resolve(config.credential)
+        secret = await runtime.secrets.resolve(config.credential, fresh=config.name in runtime.stale_credentials)
+        runtime.stale_credentials.discard(config.name)
         credential = Credential(config.credential.user or secret.username or "", secret.password)
         keeper = runtime.keeper(config, database, credential)
         live = LiveSession(runtime, secrets.token_hex(8), principal, resource, facts, policy, keeper)
@@ -138,11 +139,8 @@ class Gate:
         return Admission(principal, resource, credential, database, runtime.upstream_tls[config.name] is not None)
 
     def credential_refused(self) -> None:
-        """The upstream did not take it: read anew, for the connections after this one."""
-        self._runtime.background(
-            self._runtime.secrets.resolve(self._resource.credential, fresh=True),
-            f"reading the credential of {self._resource.name} again",
-        )
+        """The upstream did not take it: it may have been rotated, and the next connection reads it anew."""
+        self._runtime.stale_credentials.add(self._resource.name)
 
     def _refused(self, asked: Authenticate | None, public: str, detail: str) -> None:
         """`asked` is None where it did not come to a token."""

@@ -13,11 +13,10 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from pyasn1.codec.der.decoder import decode as der_decode
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from protocols.contract import PeerGone, TlsFacts
 
@@ -32,6 +31,7 @@ class Leg(asyncio.Protocol):
     def __init__(self, forward_loss: Callable[[Exception | None], None] | None = None) -> None:
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.tls: ssl.SSLObject | None = None
+        self._alert = ""  # why TLS ended, where it did not end politely
         self.securing = False  # in a TLS handshake, or one failed: nothing may be sent in the clear
         self.gone = False
         self.writable = True
@@ -116,7 +116,7 @@ class Leg(asyncio.Protocol):
             if plain:
                 return plain
             if closed:
-                raise PeerGone
+                raise PeerGone(self._alert)
 
     async def _raw(self) -> bytes:
         while not self._early:
@@ -205,8 +205,9 @@ class Leg(asyncio.Protocol):
                 parts.append(part)
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:
-            closed = True  # close_notify, or bytes that are no TLS: either way nothing more is to be had
+        except ssl.SSLError as e:
+            closed = True  # an alert, or bytes that are no TLS: either way nothing more is to be had
+            self._alert = f"TLS ended: {e.reason or e}"
         if self._out.pending:
             self._flush_tls()
         return (parts[0] if len(parts) == 1 else b"".join(parts)), closed
@@ -251,20 +252,16 @@ class Leg(asyncio.Protocol):
         self.transport.abort()
 
 
-def server_end_point(der: bytes) -> bytes:
+def server_end_point(der: bytes) -> bytes | None:
     """RFC 5929 section 4.1: the certificate's hash under its own signature's hash; MD5 and SHA-1 become SHA-256.
 
-    Where the signature names no single hash (Ed25519), OpenSSL and libpq have none either; SHA-512 is what PostgreSQL
-    18 uses for Ed25519, from the signature's definition.
+    None where the signature has no hash of its own (Ed25519): the binding is undefined there, and servers that offer
+    it all the same cannot compute theirs.
     """
-    algorithm: hashes.HashAlgorithm | None
     try:
         algorithm = x509.load_der_x509_certificate(der).signature_hash_algorithm
-    except ValueError:
-        algorithm = None
+    except (ValueError, UnsupportedAlgorithm):
+        return None
     if algorithm is None:
-        oid = str(cast(Any, der_decode(der)[0])[1][0])
-        name = "sha512" if oid == "1.3.101.112" else "sha256"
-    else:
-        name = "sha256" if algorithm.name in ("md5", "sha1") else algorithm.name
-    return hashlib.new(name, der).digest()
+        return None
+    return hashlib.new("sha256" if algorithm.name in ("md5", "sha1") else algorithm.name, der).digest()

@@ -70,6 +70,7 @@ class Runtime:
         self.sessions: dict[str, LiveSession] = {}
         self.cancel_keys: dict[int, tuple[LiveSession, bytes]] = {}
         self.secrets = Secrets()
+        self.stale_credentials: set[str] = set()  # resources whose upstream did not take theirs
         self.started_at = time.time()
         self._keepers: dict[tuple[str, str], CatalogKeeper] = {}
         self._caches: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from mitmproxy.net.free_port import get_free_port
 from addons import listeners, live_view, takeover
 from addons.runtime import Runtime
 from guard.config import ConfigError, load
+from guard.config.schema import ListenerConfig
 from guard.record.errors import RecordError
 from guard.secrets import SecretError
 from guard.state import StateError
@@ -55,6 +56,19 @@ Write one, for instance:
 
 and name it: mitmdump -s addons/gateway.py --set sluicegate=FILE   (or {env}=FILE)
 Check it first: sluicegate check FILE. Every field: docs/reference/config.md"""
+
+
+def _specs(configured: Sequence[ListenerConfig]) -> list[str]:
+    """mitmproxy's names for the listeners. It takes no two on one address: each port 0 becomes another free port."""
+    taken = {x.port for x in configured}
+    specs = []
+    for x in configured:
+        port = x.port
+        while port in taken and not x.port:
+            port = get_free_port()
+        taken.add(port)
+        specs.append(f"{x.protocol}:{x.name}@{x.host}:{port}")
+    return specs
 
 
 class NotConfigured(Exception):
@@ -172,8 +186,7 @@ class Gateway:
         await self._listen(runtime)
 
     async def _listen(self, runtime: Runtime) -> None:
-        # mitmproxy takes no two servers on one address: each port 0 becomes a free port here
-        specs = [f"{x.protocol}:{x.name}@{x.host}:{x.port or get_free_port()}" for x in runtime.config.listeners]
+        specs = _specs(runtime.config.listeners)
         _options().update(mode=specs, server=True)
         servers = _addons().get("proxyserver").servers
         for _ in range(200):

@@ -33,6 +33,7 @@ from guard.record.replay import TimedEvent, timed_events
 
 INDEX_FILE = "index.db"
 _BATCH = 5_000  # records per transaction
+_SEGMENT_GUESS = 64 * 1024 * 1024  # bytes, of a segment that is not looked at
 
 
 class EvidenceIndex:
@@ -99,6 +100,13 @@ class EvidenceIndex:
         """Behind the last indexed record."""
         with self._transaction(write=False) as connection:
             return _cursor(connection)[1]
+
+    def behind(self) -> int:
+        """About how many bytes of journal are not indexed yet."""
+        goal, at = self._journal_end(), self.position()
+        if goal is None:
+            return 0
+        return goal[1] - at.offset if goal[0] == at.segment else goal[1] + (goal[0] - at.segment) * _SEGMENT_GUESS
 
     def _journal_end(self) -> tuple[int, int, int] | None:
         """Newest segment, its size in bytes and which file it is (inode); None while there is no journal."""

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +23,32 @@ from guard.record.errors import DamagedJournal, RecordError
 from guard.record.index import EvidenceIndex
 
 _NICENESS = 10  # traffic first
+_SHARE = 0.15  # of one core, while it is not far behind: the traffic needs the rest, and a question catches up itself
+_FAR_BEHIND = 64 * 1024 * 1024  # bytes of journal: past that it works without pause, or questions would wait for long
+_LONGEST_PAUSE = 5.0  # seconds
 _PATIENCE = 20  # failures in a row (a locked index, a full disk) before giving up
 
 
 def command(state_dir: Path) -> list[str]:
     """The argument vector that starts an indexer for this state folder."""
     return [sys.executable, "-m", "guard.record.indexer", "--state", str(state_dir)]
+
+
+class _Pace:
+    """Asked between two batches whether to stop; sleeps there, so that indexing takes its share and no more."""
+
+    def __init__(self, index: EvidenceIndex, stop: threading.Event) -> None:
+        self._index = index
+        self._stop = stop
+        self._used = time.process_time()
+
+    def __call__(self) -> bool:
+        used = time.process_time()
+        busy, self._used = used - self._used, used
+        if busy > 0.01 and self._index.behind() < _FAR_BEHIND:
+            self._stop.wait(min(busy * (1 / _SHARE - 1), _LONGEST_PAUSE))
+            self._used = time.process_time()
+        return self._stop.is_set()
 
 
 def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once: bool = False) -> int:
@@ -39,10 +60,11 @@ def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once:
     except RecordError as error:
         print(f"indexer: {error}", file=sys.stderr)  # noqa: T201 - its parent reads this
         return 1
+    pace = _Pace(index, stop)
     with index:
         while not stop.is_set() and os.getppid() == parent:
             try:
-                index.catch_up(stop.is_set)
+                index.catch_up(stop.is_set if once else pace)
                 if (here := index.position().segment) != compressed:
                     compress_finished(index.folder, here)
                     compressed = here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from protocols.contract import Effect
 from protocols.postgres import results
 from protocols.postgres.errors import ProtocolError, error_response
 from protocols.postgres.masking import Masking
@@ -15,7 +16,7 @@ from protocols.postgres.messages import (
     ReadyForQuery,
     RowDescription,
 )
-from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.postgres.pending import Kind, Pending, Portal, Verdict
 from protocols.postgres.results import RowRewriter
 from protocols.postgres.roundtrip import RoundTrip
 
@@ -225,7 +226,7 @@ class Backend(RoundTrip, Masking):
         entry = self._head(Kind.DESCRIBE)
         self.queue.popleft()
         if entry.portal is not None:
-            entry.portal.described = True
+            entry.portal.described = False  # rows that come all the same are a lie
             entry.portal.rewriter = None
         return b"" if entry.hidden else None
 

@@ -172,7 +172,11 @@ class Catalog(CatalogNames):
                     seen |= inside
             if self.live_casts:
                 for _, column_type in relation.columns.values():
-                    effects |= self.cast_effects(column_type)
+                    ran = self.cast_effects(column_type)
+                    effects |= ran
+                    if ran and column_type in self.types_by_oid:
+                        cast = self.types_by_oid[column_type]
+                        functions.append(f"{cast.schema}.{cast.name}")
         return ViewFacts(tuple(dict.fromkeys(reads)), effects, tuple(dict.fromkeys(functions)), why)
 
     def _foreign_below(self, oid: int) -> bool:

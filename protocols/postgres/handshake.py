@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,23 +101,30 @@ def _serve(terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Handover |
         if admission.upstream_tls:
             up_tls = yield from login.start_tls()
         logged_in = yield from login.log_in(admission.credential, wanted, up_tls, nonce)
+        state = _initial_state(wanted, logged_in)
     except ProtocolError as e:
         # what the upstream did wrong is for the log; to the client it would read as its own fault
         raise Refused("the gateway could not log in to the upstream; its log says why", errors.CANNOT_CONNECT) from e
-    state = SessionState()
-    state.startup(wanted)
     pid, secret = yield KeepKey(logged_in.pid, logged_in.secret, 32 if first.minor >= 2 else 4)
     out = [frame(b"R", b"\0\0\0\0")]
     for kind, message in logged_in.greeting:
-        if kind == ord("S"):
-            status = ParameterStatus.decode(message[5:])
-            state.parameter_status(status.name.decode(), status.value.decode("utf-8", "replace"))
         if kind == ord("Z"):
-            state.ready(ReadyForQuery.decode(message[5:]).status)
             out.append(BackendKeyData(pid, secret).encode())
         out.append(message)
     yield Send(Side.CLIENT, b"".join(out))
     return Handover(admission, state, bytes(buffer), logged_in.rest)
+
+
+def _initial_state(wanted: Mapping[str, str], logged_in: login.LoggedIn) -> SessionState:
+    state = SessionState()
+    state.startup(dict(wanted))
+    for kind, message in logged_in.greeting:
+        if kind == ord("S"):
+            status = ParameterStatus.decode(message[5:])
+            state.parameter_status(status.name.decode("utf-8", "replace"), status.value.decode("utf-8", "replace"))
+        elif kind == ord("Z"):
+            state.ready(ReadyForQuery.decode(message[5:]).status)
+    return state
 
 
 def _more(buffer: bytearray, cap: int) -> Generator[Any, Any, None]:

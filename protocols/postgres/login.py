@@ -71,6 +71,8 @@ def log_in(
             if kind == ord("E"):
                 raise _told(Fields.decode(message[5:]))
             if kind == ord("R"):
+                if len(message) < 9:
+                    raise ProtocolError("an authentication request that is cut short")
                 code = int.from_bytes(message[5:9])
                 body = message[9:]
                 if authenticated:

@@ -23,6 +23,7 @@ from protocols.postgres.statements.names import NameSpace, split_path
 __all__ = ["SessionState"]
 
 MAX_NAMES = 10_000  # prepared statements, cursors, temporary tables: beyond, the session's names are unknown
+MAX_SOURCES = 1000  # relations copied into one temporary table
 _HARMLESS = frozenset({Effect.SESSION_SET})
 
 
@@ -46,6 +47,7 @@ class _Volatile:
 class _Cursor:
     analysis: Analysis
     hold: bool
+    fresh: bool = True  # declared in the open transaction
 
 
 class SessionState:
@@ -152,7 +154,11 @@ class SessionState:
             self._now.temporaries = {n: t for n, t in self._now.temporaries.items() if not t.ends}
         self._touched.clear()
         self._touched_all = False
-        self._cursors = {n: c for n, c in self._cursors.items() if c.hold}
+        self._cursors = {
+            n: _Cursor(c.analysis, True, fresh=False)
+            for n, c in self._cursors.items()
+            if c.hold and (commit or not c.fresh)
+        }
         self._portals.clear()
         self._block = False
         self._changed()
@@ -263,6 +269,19 @@ class SessionState:
         known = self._now.temporaries.get(name)
         if known is not None:
             self._now.temporaries[name] = replace(known, columns=None, certain=False, ends=bool(change.value))
+
+    def _temp_rename(self, change: Change) -> None:
+        known = self._now.temporaries.get(change.name or "")
+        if known is not None:
+            self._now.temporaries[change.value] = replace(known, name=change.value, columns=None, certain=False)
+
+    def _temp_fill(self, change: Change) -> None:
+        known = self._now.temporaries.get(change.name or "")
+        if known is not None:
+            sources = tuple(dict.fromkeys((*known.sources, *change.value)))
+            self._now.temporaries[known.name] = replace(known, sources=sources[:MAX_SOURCES])
+            if len(sources) > MAX_SOURCES:
+                self._overflow = True
 
     def _temp_types(self, change: Change) -> None:
         self._now.temp_types = True
@@ -433,7 +452,7 @@ class SessionState:
                 self._setting("search_path"),
                 self._login_role,
                 self._now.role_changed,
-                tuple((t.name, t.columns, t.certain, t.body) for t in self._now.temporaries.values()),
+                tuple(self._now.temporaries.values()),
                 self._now.temp_types,
                 frozenset(self._touched),
                 self._touched_all,
@@ -479,6 +498,8 @@ _APPLY = {
     ChangeKind.DEFINE: SessionState._define,
     ChangeKind.TEMP_CREATE: SessionState._temp_create,
     ChangeKind.TEMP_CHANGE: SessionState._temp_change,
+    ChangeKind.TEMP_RENAME: SessionState._temp_rename,
+    ChangeKind.TEMP_FILL: SessionState._temp_fill,
     ChangeKind.TEMP_TYPES: SessionState._temp_types,
     ChangeKind.OPAQUE: SessionState._ran_code,
 }

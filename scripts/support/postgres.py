@@ -37,7 +37,9 @@ _START_SECONDS = 30.0
 _FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ UTC \[(\d+)\] (\S*)@(\S*) ([A-Z]+\d?): {1,2}(.*)")
+_LEVEL = r"DEBUG\d?|INFO|NOTICE|WARNING|LOG|ERROR|FATAL|PANIC|DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION"
+# names of roles and databases may hold spaces
+_LOG_LINE = re.compile(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ UTC \[(\d+)\] (.*?)@(.*?) ({_LEVEL}): {{1,2}}(.*)")
 _STATEMENT = re.compile(r"statement: |execute [^:]*: |fastpath function call: ")
 
 

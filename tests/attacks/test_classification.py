@@ -12,27 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import pq
 
-from protocols.contract import Action, Analysis, Decision, Effect
-from protocols.postgres.catalog import CATALOG_QUERIES, Catalog, build
+from protocols.contract import Action, Analysis, Decision
+from protocols.postgres.catalog import Catalog
 from protocols.postgres.judge import judge_line
 from scripts.support.postgres import PostgresServer
+from tests.support.statements import HARMLESS, load
 
 CASES = Path(__file__).parent / "cases"
-READ_ONLY = frozenset(
-    {
-        Effect.DATA_SELECT,
-        Effect.DATA_COPY_OUT,
-        Effect.SHOW,
-        Effect.TX,
-        Effect.CURSOR,
-        Effect.PREPARE,
-        Effect.SESSION_SET,
-    }
-)
 # the sample's names of effects that the vocabulary spells differently
 SPELLING = {
     "priv.setrole": {"session.role"},
@@ -52,7 +41,7 @@ ALL = [*cases("classification.jsonl"), *cases("own_classification.jsonl")]
 
 
 def decide(analysis: Analysis) -> Decision:
-    if analysis.effects <= READ_ONLY:
+    if analysis.effects <= HARMLESS:
         return Decision(Action.ALLOW, "read", "")
     return Decision(Action.DENY, "default", "no rule allows this")
 
@@ -73,18 +62,9 @@ class Catalogs:
             for sql in ((CASES / "base_pg_classification.sql").read_text("utf-8"), *setup):
                 result = connection.pgconn.exec_(sql.encode())
                 assert result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK), result.error_message
-            return build({name: rows(connection, query) for name, query in CATALOG_QUERIES.items()})
+            return load(connection)
         finally:
             connection.execute("ROLLBACK")
-
-
-def rows(connection: psycopg.Connection[Any], query: str) -> list[tuple[str | None, ...]]:
-    result = connection.pgconn.exec_(query.encode())
-    assert result.status == pq.ExecStatus.TUPLES_OK, result.error_message
-    return [
-        tuple(None if (v := result.get_value(r, c)) is None else v.decode() for c in range(result.nfields))
-        for r in range(result.ntuples)
-    ]
 
 
 @pytest.fixture(scope="module")

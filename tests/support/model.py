@@ -1,8 +1,8 @@
 """A small model of what PostgreSQL's names mean: prepared statements, portals, cursors, transactions, search_path.
 
-It speaks the protocol as the server does (skips to Sync after an error, keeps its answers until it is made to flush) and
-answers every SELECT with rows that name the table which was really read. Sources: postgres.c (exec_parse_message and its
-siblings), portalmem.c, prepare.c. Only the statements below are known to it; anything else is a syntax error.
+It speaks the protocol as the server does (skips to Sync after an error, keeps its answers until it is made to flush)
+and answers every SELECT with rows that name the table which was really read. Sources: postgres.c (exec_parse_message
+and its siblings), portalmem.c, prepare.c. Only the statements below are known to it; others are syntax errors.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 from tests.support import wire
 
-# what the scripts are made of; {n} a name, {t} a table
-SELECT = "SELECT * FROM {t}"
 _SELECT = re.compile(r"SELECT (?:\*|\w+ \|\| '') FROM (\w+)$")
 _PREPARE = re.compile(r"PREPARE (\w+) AS (SELECT .*)$")
 _DECLARE = re.compile(r"DECLARE (\w+) CURSOR FOR (SELECT .*)$")
@@ -31,13 +29,6 @@ class Portal:
     table: str | None  # what it reads, resolved when it was made; None: no SELECT
     level: int  # savepoints open when it was made
     done: bool = False
-
-
-@dataclass
-class World:
-    """What an error undoes."""
-
-    path: str = "public"
 
 
 @dataclass
@@ -159,8 +150,10 @@ class Model:
             raise ServerError("26000" if what == "S" else "34000")
         if what == "S":
             self._held.append(wire.parameters())
-        text = known if isinstance(known, str) else known.text
-        reads = _SELECT.match(text) or text.startswith(("EXECUTE", "FETCH"))
+        if isinstance(known, Portal):
+            reads = known.table is not None
+        else:
+            reads = _SELECT.match(known) is not None or known.startswith(("EXECUTE", "FETCH"))
         self._held.append(wire.columns(wire.field("x")) if reads else wire.NO_DATA)
 
     def _execute(self, name: str, limit: int) -> None:
@@ -188,9 +181,7 @@ class Model:
 
     def _check(self, text: str) -> None:
         known = (_SELECT, _PREPARE, _DECLARE, _NAMED)
-        if text not in ("BEGIN", "COMMIT", "ROLLBACK", "DEALLOCATE ALL", "FAIL") and not any(
-            p.match(text) for p in known
-        ):
+        if text not in ("BEGIN", "COMMIT", "ROLLBACK", "DEALLOCATE ALL") and not any(p.match(text) for p in known):
             raise ServerError("42601")
 
     def _allowed(self, text: str) -> None:

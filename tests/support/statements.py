@@ -1,4 +1,4 @@
-"""Catalogs made by hand, on PostgreSQL's own names: for tests that need no server."""
+"""Catalogs for tests: one made by hand on PostgreSQL's own names, and those of real servers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from protocols.contract import Analysis
+import psycopg
+from psycopg import pq
+
+from protocols.contract import Analysis, Effect
 from protocols.postgres.builtins import _data, known_functions
-from protocols.postgres.catalog import Catalog
+from protocols.postgres.catalog import CATALOG_QUERIES, Catalog, build
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis, analyse
 
+# what a read-only analyst may do: the reference policy of tests/attacks/cases/README.md
+HARMLESS = frozenset(
+    {
+        Effect.DATA_SELECT,
+        Effect.DATA_COPY_OUT,
+        Effect.SHOW,
+        Effect.TX,
+        Effect.CURSOR,
+        Effect.PREPARE,
+        Effect.SESSION_SET,
+    }
+)
 PUBLIC, EVIL = 2200, 30000
 TEXT, INT4, NUMERIC, BOOL = 25, 23, 1700, 16
 # (OID, schema, name, kind, columns)
@@ -58,6 +73,21 @@ def catalog() -> Catalog:
     rows["rules"] = [*rows["rules"], ["30003", "1", VIEW_TREE, "<>"]]
     rows["foreign_keys"] = [["30005", "30002", "c", "a", "{1}"]]
     return Catalog("v1", rows, known_functions(), open_world=False)
+
+
+def rows(connection: psycopg.Connection[Any], query: str) -> list[tuple[str | None, ...]]:
+    """All rows of a query as the server prints them."""
+    result = connection.pgconn.exec_(query.encode())
+    assert result.status == pq.ExecStatus.TUPLES_OK, result.error_message
+    return [
+        tuple(None if (v := result.get_value(r, c)) is None else v.decode() for c in range(result.nfields))
+        for r in range(result.ntuples)
+    ]
+
+
+def load(connection: psycopg.Connection[Any]) -> Catalog:
+    """The catalog of a real database."""
+    return build({name: rows(connection, query) for name, query in CATALOG_QUERIES.items()})
 
 
 def session(**params: str) -> SessionState:

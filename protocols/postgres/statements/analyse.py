@@ -8,16 +8,19 @@ INVARIANT: no I/O in this module.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pgparse
 
 from protocols.contract import Analysis, Cacheable, Effect, Where
 from protocols.postgres.catalog import Catalog
+from protocols.postgres.catalog_queries import FIRST_USER_OID
 from protocols.postgres.statements.commands import Commands
 from protocols.postgres.statements.lineage import clear_columns
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Statement, unknown
-from protocols.postgres.statements.text import MAX_STATEMENTS, Unreadable, check_depth, decode, outside_literals
+from protocols.postgres.statements.names import TEMP
+from protocols.postgres.statements.text import MAX_STATEMENTS, Budget, Unreadable, check_depth, decode, outside_literals
 
 if TYPE_CHECKING:
     from protocols.postgres.state import SessionState
@@ -33,6 +36,7 @@ _CODE = frozenset(
     }
 )
 _STRENGTH = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
+_FILLS = frozenset({Effect.DATA_INSERT, Effect.DATA_UPDATE, Effect.DATA_MERGE, Effect.DDL_CREATE})
 _BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})
 _RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
 _TREES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
@@ -82,18 +86,20 @@ def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> Comman
         one = statement(trees[0].get("stmt", {}), state, catalog, shape)
         return CommandAnalysis(one.analysis, (one,), text)
     # each statement is resolved after the one before it has run, but all were lexed as the message began
-    ahead = state.fork()
+    ahead, budget = state.fork(), Budget()
     found = []
     for tree in trees:
-        one = statement(tree.get("stmt", {}), ahead, catalog, "")
+        one = statement(tree.get("stmt", {}), ahead, catalog, "", budget)
         found.append(one)
         ahead.applied(one)
     return CommandAnalysis(_merged(found, shape), tuple(found), text)
 
 
-def statement(tree: Any, state: SessionState, catalog: Catalog | None, shape: str) -> Statement:
+def statement(
+    tree: Any, state: SessionState, catalog: Catalog | None, shape: str, budget: Budget | None = None
+) -> Statement:
     """The analysis of one parsed statement."""
-    walk = Commands(state.names(catalog), state)
+    walk = Commands(state.names(catalog), state, budget)
     walk.statement(tree)
     walk.finish()
     if catalog is None and walk.named:
@@ -113,6 +119,10 @@ def statement(tree: Any, state: SessionState, catalog: Catalog | None, shape: st
     changes = tuple(
         Change(c.kind, c.name, _bound(c, analysis), c.local) if c.kind in _BOUND else c for c in walk.changes
     )
+    copied = tuple(read for read in analysis.reads if read not in analysis.writes)
+    if copied and changes_data(analysis.effects):
+        filled = (w.partition(".")[2] for w in analysis.writes if w.startswith(f"{TEMP}."))
+        changes = (*changes, *(Change(ChangeKind.TEMP_FILL, name, copied) for name in filled))
     if not _CODE.isdisjoint(analysis.effects) and ChangeKind.OPAQUE not in {c.kind for c in changes}:
         changes = (*changes, Change(ChangeKind.OPAQUE))
     return Statement(analysis, changes, tree if _returns_written(tag, tree, walk) else None)
@@ -121,6 +131,11 @@ def statement(tree: Any, state: SessionState, catalog: Catalog | None, shape: st
 def _bound(change: Change, analysis: Analysis) -> Any:
     """PREPARE and DECLARE carry what they were made from: (tree or hold flag, analysis)."""
     return (change.value, analysis)
+
+
+def changes_data(effects: frozenset[Effect]) -> bool:
+    """Whether rows may have been put into a relation."""
+    return not _FILLS.isdisjoint(effects)
 
 
 def _returns_written(tag: str, tree: Any, walk: Commands) -> bool:
@@ -162,6 +177,28 @@ def _merged(found: list[Statement], shape: str) -> Analysis:
         shape=shape,
         cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
     )
+
+
+def with_parameter_types(command: CommandAnalysis, oids: Sequence[int], catalog: Catalog | None) -> CommandAnalysis:
+    """A Parse message may name the types of its parameters: binding a value runs their input functions.
+
+    Returns the command itself where that is harmless, else one with the effects added (a domain's CHECK, ...).
+    """
+    effects: frozenset[Effect] = frozenset()
+    for oid in oids:
+        if oid and catalog is not None:
+            effects |= catalog.type_effects(oid)
+        elif oid >= FIRST_USER_OID:
+            effects |= {Effect.UNKNOWN}
+    if not effects:
+        return command
+    why = "; ".join(part for part in (command.analysis.why, "the type of a parameter runs code on its values") if part)
+    analysis = dataclasses.replace(command.analysis, effects=command.analysis.effects | effects, why=why)
+    statements = tuple(
+        dataclasses.replace(one, analysis=dataclasses.replace(one.analysis, effects=one.analysis.effects | effects))
+        for one in command.statements
+    )
+    return CommandAnalysis(analysis, statements, command.text)
 
 
 def analyse_function_call(oid: int, catalog: Catalog | None) -> CommandAnalysis:

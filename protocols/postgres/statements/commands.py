@@ -157,7 +157,7 @@ class Commands(SessionCommands):
             element = option.get("DefElem", {})
             if element.get("defname") == "analyze":  # the last one wins
                 analyze = boolean(element.get("arg"))
-        inner = Commands(self.names, self.session)
+        inner = Commands(self.names, self.session, self.budget)
         inner.nested = self.nested + 1
         inner.kind = ""
         if inner.nested > MAX_NESTED:
@@ -302,7 +302,7 @@ class Commands(SessionCommands):
             self._made(relation, tuple(columns) if plain else None, None, body.get("oncommit") == "ONCOMMIT_DROP")
             return
         if tag == "ViewStmt" and (view := body.get("view")) is not None:
-            inner = Commands(self.names, self.session)
+            inner = Commands(self.names, self.session, self.budget)
             inner.query(body.get("query", {}), None)
             inner.finish()
             self._made(view, None, inner.analysis(""), False)
@@ -319,6 +319,8 @@ class Commands(SessionCommands):
                 self.change(ChangeKind.TEMP_CHANGE, name, tag == "DropStmt")
             if not own:
                 self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
+        if tag == "RenameStmt" and names and "newname" in body:
+            self.change(ChangeKind.TEMP_RENAME, names[0][1], body["newname"])
 
     def analysis(self, shape: str) -> Analysis:
         """What was found, as the common vocabulary has it."""

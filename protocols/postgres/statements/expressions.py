@@ -26,6 +26,7 @@ from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import CHILDREN, FIELDS, KEYWORD_FUNCTIONS, Node, constant, strings
 from protocols.postgres.statements.scope import NOTHING, SYSTEM_COLUMNS, Origins, Output, Scope
+from protocols.postgres.statements.text import Budget
 
 _WEAKER = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
 _SIDE_CHANNELS = frozenset(
@@ -56,8 +57,9 @@ _SQL_TYPES = words(
 class Expressions:
     """What has been found out about one statement so far. Mutable; used for one statement and dropped."""
 
-    def __init__(self, names: NameSpace) -> None:
+    def __init__(self, names: NameSpace, budget: Budget | None = None) -> None:
         self.names = names
+        self.budget = budget or Budget()
         self.effects: set[Effect] = set()
         self.planned: set[Effect] = set()  # those that may happen while the statement is only planned
         self.reads: dict[str, None] = {}
@@ -107,6 +109,8 @@ class Expressions:
 
         `outputs`: the select list, whose names ORDER BY and GROUP BY may use.
         """
+        if type(root) is dict and "ColumnRef" in root and root["ColumnRef"].keys() <= FIELDS["ColumnRef"]:
+            return self._column(root["ColumnRef"], scope, outputs)  # by far the most frequent expression
         found: set[str] = set()
         around, self.multiplies = self.multiplies, False
         stack: list[Any] = [root]
@@ -147,11 +151,13 @@ class Expressions:
     def _column(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         parts = body.get("fields", [])
         names = strings(parts)
+        self.budget.spend(scope.size())
         if "A_Star" in parts[-1]:
             return self.star(names, scope)
         if len(names) == 1:
             origins, found = scope.unqualified(names[0])
             if outputs is not None and outputs.columns is not None:
+                self.budget.spend(len(outputs.columns))
                 same = [o for n, o in outputs.columns if n == names[0]]
                 for one in same:
                     origins |= one
@@ -188,6 +194,7 @@ class Expressions:
             origins = source.everything if source is not None else NOTHING
         else:
             origins = scope.everything()
+        self.budget.spend(len(scope.sources) + len(origins))
         for origin in origins:
             self.columns[origin] = None
         return origins

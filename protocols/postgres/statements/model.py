@@ -33,6 +33,8 @@ class ChangeKind(enum.Enum):
     DEFINE = "define"  # DDL
     TEMP_CREATE = "temp create"
     TEMP_CHANGE = "temp change"  # value: whether it was dropped
+    TEMP_RENAME = "temp rename"  # value: the new name
+    TEMP_FILL = "temp fill"  # value: the relations whose rows went into it
     TEMP_TYPES = "temp types"
     OPAQUE = "opaque"  # code ran that nobody saw: names and roles may have changed behind it
 
@@ -76,13 +78,17 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Temporary:
-    """A temporary relation of the session. `columns` None: not known. `body`: what reading a view brings along."""
+    """A temporary relation of the session. `columns` None: not known. `body`: what reading a view brings along.
+
+    `sources`: relations whose rows were copied into it, so that what must be masked there is not forgotten here.
+    """
 
     name: str
     columns: tuple[str, ...] | None = None
     body: Analysis | None = None
     certain: bool = True  # False: it may be gone, or mean another relation by now
     ends: bool = False  # gone when the open transaction commits
+    sources: tuple[str, ...] = ()
 
 
 def unknown(why: str, kind: str = "unknown") -> CommandAnalysis:

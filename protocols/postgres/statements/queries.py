@@ -49,11 +49,12 @@ class Queries(Expressions):
             else:
                 results.append(self._branch(current, around))
                 if register is not None:
+                    self.budget.spend(len(results) * (1 + len(results[0].columns or ())))
                     register(_merge(results))
         output = results[0] if len(results) == 1 else _merge(results)
+        if any(not current.get("all") for current, _ in tails):
+            self.filter(output.everything)  # equal rows become one: how many are left tells which are equal
         for current, scope in tails:
-            if not current.get("all"):
-                self.filter(output.everything)  # equal rows become one: how many are left tells which are equal
             self._tail(current, scope, output)
         return output
 
@@ -140,6 +141,7 @@ class Queries(Expressions):
                         if known is None:
                             columns = None
                             break
+                        self.budget.spend(len(known))
                         columns.extend((n, source.column(n) or NOTHING) for n in known)
                 continue
             origins = self.expression(value, scope)
@@ -227,6 +229,7 @@ class Queries(Expressions):
 
     def _after_join(self, body: Node, start: int, scope: Scope) -> None:
         sides = scope.sources[start:]
+        self.budget.spend(len(sides) * (1 + len(body.get("usingClause", ()))))
         if body.get("isNatural"):
             self.operator(["="])
             seen: set[str] = set()
@@ -306,8 +309,10 @@ class Queries(Expressions):
                     self.functions[function] = None
                 if facts.why:
                     self.unknown(facts.why)
-            elif target.temporary is not None and target.temporary.body is not None:
-                self._temporary_view(target)
+            elif target.temporary is not None:
+                self.reads.update(dict.fromkeys(target.temporary.sources))
+                if target.temporary.body is not None:
+                    self._temporary_view(target)
         return targets
 
     def _temporary_view(self, target: Target) -> None:

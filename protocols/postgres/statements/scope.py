@@ -110,6 +110,14 @@ class Scope:
     sources: list[Source] = field(default_factory=list)
     ctes: dict[str, Output] = field(default_factory=dict)
 
+    def size(self) -> int:
+        """How many sources a look-up may have to pass."""
+        count, scope = 0, self.parent
+        while scope is not None:
+            count += len(scope.sources)
+            scope = scope.parent
+        return count + len(self.sources)
+
     def cte(self, name: str) -> Output | None:
         scope: Scope | None = self
         while scope is not None:

@@ -15,6 +15,7 @@ from protocols.postgres.statements.model import Change, ChangeKind, Prepared
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import Node, constant
 from protocols.postgres.statements.scope import Scope
+from protocols.postgres.statements.text import Budget
 from protocols.postgres.statements.writes import Writes
 
 # options of BEGIN and SET TRANSACTION that lift nothing
@@ -38,8 +39,8 @@ class SessionView(Protocol):
 class SessionCommands(Writes):
     """Adds what changes the session."""
 
-    def __init__(self, names: NameSpace, session: SessionView) -> None:
-        super().__init__(names)
+    def __init__(self, names: NameSpace, session: SessionView, budget: Budget | None = None) -> None:
+        super().__init__(names, budget)
         self.session = session
         self.kind = ""
         self.cacheable = Cacheable.SHAPE

@@ -18,6 +18,7 @@ MAX_TOKENS = 300_000  # of one message: about a second of work
 MAX_STATEMENTS = 2000  # of one message
 MAX_CHAIN = 4500  # operators, joins or set operations that may nest in each other; 25,000 overflow an 8 MiB stack
 SHORT = 8000  # characters: below, no chain can be longer than MAX_CHAIN
+MAX_WORK = 1_000_000  # names compared while one message is judged: a second or two
 MAX_OPERATOR_WORK = 2_000_000  # length times comment openers, summed over runs of operator characters
 
 # single-byte encodings in which a byte below 0x80 is that ASCII character: PostgreSQL's name -> Python's
@@ -53,14 +54,30 @@ def decode(raw: bytes, client_encoding: str) -> str:
         raise Unreadable(f"the text is not valid in client_encoding `{client_encoding[:20]}`") from error
 
 
-# one token of PostgreSQL's lexer, as far as nesting needs it; literals and comments are one token each
+class Budget:
+    """How much work one message may still make: a column looked for in five thousand tables costs five thousand."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, units: int = MAX_WORK) -> None:
+        self.left = units
+
+    def spend(self, units: int) -> None:
+        """Raises Unreadable when it is used up."""
+        self.left -= units
+        if self.left < 0:
+            raise Unreadable("the statement takes too much work to be judged")
+
+
+# one token of PostgreSQL's lexer, as far as nesting needs it; literals and comments are one token each. The quantifiers
+# are possessive: one that could back up keeps a mark for each character, gigabytes for a literal of some megabytes
 _TOKENS = re.compile(
     r"""
     (?P<blank>[ \t\n\r\f\v]+ | --[^\n\r]*)
   | (?P<comment>/\*)
-  | (?P<escape>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z))
-  | (?P<string>'(?:[^']|'')*(?:'|\Z))
-  | (?P<quoted>"(?:[^"]|"")*(?:"|\Z))
+  | (?P<escape>[eE]'(?:[^'\\]++|\\.|'')*+(?:'|\Z))
+  | (?P<string>'(?:[^']++|'')*+(?:'|\Z))
+  | (?P<quoted>"(?:[^"]++|"")*+(?:"|\Z))
   | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9\x80-\U0010ffff]*)?\$)
   | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9$\x80-\U0010ffff]*)
   | (?P<number>\.?[0-9][0-9A-Za-z_.]* | \$[0-9]+)
@@ -176,15 +193,33 @@ def outside_literals(text: str) -> str:
 
 # ---------------------------------------------------------------- the second-level cache key
 
-_SHAPE_START = re.compile(rb"\s*(?:select|with|insert|update|delete)\b", re.I)
-# a subset of the lexical grammar small enough to be surely right: no comments, no dollar quotes, no prefixed strings,
-# no backslashes, no characters beyond ASCII. Anything else has no shape key.
-_SHAPE_TOKEN = re.compile(
-    rb"""(?P<string>'(?:[^'\\\x00]|'')*')|(?P<number>(?<![\w$.])[0-9]+(?:\.[0-9]+)?(?![\w.$]))"""
-    rb"""|[A-Za-z_][A-Za-z0-9_]*(?!['"$A-Za-z0-9_])|"[^"\x00-\x1f]*"(?!")|\$[0-9]+(?![\w$])|(?P<blank>[ \t\n\r]+)"""
-    rb"""|[(),.\[\]]|::|(?P<operator>[-+*/<>=~!@#%^&|?]+)"""
+# A subset of the lexical grammar small enough to be surely right: no comments, no dollar quotes, no prefixed strings,
+# no backslashes, no characters beyond ASCII. Possessive throughout: no input makes it try twice.
+_SHAPE_TEXT = re.compile(
+    rb"""\s*+(?:select|with|insert|update|delete)\b(?:
+        '(?:[^'\\\x00]|'')*+'
+      | [0-9]++(?:\.[0-9]++)?+(?![\w.$'"])
+      | [A-Za-z_][A-Za-z0-9_]*+(?!['"$])
+      | "[^"\x00-\x1f]++"(?!")
+      | \$[0-9]++(?![\w$])
+      | [ \t\n\r]++ | [(),.\[\]] | :: | [-+*/<>=~!@\#%^&|?]++
+    )*+;?+[ \t\n\r]*+""",
+    re.X | re.I,
 )
-_INT4, _INT8 = 2**31, 2**63
+_SHAPE_LITERAL = re.compile(rb"""'(?:[^']|'')*+'|"[^"]*+"|(?<![\w$.])[0-9]++(?:\.[0-9]++)?+""")
+_SHAPE_UNSURE = re.compile(rb"""--|/\*|\x01s[ \t\n\r]*+\x01s|[0-9.]\x01""")
+
+
+def _literal_type(match: re.Match[bytes]) -> bytes:
+    literal = match.group()
+    if literal.startswith(b"'"):
+        return b"\x01s"
+    if literal.startswith(b'"'):
+        return literal
+    if b"." in literal or len(literal) > 19:
+        return b"\x01n"
+    value = int(literal)
+    return b"\x01i" if value < 2**31 else b"\x01l" if value < 2**63 else b"\x01n"
 
 
 def shape_key(raw: bytes) -> bytes | None:
@@ -193,39 +228,8 @@ def shape_key(raw: bytes) -> bytes | None:
     Only for a single SELECT, INSERT, UPDATE, DELETE or WITH. Equal keys mean equal token structure and literal types;
     an analysis may be shared between them only where it says `Cacheable.SHAPE`.
     """
-    if len(raw) > SHORT or not raw.isascii() or _SHAPE_START.match(raw) is None:
+    if len(raw) > SHORT or not raw.isascii() or _SHAPE_TEXT.fullmatch(raw) is None:
         return None
-    parts: list[bytes] = []
-    position, length = 0, len(raw)
-    match_token = _SHAPE_TOKEN.match
-    after_string = False
-    while position < length:
-        match = match_token(raw, position)
-        if match is None:
-            if raw[position:].strip(b" \n;") == b"" and raw[position:].count(b";") == 1:
-                break  # one trailing semicolon
-            return None
-        position = match.end()
-        kind = match.lastgroup
-        if kind == "string":
-            if after_string:
-                return None  # adjacent strings may be one literal
-            parts.append(b"\x01s")
-            after_string = True
-            continue
-        if kind == "number":
-            digits = match.group()
-            if b"." in digits:
-                parts.append(b"\x01n")
-            else:
-                value = int(digits) if len(digits) < 20 else _INT8
-                parts.append(b"\x01i" if value < _INT4 else b"\x01l" if value < _INT8 else b"\x01n")
-        else:
-            token = match.group()
-            parts.append(token)
-            if kind == "blank":
-                continue  # a literal may go on after a line break
-            if kind == "operator" and (b"--" in token or b"/*" in token):
-                return None
-        after_string = False
-    return b"".join(parts).rstrip()
+    key = _SHAPE_LITERAL.sub(_literal_type, raw)
+    # a comment opener, literals that may be one (a line break between them), a number that runs into another
+    return None if _SHAPE_UNSURE.search(key) is not None else key.rstrip(b" \t\n\r;")

@@ -7,14 +7,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import pq
 
 from protocols.contract import Effect
 from protocols.postgres import nodetree
 from protocols.postgres.catalog import CATALOG_QUERIES, VERSION_QUERY, Catalog, build
 from protocols.postgres.state import SessionState
-from protocols.postgres.statements import analyse
+from protocols.postgres.statements import analyse, with_parameter_types
 from scripts.support.postgres import PostgresServer
+from tests.support.statements import load, rows
 
 SETUP = """
 CREATE SCHEMA cat; SET search_path = cat;
@@ -35,19 +35,6 @@ CREATE RULE also AS ON DELETE TO logged DO ALSO INSERT INTO log_of VALUES (OLD.i
 CREATE FUNCTION trig() RETURNS trigger LANGUAGE plpgsql AS 'begin return new; end';
 CREATE TRIGGER t BEFORE INSERT ON logged FOR EACH ROW EXECUTE FUNCTION trig();
 """
-
-
-def rows(connection: psycopg.Connection[Any], query: str) -> list[tuple[str | None, ...]]:
-    result = connection.pgconn.exec_(query.encode())
-    assert result.status == pq.ExecStatus.TUPLES_OK, result.error_message
-    return [
-        tuple(None if (v := result.get_value(r, c)) is None else v.decode() for c in range(result.nfields))
-        for r in range(result.ntuples)
-    ]
-
-
-def load(connection: psycopg.Connection[Any]) -> Catalog:
-    return build({name: rows(connection, query) for name, query in CATALOG_QUERIES.items()})
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +107,17 @@ def test_what_stands_behind_a_name(
     found = analyse(text.encode(), SessionState(), catalog).analysis
     assert (set(found.reads), set(found.writes)) == (reads, writes)
     assert {e.value for e in found.effects} == effects
+
+
+def test_binding_a_value_of_a_domain_runs_its_check(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("CREATE DOMAIN cat.evil AS int CHECK (cat.boom() > VALUE)")
+    try:
+        changed = load(connection)
+        command = analyse(b"SELECT $1", SessionState(), changed)
+        typed = with_parameter_types(command, [changed.types["cat", "evil"].oid], changed)
+        assert {Effect.EXEC_CALL, Effect.EXEC_CAST} <= typed.analysis.effects
+    finally:
+        connection.execute("DROP DOMAIN cat.evil")
 
 
 def test_triggers_are_named(catalog: Catalog) -> None:

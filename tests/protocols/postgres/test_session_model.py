@@ -26,9 +26,9 @@ TABLES = ["users", "orders"]
 names, sql_names = st.sampled_from(NAMES), st.sampled_from(SQL_NAMES)
 selects = st.sampled_from(["SELECT ssn || '' FROM users", "SELECT total || '' FROM orders"])
 words = st.sampled_from(
-    ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT x", "ROLLBACK TO x", "DEALLOCATE ALL", "SET search_path = evil"]
-    + ["SET search_path = public", "SELECT 1/0 FROM missing", "SELECT total || '' FROM missing"]
-)
+    ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT x", "ROLLBACK TO x", "DEALLOCATE ALL", "SET search_path = evil",
+     "SET search_path = public", "SELECT 1/0 FROM missing", "SELECT total || '' FROM missing"]
+)  # fmt: skip
 named = st.builds(
     "{} {}".format, st.sampled_from(["EXECUTE", "DEALLOCATE", "CLOSE", "FETCH FROM"]), sql_names
 ) | st.builds("{} {}{}".format, st.just("DECLARE"), sql_names, selects.map(" CURSOR FOR {}".format))

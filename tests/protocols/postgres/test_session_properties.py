@@ -138,13 +138,14 @@ def test_cut_off_anywhere_loses_nothing_from_the_record(name: str) -> None:
 # ---------------------------------------------------------------- garbage
 
 PIECES = [
-    query("SELECT 1"), query("SELECT ssn FROM users"), query("DELETE FROM users"), query("DROP TABLE users"), query("BEGIN"),
-    query("COMMIT"), query("SET search_path = evil"), query("COPY orders FROM STDIN"), query("COPY users TO STDOUT"),
-    query("DEALLOCATE ALL"), query("DECLARE p CURSOR FOR SELECT ssn FROM users"), query("CLOSE p"), query(b"\xff"),
-    parse("s", "SELECT ssn FROM users"), parse("s", "DELETE FROM users"), parse("", "SELECT 1"), parse("t", "DROP TABLE users"),
-    bind("", ""), bind("p", "s"), bind("", "s"), bind("p", "ghost"), describe("S", "s"), describe("P", "p"), execute("p", 1),
-    execute("p"), execute(), close("S", "s"), close("P", "p"), wire.call(1), wire.call(9), SYNC, SYNC, FLUSH, COPY_DONE,
-    wire.copy_fail("no"), copy_data(b"1\n"), wire.TERMINATE, wire.message("p", b"x\0"), b"Q\0\0\0\3", b"Q\xff\xff\xff\xff",
+    query("SELECT 1"), query("SELECT ssn FROM users"), query("DELETE FROM users"), query("DROP TABLE users"),
+    query("BEGIN"), query("COMMIT"), query("SET search_path = evil"), query("COPY orders FROM STDIN"),
+    query("COPY users TO STDOUT"), query("DEALLOCATE ALL"), query("DECLARE p CURSOR FOR SELECT ssn FROM users"),
+    query("CLOSE p"), query(b"\xff"), parse("s", "SELECT ssn FROM users"), parse("s", "DELETE FROM users"),
+    parse("", "SELECT 1"), parse("t", "DROP TABLE users"), bind("", ""), bind("p", "s"), bind("", "s"),
+    bind("p", "ghost"), describe("S", "s"), describe("P", "p"), execute("p", 1), execute("p"), execute(),
+    close("S", "s"), close("P", "p"), wire.call(1), wire.call(9), SYNC, SYNC, FLUSH, COPY_DONE, wire.copy_fail("no"),
+    copy_data(b"1\n"), wire.TERMINATE, wire.message("p", b"x\0"), b"Q\0\0\0\3", b"Q\xff\xff\xff\xff",
 ]  # fmt: skip
 ANSWERS = [
     wire.PARSED, wire.BOUND, wire.CLOSED, wire.NO_DATA, wire.SUSPENDED, wire.EMPTY, ready("I"), ready("T"), ready("E"),

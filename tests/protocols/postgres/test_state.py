@@ -147,6 +147,7 @@ def test_sql_and_protocol_share_one_namespace() -> None:
         (["BEGIN", "DECLARE c CURSOR WITH HOLD FOR SELECT ssn FROM users", "CLOSE c"], False),
         (["BEGIN", "DECLARE c CURSOR FOR SELECT ssn FROM users", "CLOSE ALL"], False),
         (["BEGIN", "DECLARE c CURSOR FOR SELECT ssn FROM users", "ROLLBACK"], False),
+        (["BEGIN", "DECLARE c CURSOR WITH HOLD FOR SELECT ssn FROM users", "ROLLBACK"], False),
     ],
 )
 def test_a_cursor_brings_what_it_was_declared_for(texts: list[str], known: bool) -> None:
@@ -190,6 +191,15 @@ def test_a_temporary_table_that_was_changed_may_mean_another() -> None:
     assert set(of("SELECT * FROM users", state).reads) == {"pg_temp.users", "public.users"}
     ran(state, "DROP TABLE public.users", "CREATE TEMP TABLE t (id int)", "DROP TABLE public.t")
     assert of("SELECT * FROM t", state).reads == ("pg_temp.t",)
+
+
+def test_what_was_copied_into_a_temporary_table_is_not_forgotten() -> None:
+    state = ran(session(), "CREATE TEMP TABLE t AS SELECT ssn FROM users")
+    assert set(of("SELECT * FROM t", state).reads) == {"pg_temp.t", "public.users"}
+    ran(state, "ALTER TABLE t RENAME TO orders")
+    assert set(of("SELECT * FROM orders", state).reads) == {"pg_temp.orders", "public.orders", "public.users"}
+    ran(state, "CREATE TEMP TABLE e (x text)", "SELECT * FROM e", "INSERT INTO e SELECT note FROM lines")
+    assert set(of("SELECT * FROM e", state).reads) == {"pg_temp.e", "public.lines"}
 
 
 def test_types_in_pg_temp_make_types_unknown_for_good() -> None:

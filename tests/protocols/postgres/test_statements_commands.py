@@ -9,7 +9,7 @@ import pytest
 
 from protocols.contract import Effect
 from protocols.postgres.catalog import Catalog
-from protocols.postgres.statements import analyse, analyse_function_call
+from protocols.postgres.statements import analyse, analyse_function_call, with_parameter_types
 from protocols.postgres.statements.nodes import FIELDS
 from tests.support import statements as make
 from tests.support.statements import catalog, effects, of
@@ -102,6 +102,16 @@ def test_a_call_by_an_unknown_oid_is_unknown() -> None:
     assert analyse_function_call(999_999, catalog()).analysis.unknown
     assert analyse_function_call(870, None).analysis.unknown
     assert Effect.EXEC_CALL in analyse_function_call(31001, catalog()).analysis.effects
+
+
+def test_the_types_of_parameters_count() -> None:
+    one = make.command("SELECT $1")
+    assert with_parameter_types(one, [23, 25, 0], catalog()) is one
+    assert with_parameter_types(one, [], None) is one
+    unknown = with_parameter_types(one, [99_999], catalog())
+    assert unknown.analysis.unknown
+    assert unknown.statements[0].analysis.unknown
+    assert with_parameter_types(one, [99_999], None).analysis.unknown
 
 
 def test_without_a_catalog_only_what_names_nothing_is_known() -> None:

@@ -183,7 +183,6 @@ def test_two_shapes(one: str, two: str) -> None:
         "SELECT 'a\0'",
         "SELECT 1a",
         "SELECT 1e5",
-        "SELECT .5",
         "SELECT 'é'",
         "SELECT 'open",
         "",
@@ -235,9 +234,9 @@ def test_one_shape_means_one_analysis(shape: str, a: str, b: str, c: str, d: str
 
 
 WORDS = st.sampled_from(
-    ["SELECT", "id", "FROM", "users", "u", "WHERE", "name", "=", "'a'", "1", "(", ")", ",", ";", "+", "-", "*", "/", ".",
-     '"', "$$", "E'", "U&", "DELETE", "DROP", "TABLE", "WITH", "x", "AS", "--", "/*", "*/", "ORDER BY", "purge", "::",
-     "int", "$1", "[", "]", "CASE", "WHEN", "END", "JOIN", "ON", "USING", "UNION", "EXPLAIN", "ANALYZE",
+    ["SELECT", "id", "FROM", "users", "u", "WHERE", "name", "=", "'a'", "1", "(", ")", ",", ";", "+", "-", "*", "/",
+     ".", '"', "$$", "E'", "U&", "DELETE", "DROP", "TABLE", "WITH", "x", "AS", "--", "/*", "*/", "ORDER BY", "purge",
+     "::", "int", "$1", "[", "]", "CASE", "WHEN", "END", "JOIN", "ON", "USING", "UNION", "EXPLAIN", "ANALYZE",
      "PREPARE", "EXECUTE", "SET", "role"]
 )  # fmt: skip
 

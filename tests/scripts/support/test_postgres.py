@@ -65,6 +65,16 @@ def test_the_servers_own_log_tells_which_statements_reached_it(server: PostgresS
     assert any(entry.level == "ERROR" and "division by zero" in entry.text for entry in server.logged())
 
 
+def test_the_log_is_read_also_where_a_role_has_an_odd_name(server: PostgresServer) -> None:
+    name = "odd: name@home LOG"
+    with server.connect() as connection:
+        connection.execute(f"CREATE ROLE \"{name}\" LOGIN SUPERUSER PASSWORD 'odd'")
+        with psycopg.connect(server.dsn(user=name, password="odd"), autocommit=True) as other:
+            other.execute("SELECT 'odd one out'")
+        connection.execute(f'DROP ROLE "{name}"')
+    assert "SELECT 'odd one out'" in "".join(entry.text for entry in server.logged() if "odd: name" in entry.user)
+
+
 def test_a_setup_script_that_fails_names_the_line(server: PostgresServer, tmp_path: Path) -> None:
     script = tmp_path / "setup.sql"
     script.write_text("CREATE TABLE half (id int);\n\\echo from psql\nSELECT nonsense;\n")
