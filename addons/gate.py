@@ -58,10 +58,24 @@ class Gate:
         self._live: LiveSession | None = None
         self._key: tuple[int, bytes] | None = None
         self._upstream_key: tuple[int, bytes] = (0, b"")
+        self._cancels = 0  # requests that no cancel request upstream has answered yet
+        self._cancelling = False
         self._counted = False
         self._refusal_recorded = False
         self.auth_timeout = runtime.config.limits.auth_timeout
         self.upstream_address = (resource.host, resource.port)
+
+    def arrive(self) -> bool:
+        """Whether one more may try to log in: nobody has said who they are yet, so they share one bound."""
+        runtime = self._runtime
+        if runtime.arriving >= runtime.config.limits.max_connections:
+            return False
+        runtime.arriving += 1
+        return True
+
+    def arrived(self) -> None:
+        """The handshake of a connection that `arrive` let in is over, one way or the other."""
+        self._runtime.arriving -= 1
 
     def handshake(self, nonce: bytes) -> Generator[Any, Any, Any]:
         issuer = self._runtime.config.issuers[0]
@@ -185,6 +199,21 @@ class Gate:
             live.cancel_upstream()
         live.relay.drain()
 
+    def _ask_cancel(self) -> None:
+        """One cancel request upstream at a time: who floods us with them does not flood the upstream."""
+        self._cancels += 1
+        if not self._cancelling:
+            self._cancelling = True
+            self._runtime.background(self._cancel_while_asked(), "cancel request")
+
+    async def _cancel_while_asked(self) -> None:
+        try:
+            while self._cancels:
+                self._cancels = 0
+                await self._cancel_upstream()
+        finally:
+            self._cancelling = False
+
     async def _cancel_upstream(self) -> None:
         """A connection of its own, as the protocol wants it; nothing is answered on it."""
         config = self._resource
@@ -207,12 +236,10 @@ class Gate:
         """The session begins. Raises where it cannot be put on record: then it does not begin."""
         runtime, live, config = self._runtime, self._live, self._runtime.config
         assert live is not None
+        # the policy may have been loaded anew while it logged in: no reload would reach it any more
+        live.begin_under(runtime.policies.for_session(live.principal, live.resource, live.facts))
         if self._upstream_key[0]:
-
-            def cancel_upstream() -> None:
-                runtime.background(self._cancel_upstream(), "cancel request")
-
-            live.cancel_upstream = cancel_upstream
+            live.cancel_upstream = self._ask_cancel
         live.session = self._protocol.session(
             live.id,
             live,
@@ -269,6 +296,8 @@ class Gate:
         runtime.watch(live, connection)
         live.relay.start(handover.client, handover.upstream)
         live.check(time.time())  # contained while it logged in: it ends before its first command
+        if not live.policy.may_connect:
+            live.terminate("the policy no longer gives you this resource")
 
     def failed(self, why: str, *, refused: bool = False) -> None:
         """The handshake did not become a session. `refused`: by us, which is on record whoever it was."""

@@ -202,6 +202,12 @@ class LiveSession:
                 session = self.session
                 self.relay.step(lambda: session.notice(text))
 
+    def begin_under(self, policy: SessionPolicy) -> None:
+        """The policy in force as the session begins; it has judged and masked nothing yet."""
+        if policy is not self.policy:
+            self.policy = policy
+            self.masker = Masker(policy.masks, self.runtime.mask_key) if policy.masks else None
+
     def new_policy(self, policy: SessionPolicy) -> None:
         """A reload: later commands are judged by it; a session that lost its resource ends.
 

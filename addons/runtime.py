@@ -67,6 +67,7 @@ class Runtime:
         self.stopped = ""
         self.draining = False
         self.connections = 0
+        self.arriving = 0  # connections that have not logged in yet
         self.sessions: dict[str, LiveSession] = {}
         self.cancel_keys: dict[int, tuple[LiveSession, bytes]] = {}
         self.secrets = Secrets()

@@ -99,6 +99,17 @@ class WireLayer(layer.Layer):
             self._client.close()
             return
         self._gate = gate
+        if not gate.arrive():
+            self._client.send(gate.refusal("the gateway has too many connections; try again later"))
+            self._client.close()
+            return
+        try:
+            await self._shake_hands(gate)
+        finally:
+            gate.arrived()
+
+    async def _shake_hands(self, gate: Gate) -> None:
+        assert self._client is not None
         why, refused = "the handshake failed", False
         try:
             async with asyncio.timeout(gate.auth_timeout):

@@ -88,8 +88,8 @@ async def _serve(args: argparse.Namespace) -> int:
 
     from addons.suite import Gateway, suite
 
-    opts = options.Options()
-    master = DumpMaster(opts, with_termlog=False, with_dumper=False)
+    opts: Any = options.Options()
+    master: Any = DumpMaster(opts, with_termlog=False, with_dumper=False)  # untyped, like all of mitmproxy's outside
     addons = suite()
     master.addons.add(*addons)
     opts.update(sluicegate=str(args.config), mode=[], server=False)

@@ -26,6 +26,7 @@ _describes: dict[bytes, Describe] = {}  # the same few bodies come again and aga
 _executes: dict[bytes, Execute] = {}
 _MAX_REMEMBERED = 256
 _MAX_NAME = 63  # bytes
+_SHORT = 4096  # bytes of a statement; only the number of shorter ones is bounded
 
 
 def _remember[M](known: dict[bytes, M], body: bytes, message: M) -> M:
@@ -70,6 +71,10 @@ class Commands(Settling):
             return None
         if len(self.prepared) + len(self.parsing) >= self.limits.names_max:
             raise ProtocolError("more prepared statements than the gateway keeps track of", "54000")
+        if len(message.text) > _SHORT:
+            kept = sum(len(p.text) for known in (self.prepared, self.parsing) for p in known.values())
+            if kept + len(message.text) > self.limits.texts_max:
+                raise ProtocolError("longer prepared statements than the gateway keeps; close some first", "54000")
         verdict = self.judge.judge(message.text, catalog)
         if self._naming(verdict):
             self._wait_for_server()

@@ -164,7 +164,7 @@ def show_value(raw: bytes, fmt: int, oid: int) -> str:
 
 def show_values(values: Sequence[bytes | None], formats: Sequence[int], oids: Sequence[int]) -> tuple[str | None, ...]:
     """All parameters of a Bind or FunctionCall. No formats: all text; one: for all (section 54.7, Bind)."""
-    out = []
+    out: list[str | None] = []
     for i, v in enumerate(values):
         if v is None:
             out.append(None)

@@ -110,9 +110,7 @@ class Judge:
     def _like(self, text: bytes, like: Verdict) -> Verdict:
         field, redacted = self._text(text)
         fixed = like.fixed[: like.fixed.rindex(b',"text":')] + field
-        return Verdict(
-            like.command, text, like.decision, fixed, redacted, like.touches, like.changes, like.renames
-        )
+        return Verdict(like.command, text, like.decision, fixed, redacted, like.touches, like.changes, like.renames)
 
     def verdict(self, text: bytes, command: CommandAnalysis) -> Verdict:
         """Decides on an analysis that exists already; `text` is what goes on record."""

@@ -13,3 +13,4 @@ class Limits:
     response_max: int = 65536  # of one response, what goes on record
     queue_max: int = 16384  # answers awaited at once; more is a client that never reads
     names_max: int = 16384  # prepared statements and portals of one session
+    texts_max: int = 64 * 1024 * 1024  # of all its prepared statements together

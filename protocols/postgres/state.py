@@ -34,13 +34,13 @@ class _Volatile:
     settings: dict[str, str | None] = field(default_factory=dict)  # SET by this session; None: to an unknown value
     local: dict[str, str | None] = field(default_factory=dict)  # SET LOCAL, until the transaction ends
     role_changed: bool = False
+    role: str | None = None  # SET ROLE; None: the login role
+    role_known: bool = True
     temporaries: dict[str, Temporary] = field(default_factory=dict)
     temp_types: bool = False
 
     def copy(self) -> _Volatile:
-        return _Volatile(
-            dict(self.settings), dict(self.local), self.role_changed, dict(self.temporaries), self.temp_types
-        )
+        return replace(self, settings=dict(self.settings), local=dict(self.local), temporaries=dict(self.temporaries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class SessionState:
     def _set(self, change: Change) -> None:
         name = change.name or ""
         if name in ("role", "session_authorization"):
-            self._now.role_changed = True
+            self._set_role(change)
         if name in ("client_encoding", "standard_conforming_strings"):
             self._reported.pop(name, None)  # a new report follows before the next message is read
         if change.local:
@@ -196,13 +196,24 @@ class SessionState:
             self._now.local.pop(name, None)
 
     def _reset(self, change: Change) -> None:
-        if change.local or change.name in ("role", "session_authorization"):
+        if change.name in ("role", "session_authorization"):
+            self._set_role(change)
+            return
+        if change.local:
             self._set(change)
             return
         self._now.settings.pop(change.name or "", None)
         self._now.local.pop(change.name or "", None)
         if change.name in ("client_encoding", "standard_conforming_strings"):
             self._back_to_start(change.name)
+
+    def _set_role(self, change: Change) -> None:
+        now = self._now
+        plain = change.value is not None and change.value.lower() != "none"
+        # a reset goes back to the login role only where nothing else was set, and LOCAL ends with the transaction
+        now.role_known = plain and not change.local
+        now.role = change.value if plain else None
+        now.role_changed = True
 
     def _back_to_start(self, name: str) -> None:
         if name in self._started:
@@ -219,7 +230,7 @@ class SessionState:
     def _discard_all(self, change: Change) -> None:
         self._reset_all(change)
         self._now.settings.clear()
-        self._now.role_changed = False
+        self._now.role_changed, self._now.role, self._now.role_known = False, None, True
         self._prepared.clear()
         self._commands.clear()
         self._cursors.clear()
@@ -409,12 +420,13 @@ class SessionState:
         items = split_path(value)
         if items is None:
             return (), False
-        role = self._login_role if self._login_role is not None else catalog.role
+        login = self._login_role if self._login_role is not None else catalog.role
+        role = self._now.role if self._now.role is not None else login
         path = []
         certain = True
         for item in items:
             if item == "$user":
-                if self._now.role_changed:
+                if not self._now.role_known:
                     certain = False
                 elif role and role in catalog.schemas:
                     path.append(role)
@@ -451,7 +463,7 @@ class SessionState:
                 self.server_utf8,
                 self._setting("search_path"),
                 self._login_role,
-                self._now.role_changed,
+                (self._now.role_changed, self._now.role, self._now.role_known),
                 tuple(self._now.temporaries.values()),
                 self._now.temp_types,
                 frozenset(self._touched),

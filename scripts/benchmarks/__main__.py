@@ -33,7 +33,7 @@ _QUICK_NEEDS = {"bulk": 2.0, "masked": 3.0, "idle": 4.0, "connects": 2.0, "rules
 
 EPILOG = """
 examples:
-  ./scripts/bench postgres                          everything, about ten minutes; the tables go to standard output
+  ./scripts/bench postgres                          everything, a quarter of an hour; the tables go to standard output
   ./scripts/bench postgres --quick --json           every main cell and what else fits, in less than 50 s
   ./scripts/bench postgres --only main --targets direct,gateway --rounds 3 --seconds 1
 

@@ -24,7 +24,8 @@ from tests.support.statements import HARMLESS, load
 TRAP = "LANGUAGE plpgsql AS 'begin perform public.fire(); return {}; end'"
 SETUP = f"""
 CREATE TABLE trap_log(t int);
-CREATE FUNCTION fire() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'begin insert into public.trap_log values (1); end';
+CREATE FUNCTION fire() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS
+  'begin insert into public.trap_log values (1); end';
 CREATE TYPE evil AS ENUM ('x', 'y'); CREATE TYPE pair AS (a int, b text);
 CREATE FUNCTION chk(int) RETURNS bool {TRAP.format("true")};
 CREATE DOMAIN edom AS int CHECK (chk(VALUE)); CREATE DOMAIN okdom AS int CHECK (VALUE > -1000000);
@@ -56,12 +57,14 @@ CREATE FUNCTION opneg(text) RETURNS int {TRAP.format("1")}; CREATE OPERATOR - (R
 CREATE FUNCTION sf(int, int) RETURNS int {TRAP.format("1")}; CREATE AGGREGATE agg(int) (SFUNC = sf, STYPE = int);
 CREATE VIEW v_ok AS SELECT id, name, salary FROM users;
 CREATE VIEW v_trap AS SELECT zap(1) AS n, id FROM users; CREATE VIEW v_deep AS SELECT n FROM v_trap WHERE id > 1;
-CREATE VIEW v_dom AS SELECT salary::edom AS d FROM users; CREATE VIEW v_op AS SELECT email = 'x'::varchar AS t FROM users;
+CREATE VIEW v_dom AS SELECT salary::edom AS d FROM users;
+CREATE VIEW v_op AS SELECT email = 'x'::varchar AS t FROM users;
 CREATE TABLE rls(id int); INSERT INTO rls VALUES (1); ALTER TABLE rls ENABLE ROW LEVEL SECURITY;
 CREATE POLICY p ON rls USING (imm(id) = 1);
 CREATE SEQUENCE s1;
 TRUNCATE trap_log;
-CREATE ROLE trapped; GRANT ALL ON ALL TABLES IN SCHEMA public, other TO trapped; GRANT ALL ON SCHEMA public, other TO trapped;
+CREATE ROLE trapped; GRANT ALL ON ALL TABLES IN SCHEMA public, other TO trapped;
+GRANT ALL ON SCHEMA public, other TO trapped;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO trapped;
 """
 TABLES: dict[str, list[str]] = {
@@ -73,8 +76,10 @@ TABLES: dict[str, list[str]] = {
 USUAL = ["users", "users", "users", "orders", "lower", "v_ok", "doms"]
 ALIASES = ["u", "o", "users", "orders", "lower", "x", "zap", "purge_row"]
 FUNCTIONS = [
-    "lower", "upper", "length", "abs", "zap", "purge_row", "shout", "imm", "agg", "count", "max", "name", "text", "concat",
-    "to_jsonb", "row_to_json", "array_agg", "nextval", "now", "jsonb_populate_record", "unnest", "int4", "edom", "evil",
+    "lower", "upper", "length", "abs", "zap", "purge_row", "shout", "imm", "agg", "count", "max", "name", "text",
+    "concat",
+    "to_jsonb", "row_to_json", "array_agg", "nextval", "now", "jsonb_populate_record", "unnest", "int4", "edom",
+    "evil",
     "okdom", "pair", "other.abs", "pg_catalog.lower", "public.lower", "enum_first", "quote_literal", "md5",
 ]  # fmt: skip
 TYPES = ["int", "text", "varchar", "evil", "edom", "okdom", "pair", "cdom", "users", "evil[]", "edom[]", "jsonb",

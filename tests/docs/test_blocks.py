@@ -1,7 +1,7 @@
 """The commands in the pages work: they are typed here, in the order of the page, against a lab.
 
-Addresses that a page cannot know (`gateway.example:6432`, the database, the issuer) are replaced by the lab's. The other
-directives are described in `tests/support/markdown.py`.
+Addresses that a page cannot know (`gateway.example:6432`, the database, the issuer) are replaced by the lab's. What the
+comments before the blocks mean is described in `tests/support/markdown.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 
 _BINARIES = Path(sys.executable).parent
 _PSQL = psql(tls=True)
-_NO_TLS = _PSQL == psql(tls=False)
+_NO_TLS = psql(tls=False) == _PSQL
 
 
 class Desk:
@@ -149,6 +149,7 @@ def _own(document: dict[str, Any], shop: Lab, port: int) -> None:
     issuer |= {"issuer": shop.issuer.url, "ca": str(shop.issuer.ca_file), "audience": shop.issuer.audience}
 
 
+@pytest.mark.slow
 def test_the_readme_from_nothing_to_a_verified_record(shop: Lab, tmp_path: Path) -> None:
     port = free_port()
     token = shop.issuer.token("ann", ["security"], ttl=3600)

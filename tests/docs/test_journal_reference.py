@@ -106,6 +106,7 @@ def _held(lab: Lab, *, approve: bool) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_every_record_is_as_described(records: list[dict[str, Any]]) -> None:
     envelope = set(re.findall(r"`(\w+)`", TEXT[TEXT.index("| `seq` |") : TEXT.index("## Fields of every payload")]))
     for record in records:
@@ -117,6 +118,7 @@ def test_every_record_is_as_described(records: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_life_was_eventful(records: list[dict[str, Any]]) -> None:
     """What the test above has looked at: all kinds but those that take a failure to appear."""
     seen = {record["kind"] for record in records}
@@ -125,6 +127,7 @@ def test_the_life_was_eventful(records: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_described_fields_of_commands_and_responses_exist(records: list[dict[str, Any]]) -> None:
     """A field that is described and never written would mislead a reader."""
     rare = {"text_cut"}

@@ -148,6 +148,9 @@ def test_configuration_keys_that_are_named_exist(page: Page) -> None:
         assert key == "py" or key in sections[section], f"{section}.{key}"
 
 
+_RAISED = re.compile(r'(?:Refused|ProtocolError|refusal)\([^()]*(?:\([^()]*\)[^()]*)*"(\w{5})"\)')
+
+
 def test_every_sqlstate_that_the_gateway_answers_with_is_described() -> None:
     codes = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, str)}
     for folder in ("addons", "protocols"):

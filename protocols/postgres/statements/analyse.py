@@ -119,6 +119,8 @@ def statement(
     changes = tuple(
         Change(c.kind, c.name, _bound(c, analysis), c.local) if c.kind in _BOUND else c for c in walk.changes
     )
+    if tag != "VariableSetStmt" and not (tag == "SelectStmt" and _sets_plainly(tree[tag])):
+        changes = tuple(dataclasses.replace(c, value=None) if c.kind is ChangeKind.SET else c for c in changes)
     copied = tuple(read for read in analysis.reads if read not in analysis.writes)
     if copied and changes_data(analysis.effects):
         filled = (w.partition(".")[2] for w in analysis.writes if w.startswith(f"{TEMP}."))
@@ -131,6 +133,13 @@ def statement(
 def _bound(change: Change, analysis: Analysis) -> Any:
     """PREPARE and DECLARE carry what they were made from: (tree or hold flag, analysis)."""
     return (change.value, analysis)
+
+
+def _sets_plainly(select: Any) -> bool:
+    """`SELECT set_config(...)` and nothing else: it surely runs, once. Anywhere else it may not run at all."""
+    return select.keys() <= {"targetList", "limitOption", "op"} and all(
+        "FuncCall" in target.get("ResTarget", {}).get("val", {}) for target in select.get("targetList", ())
+    )
 
 
 def changes_data(effects: frozenset[Effect]) -> bool:

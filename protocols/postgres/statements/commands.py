@@ -89,11 +89,12 @@ class Commands(SessionCommands):
         """A relation now exists under this name."""
         name = relation.get("relname", "")
         schema = relation.get("schemaname")
-        if relation.get("relpersistence") == "t" or (schema or "").startswith(TEMP):
+        first = next((s for s in self.names.path if s != "pg_catalog"), "public")
+        if relation.get("relpersistence") == "t" or (schema or first).startswith(TEMP):
             self.writes[f"{TEMP}.{name}"] = None
             self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, columns, body, not ends, ends))
             return
-        home = schema or next((s for s in self.names.path if s != "pg_catalog"), "public")
+        home = schema or first
         self.writes[f"{home}.{name}"] = None
         self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
 
@@ -298,7 +299,7 @@ class Commands(SessionCommands):
         if tag == "CreateStmt" and (relation := body.get("relation")) is not None:
             columns = [c["ColumnDef"].get("colname", "") for c in body.get("tableElts", ()) if "ColumnDef" in c]
             plain = all("ColumnDef" in c or "Constraint" in c for c in body.get("tableElts", ()))
-            plain = plain and "inhRelations" not in body and "ofTypename" not in body
+            plain = plain and not body.keys() & {"inhRelations", "ofTypename", "if_not_exists"}
             self._made(relation, tuple(columns) if plain else None, None, body.get("oncommit") == "ONCOMMIT_DROP")
             return
         if tag == "ViewStmt" and (view := body.get("view")) is not None:

@@ -96,7 +96,10 @@ def test_the_index_means_what_the_rules_say(listed: list[dict[str, Any]], comman
             expected, by = Action.DENY, []
             if command.effects:
                 active = sum(1 << n for n, rule in enumerate(compiled) if rule in granting)
-                assert policy._index.uncovered(command, command.effects, active) == missing
+                # what the client is told is missing: part of it is enough where an effect is not granted at all
+                told = policy._index.uncovered(command, command.effects, active)
+                assert told
+                assert set(told) <= set(missing)
         elif matching["hold"]:
             expected, by = Action.HOLD, matching["hold"]
         else:

@@ -82,7 +82,31 @@ def test_the_user_schema_follows_the_login_role_until_the_role_changes() -> None
     state.startup({"user": "evil"})
     assert path(state) == ("evil", "public")
     ran(state, "SET ROLE other")
+    assert path(state) == ("public",)
+    ran(state, "SET ROLE evil")
+    assert path(state) == ("evil", "public")
+    ran(state, "RESET ROLE")
     assert state.search_path(catalog())[1] is False
+    ran(state, "DISCARD ALL")
+    assert path(state) == ("evil", "public")
+    ran(state, "SELECT set_config('role', current_user, false)")
+    assert state.search_path(catalog())[1] is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT set_config('search_path', 'evil', false) FROM users WHERE id = 0",
+        "SELECT CASE WHEN random() > 0.5 THEN set_config('search_path', 'evil', false) END",
+        "SELECT set_config('search_path', name, false) FROM users",
+        "WITH x AS (SELECT set_config('search_path', 'evil', false)) SELECT 1",
+        "INSERT INTO users(name) SELECT set_config('search_path', 'evil', false)",
+    ],
+)
+def test_a_setting_that_may_not_have_been_made_makes_the_path_unknown(text: str) -> None:
+    state = ran(session(), text)
+    assert state.search_path(catalog())[1] is False
+    assert of("SELECT id FROM users", state).unknown
 
 
 def test_encodings_and_strings_are_what_the_server_says() -> None:
@@ -190,6 +214,11 @@ def test_a_temporary_table_that_was_changed_may_mean_another() -> None:
     state = ran(session(), "CREATE TEMP TABLE users (id int)", "ALTER TABLE users ADD x int")
     assert set(of("SELECT * FROM users", state).reads) == {"pg_temp.users", "public.users"}
     ran(state, "DROP TABLE public.users", "CREATE TEMP TABLE t (id int)", "DROP TABLE public.t")
+    assert of("SELECT * FROM t", state).reads == ("pg_temp.t",)
+
+
+def test_a_path_that_begins_with_pg_temp_makes_tables_temporary() -> None:
+    state = ran(session(), "SET search_path = pg_temp, public", "CREATE TABLE t (id int)")
     assert of("SELECT * FROM t", state).reads == ("pg_temp.t",)
 
 

@@ -31,6 +31,9 @@ NAMED = [
 ]  # fmt: skip
 
 
+TEMPORARY = "SELECT relname FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relkind = 'r'"
+
+
 def statement(choice: random.Random) -> str:
     kind = choice.randrange(4)
     if kind == 0:
