@@ -126,6 +126,8 @@ class Gate:
         runtime, config = self._runtime, self._resource
         if runtime.connections >= runtime.config.limits.max_connections:
             raise Refused("the gateway has too many connections; try again later", "53300")
+        if runtime.draining:
+            raise Refused("the gateway shuts down", "57P03")
         if runtime.stopped:
             raise Refused(runtime.stopped, "57P03")
         runtime.connections += 1

@@ -31,6 +31,7 @@ from protocols.contract import (
     ResultMasker,
     Session,
     SessionFacts,
+    Wait,
 )
 
 if TYPE_CHECKING:
@@ -179,6 +180,12 @@ class LiveSession:
     @property
     def label(self) -> str:
         return f"{self.principal.subject} on {self.resource.name}"
+
+    @property
+    def at_work(self) -> bool:
+        """In a transaction or a statement; one that waits for people does not count."""
+        session = self.session
+        return session is not None and session.busy and session.waiting is not Wait.HOLD
 
     def refusal(self) -> str:
         """Why this session may not go on; empty: it may."""

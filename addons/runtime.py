@@ -156,11 +156,13 @@ class Runtime:
         log.warning("sluicegate ready: %s", ", ".join(f"{k} at {v}" for k, v in addresses.items()))
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Stops admitting, gives transactions `grace` seconds, ends the sessions, closes the record."""
+        """Stops admitting, ends idle sessions, gives the others `grace` seconds, closes the record."""
         global _current
         self.draining = True
         deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and any(s.session and s.session.busy for s in self.sessions.values()):  # noqa: ASYNC110
+        while self.sessions and time.monotonic() < deadline:
+            for live in [s for s in self.sessions.values() if not s.at_work]:
+                live.terminate("the gateway shuts down")
             await asyncio.sleep(0.05)
         for live in list(self.sessions.values()):
             live.terminate("the gateway shuts down")

@@ -44,7 +44,7 @@ def second_parse_fails(s: Session, text: str) -> Answer:
 def sql_prepared_first(s: Session, text: str) -> Answer:
     """SQL's PREPARE has the name; a Parse of it fails, and Bind runs what PREPARE made."""
     found = s.ask(f"PREPARE p AS {text}")
-    if errors(found):
+    if errors(found) or held(found):
         return found
     return s.say(parse("p", "SELECT 'x'"), SYNC, bind("", "p"), execute(), SYNC, answers=2)
 
@@ -63,7 +63,8 @@ def names_alike(s: Session, text: str) -> Answer:
 
 
 STATEMENTS = (
-    close_parse_execute, portal_of_execute, portal_of_execute_later, second_parse_fails, sql_prepared_first, names_alike,
+    close_parse_execute, portal_of_execute, portal_of_execute_later,
+    second_parse_fails, sql_prepared_first, names_alike,
 )  # fmt: skip
 
 

@@ -66,6 +66,9 @@ class Script:
 
     def steps(self) -> Iterator[bytes | int]:
         """Pieces of the client's stream, and how many of the server's answers arrive in between."""
+        if self.random.random() < 0.7:
+            yield wire.query("BEGIN") + wire.parse("a", CLEAR) + wire.bind("a", "a") + SYNC
+            yield 99
         for _ in range(self.random.randrange(10, 60)):
             yield self.move()
             if self.random.random() < 0.5:
