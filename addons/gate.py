@@ -61,6 +61,7 @@ class Gate:
         self._cancels = 0  # requests that no cancel request upstream has answered yet
         self._cancelling = False
         self._counted = False
+        self._subject = ""  # once the token was verified
         self._refusal_recorded = False
         self.auth_timeout = runtime.config.limits.auth_timeout
         self.upstream_address = (resource.host, resource.port)
@@ -133,6 +134,7 @@ class Gate:
         runtime.connections += 1
         self._counted = True
         principal = await runtime.verifier.verify(asked.token)
+        self._subject = principal.subject
         database = config.database if asked.database in ("", asked.claimed_user) else asked.database
         if database != config.database and database not in config.databases:
             known = ", ".join(f"`{d}`" for d in (config.database, *config.databases))
@@ -169,6 +171,7 @@ class Gate:
                 "listener": self._listener.name,
                 "resource": self._resource.name,
                 "client": self._peer,
+                "subject": self._subject,
                 "claimed_user": asked.claimed_user[:256] if asked is not None else "",
                 "application": asked.application[:256] if asked is not None else "",
                 "why": public,

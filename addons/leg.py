@@ -190,7 +190,10 @@ class Leg(asyncio.Protocol):
             self.transport.write(self._out.read())
 
     def _decrypt(self, data: bytes) -> tuple[bytes, bool]:
-        """-> (plaintext, the peer has ended TLS). Reads until OpenSSL wants more: pending() knows no later records."""
+        """-> (plaintext, the peer has ended TLS).
+
+        Reads until nothing is left in OpenSSL and in what came before it: pending() alone knows no later records.
+        """
         assert self.tls is not None
         if data:
             self._in.write(data)
@@ -203,6 +206,8 @@ class Leg(asyncio.Protocol):
                     closed = True
                     break
                 parts.append(part)
+                if not self._in.pending and not self.tls.pending():
+                    break
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as e:

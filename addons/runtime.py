@@ -7,6 +7,7 @@ stops the traffic (`stopped` says why) until it answers again.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -149,6 +150,10 @@ class Runtime:
             "ca_file": str(self.ca.certificate_file),
             "policy": self.policies.version,
         }
+        # what is there now lives as long as the process: the collector need not look at it again
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         path = self.config.state_dir / "ready.json"
         partial = path.with_suffix(".new")
         partial.write_text(json.dumps(ready))

@@ -65,7 +65,7 @@ class Effect(enum.StrEnum):
     ADMIN_LOCK = "admin.lock"
     ADMIN_KILL = "admin.kill"
     ADMIN_MAINT = "admin.maint"  # vacuum, analyze, checkpoint, reindex, cluster
-    SECRET_READ = "secret.read"  # noqa: S105 - password hashes, planner statistics, other sessions' text
+    SECRET_READ = "secret.read"  # password hashes, planner statistics, other sessions' text
     PROBE = "probe"  # a predicate on a column that this identity sees masked
     UNKNOWN = "unknown"
 
@@ -492,8 +492,8 @@ class Session(Protocol):
     """A sans-io session after authentication: bytes in, bytes in `up` and `down`.
 
     The relay drains `up` (to the upstream) and `down` (to the client) after each call; `up` only once everything that
-    was recorded is in the journal, and where that fails it calls `unrecorded` and sends nothing. While `waiting` is set the
-    session keeps client bytes (`backlog` of them) and the relay stops reading. `ended` closes both sides.
+    was recorded is in the journal, and where that fails it calls `unrecorded` and sends nothing. While `waiting` is
+    set the session keeps client bytes (`backlog` of them) and the relay stops reading. `ended` closes both sides.
     """
 
     up: list[bytes]

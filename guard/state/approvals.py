@@ -20,7 +20,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from guard.record.redact import redact_params, redact_sql
 from guard.state import schema
-from guard.state.database import Database, StateError, bump, values
+from guard.state.database import Database, StateError, bump, forget, values
 from protocols.contract import HoldTerms
 
 type Journal = Callable[[str, Mapping[str, Any]], object]
@@ -228,6 +228,7 @@ class Approvals:
         moved = replace(found, status=status, reason=reason, decided_at=at)
         if status in FINAL:
             moved = replace(moved, text=redact_sql(found.text), params=redact_params(found.text, found.params))
+            forget(connection)
         row = _to_row(moved)
         done = connection.execute(
             update(schema.approvals)

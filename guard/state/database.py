@@ -50,7 +50,8 @@ class Database:
             raise StateError(f"cannot open the state database `{path}`: {error.strerror}") from error
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", f"busy_timeout={self._busy_ms}"):
+        # secure_delete: the exact text of a held command goes when it is decided, also from the pages that it was on
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON", f"busy_timeout={self._busy_ms}"):
             connection.execute(f"PRAGMA {pragma}")
 
     def _check_or_make_schema(self) -> None:
@@ -90,6 +91,16 @@ class Database:
             driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             with connection.begin():
                 yield connection
+            if connection.info.pop(_FORGET, False):
+                self._truncate_log(driver)
+
+    def _truncate_log(self, driver: sqlite3.Connection) -> None:
+        """Empties the write-ahead log, which keeps what was overwritten. Busy readers are not waited for."""
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={self._busy_ms}")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -123,6 +134,14 @@ class Database:
 def _begin_immediate(connection: Connection) -> None:
     if not connection.get_execution_options().get("reading"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+_FORGET = "sluicegate forget"
+
+
+def forget(connection: Connection) -> None:
+    """What this transaction overwrites must not stay in the write-ahead log."""
+    connection.info[_FORGET] = True
 
 
 def bump(connection: Connection, scope: str) -> None:

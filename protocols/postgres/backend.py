@@ -159,7 +159,10 @@ class Backend(RoundTrip, Masking):
         while self.queue and self.queue[0].kind == Kind.COPY_END:
             self.queue.popleft()
         self.copy_in = None
+        defined = self.state.definitions_changed
         self.state.ready(status)
+        if defined and not self.state.definitions_changed:
+            self.port.catalog_changed()  # what this transaction defined is there for everybody now
         if self.portals and (status == "I" or entry.kind == Kind.QUERY):
             # portals die with their transaction, the unnamed one with a simple query; holdable cursors are in `state`
             for name in [n for n, p in self.portals.items() if p.syncs < entry.order and (status == "I" or not n)]:
@@ -287,7 +290,10 @@ class Backend(RoundTrip, Masking):
         if verdict is not None:
             statements = verdict.command.statements
             if verdict.changes and entry.index < len(statements):
+                defined = self.state.definitions_changed
                 self.state.applied(statements[entry.index])
+                if defined and not self.state.definitions_changed:
+                    self.port.catalog_changed()
             self.renames += verdict.changes
             if verdict.renames:
                 self.port.catalog_changed()

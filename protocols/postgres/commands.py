@@ -9,6 +9,7 @@ import orjson
 from protocols.contract import Action, Cacheable, Wait
 from protocols.postgres import evidence
 from protocols.postgres.catalog import Catalog
+from protocols.postgres.catalog_queries import FIRST_USER_OID
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.messages import (
     Bind,
@@ -20,7 +21,7 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.settling import STAND_IN, Settling
-from protocols.postgres.statements import analyse_function_call
+from protocols.postgres.statements import analyse_function_call, with_parameter_types
 
 _describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
 _executes: dict[bytes, Execute] = {}
@@ -75,7 +76,7 @@ class Commands(Settling):
             kept = sum(len(p.text) for known in (self.prepared, self.parsing) for p in known.values())
             if kept + len(message.text) > self.limits.texts_max:
                 raise ProtocolError("longer prepared statements than the gateway keeps; close some first", "54000")
-        verdict = self.judge.judge(message.text, catalog)
+        verdict = self._typed(message.text, message.type_oids, catalog)
         if self._naming(verdict):
             self._wait_for_server()
             return None
@@ -90,6 +91,15 @@ class Commands(Settling):
         entry.prepared = self.parsing[message.name] = prepared
         self._await(entry)
         return True
+
+    def _typed(self, text: bytes, oids: tuple[int, ...], catalog: Catalog | None) -> Verdict:
+        """The verdict on a statement whose parameters have these types: binding a value may run a type's own code."""
+        verdict = self.judge.judge(text, catalog)
+        if any(oid >= FIRST_USER_OID for oid in oids):
+            command = with_parameter_types(verdict.command, oids, catalog)
+            if command is not verdict.command:
+                return self.judge.verdict(text, command)
+        return verdict
 
     def _lookup(self, name: bytes) -> tuple[bool, Prepared | None]:
         """-> (may go on, statement).
@@ -139,13 +149,13 @@ class Commands(Settling):
             text, oids = prepared.text, prepared.oids
             verdict = prepared.verdict
             if prepared.epoch is not self._epoch or verdict.command.analysis.cacheable == "no":
-                verdict = prepared.verdict = self.judge.judge(text, catalog)
+                verdict = prepared.verdict = self._typed(text, oids, catalog)
                 prepared.epoch = self._epoch
                 if self._naming(verdict):
                     self._wait_for_server()
                     return None
             elif verdict.decision.valid_until <= self.port.now_ns() / 1e9:
-                verdict = prepared.verdict = self.judge.judge(text, catalog)
+                verdict = prepared.verdict = self._typed(text, oids, catalog)
         values: tuple[str | None, ...] = ()
         params = b""
         if message.values:
@@ -167,6 +177,9 @@ class Commands(Settling):
                 self._describe_portal(portal)
                 return False
             return True
+        if verdict.decision.action is Action.HOLD:
+            # whoever approves sees all that would run; what is too long to be shown is refused
+            values = evidence.show_values(message.values, message.formats, oids, 2 * len(body))
         return self._settle(
             buf,
             run,
@@ -302,7 +315,10 @@ class Commands(Settling):
             return None
         command = analyse_function_call(message.oid, catalog)
         verdict = self.judge.verdict(b"function call of oid %d" % message.oid, command)
-        values = evidence.show_values(message.values, message.formats, ())
+        held = verdict.decision.action is Action.HOLD
+        values = evidence.show_values(
+            message.values, message.formats, (), 2 * len(body) if held else evidence.MAX_PARAM
+        )
         entry = self._command(
             self._sync(Pending(Kind.CALL, verdict=verdict)),
             b"call",

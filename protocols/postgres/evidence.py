@@ -20,11 +20,14 @@ _PG_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _PG_DATE = date(2000, 1, 1)
 
 MAX_PARAM = 1024  # characters of one parameter that are put on record
-MAX_TEXT = 1 << 20  # characters of one statement; longer ones are cut and say so
+MAX_TEXT = 1 << 24  # characters of one statement, all that is judged by default; longer ones are cut and say so
 
 
-def command_static(analysis: Analysis, decision: Decision) -> bytes:
-    """The part of a command record that depends on the statement's shape and its decision only."""
+def command_static(analysis: Analysis, decision: Decision, shape: str) -> bytes:
+    """The part of a command record that depends on the statement's shape and its decision only.
+
+    `shape` is the analysis's with secrets redacted: the parser leaves some literals in it (`PASSWORD U&'...'`).
+    """
     body = orjson.dumps(
         {
             "kind": analysis.kind,
@@ -35,7 +38,7 @@ def command_static(analysis: Analysis, decision: Decision) -> bytes:
             "decision": decision.action.label,
             "rule": decision.rule,
             "why": decision.why or analysis.why,
-            "shape": analysis.shape,
+            "shape": shape,
         }
     )
     return body[1:-1]
@@ -148,9 +151,12 @@ _BINARY: dict[int, Callable[[bytes], str]] = {
 }
 
 
-def show_value(raw: bytes, fmt: int, oid: int) -> str:
-    """One value as a person reads it: text as it is, known binary types decoded, the rest as `\\x...`."""
-    cut = raw[: MAX_PARAM * 4]
+def show_value(raw: bytes, fmt: int, oid: int, limit: int = MAX_PARAM) -> str:
+    """One value as a person reads it: text as it is, known binary types decoded, the rest as `\\x...`.
+
+    Longer than `limit` characters it is cut and says so.
+    """
+    cut = raw[: limit * 4]
     if fmt == 0:
         text = cut.decode("utf-8", "replace")
     else:
@@ -158,11 +164,13 @@ def show_value(raw: bytes, fmt: int, oid: int) -> str:
             text = _BINARY[oid](cut)
         except (KeyError, struct.error, ValueError, OverflowError, IndexError):
             # a value that does not have its type's form is the server's to refuse; the record shows its bytes
-            text = "\\x" + cut[:MAX_PARAM].hex()
-    return text if len(text) <= MAX_PARAM and len(cut) == len(raw) else text[:MAX_PARAM] + f"... ({len(raw)} bytes)"
+            text = "\\x" + cut[:limit].hex()
+    return text if len(text) <= limit and len(cut) == len(raw) else text[:limit] + f"... ({len(raw)} bytes)"
 
 
-def show_values(values: Sequence[bytes | None], formats: Sequence[int], oids: Sequence[int]) -> tuple[str | None, ...]:
+def show_values(
+    values: Sequence[bytes | None], formats: Sequence[int], oids: Sequence[int], limit: int = MAX_PARAM
+) -> tuple[str | None, ...]:
     """All parameters of a Bind or FunctionCall. No formats: all text; one: for all (section 54.7, Bind)."""
     out: list[str | None] = []
     for i, v in enumerate(values):
@@ -170,5 +178,5 @@ def show_values(values: Sequence[bytes | None], formats: Sequence[int], oids: Se
             out.append(None)
             continue
         fmt = 0 if not formats else formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0
-        out.append(show_value(v, fmt, oids[i] if i < len(oids) else 0))
+        out.append(show_value(v, fmt, oids[i] if i < len(oids) else 0, limit))
     return tuple(out)

@@ -105,7 +105,7 @@ class Frontend(RoundTrip, Commands):
 
     def _message(self, buf: bytes, kind: int, pos: int, stop: int, run: int) -> bool | None:
         """True: forward unchanged. False: dealt with. None: wait, and come back to this message."""
-        if self.skipping and kind not in (_S, _X):
+        if self.skipping and kind not in (_S, _X, _H):
             # the server ignores everything until Sync (section 54.2.3): nothing of it is sent
             self._before(buf, run, pos)
             return False

@@ -126,7 +126,7 @@ class Judge:
             command,
             text,
             decision,
-            command_static(analysis, decision) + field,
+            command_static(analysis, decision, self._port.redact(analysis.shape)) + field,
             redacted,
             masker is not None and masker.touches(*reach(analysis, self._catalog)),
             any(s.changes for s in command.statements) or not command.statements,

@@ -23,8 +23,8 @@ _VERSION_3_0 = 3 << 16
 _MAX_MESSAGE = 65536
 _MAX_GREETING = 1 << 20  # bytes of notices and parameters: an upstream that never ends its greeting may not fill memory
 
-# what a client may know of a failed login upstream: capacity, shutdown and a database that is not there
-_TELLABLE = ("53", "57P", "3D")
+# what a client may know of a failed login upstream: its own bad setting, capacity, shutdown, no such database
+_TELLABLE = ("22", "53", "57P", "3D")
 
 
 @dataclass(slots=True)

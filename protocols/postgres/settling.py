@@ -210,6 +210,8 @@ class Settling(SessionBase):
         self.up.append(stand_in)
         self.refused += 1
         self._await(entry)
+        if entry.kind in (Kind.PARSE, Kind.BIND, Kind.EXECUTE):
+            self.skipping = True  # from here to Sync the server ignores everything, and so do we
 
     def _released(self, outcome: Outcome, why: str) -> None:
         """A hold has ended."""

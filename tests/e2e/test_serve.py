@@ -55,6 +55,7 @@ def running(served: Served) -> Served:
     """Up, whatever the test before did to it."""
     served.grace = Served.grace
     if not served.process.running:
+        served.stop()  # lets go of the old process
         served.start()
     return served
 
@@ -167,6 +168,7 @@ def test_it_starts_again_after_sigkill(running: Served, dsn: str) -> None:
         running.kill()
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
+    running.stop()
     running.start()
     verify(running)
     done = running.cli("journal", "dump", str(running.state_dir / "journal"), "--json")

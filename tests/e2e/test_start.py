@@ -279,6 +279,7 @@ def made(gateway: Gateway) -> Iterator[Gateway]:
     """A gateway that a test may stop and whose configuration it may change."""
     document = copy.deepcopy(gateway.document)
     if not gateway.process.running:
+        gateway.stop()  # lets go of the old process
         gateway.start()
     yield gateway
     gateway.document = document

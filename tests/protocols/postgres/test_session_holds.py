@@ -84,7 +84,7 @@ def test_refused_it_fails_and_the_session_goes_on(
         assert kinds(sent) == "QQ"
         told = talk.server(wire.error("42601"), ready(), complete("SELECT 0"), ready())
     else:
-        assert kinds(sent) == "BES"
+        assert kinds(sent) == "BS"
         told = talk.server(wire.error("26000"), ready())
     (error,) = wire.errors(told)
     assert error["C"] == code

@@ -144,7 +144,7 @@ def test_wp_016_a_simple_query_drops_the_unnamed_statement() -> None:
     talk.client(query("SELECT 1"))
     talk.server(computed(b"1"), wire.complete("SELECT 1"), ready())
     sent = talk.client(use(""))
-    assert kinds(sent) == "BES"
+    assert kinds(sent) == "BS"
     assert bind("", "") not in sent  # to a name that does not exist, even if the server had kept the old one
     told = talk.server(wire.error("26000"), ready())
     assert wire.errors(told)[0]["C"] == "26000"
@@ -165,7 +165,7 @@ def test_a_name_that_nobody_prepared_never_reaches_the_server() -> None:
     talk = Talk()
     sent = talk.client(bind("", "ghost") + execute("ghost") + SYNC)
     assert b"ghost" not in sent
-    assert kinds(sent) == "BES"
+    assert kinds(sent) == "BS"
     told = talk.server(wire.error("26000"), ready())
     assert [e["M"] for e in wire.errors(told)] == ['prepared statement "ghost" does not exist']
 
