@@ -9,7 +9,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy.connection import Client
 
@@ -298,6 +298,11 @@ class Gate:
         if self._key is not None:
             runtime.cancel_keys[self._key[0]] = (live, self._key[1])
         runtime.sessions[live.id] = live
+        if client.tls is not None:
+            # mitmproxy knows nothing of a TLS that it did not do
+            connection.tls, connection.timestamp_tls_setup = True, time.time()
+            connection.tls_version = cast(Any, client.tls.version())
+            connection.cipher = (client.tls.cipher() or [None])[0]
         runtime.watch(live, connection)
         live.relay.start(handover.client, handover.upstream)
         live.check(time.time())  # contained while it logged in: it ends before its first command

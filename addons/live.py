@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from addons.catalogs import CatalogKeeper
+from addons.live_view import Recent
 from addons.relay import Relay
 from guard.approve.book import ApprovalError
 from guard.approve.book import Held as HeldApproval
 from guard.enforce import SessionPolicy
 from guard.mask import Masker
 from guard.record.errors import RecordError
-from guard.record.redact import redact_sql
+from guard.record.redact import redact_params, redact_sql
 from guard.state.database import StateError
 from protocols.contract import (
     Action,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from addons.runtime import Runtime
 
 WARN_BEFORE = 60.0  # seconds before its end that a session is told
-_RECENT = 512  # records kept for the live view between two of its looks
 
 _OUTCOMES = {
     "approved": Outcome.APPROVED,
@@ -74,7 +73,7 @@ class LiveSession:
         self.session: Session | None = None
         self.relay: Relay | None = None
         self.cancel_upstream: Callable[[], None] | None = None
-        self.recent: deque[tuple[str, bytes]] | None = deque(maxlen=_RECENT) if runtime.watched else None
+        self.recent = Recent() if runtime.watched else None
         self.commands = 0
         self.end_reason = ""
         self._epoch: object = object()
@@ -109,6 +108,9 @@ class LiveSession:
     def redact(self, text: str) -> str:
         return redact_sql(text)
 
+    def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
+        return redact_params(text, values)
+
     def record(self, kind: str, body: bytes) -> None:
         try:
             self._recorder.buffer(kind, body)
@@ -117,7 +119,7 @@ class LiveSession:
         if kind == "command":
             self.commands += 1
         if self.recent is not None:
-            self.recent.append((kind, body))
+            self.recent.append(kind, body)
 
     def hold(self, request: HoldRequest) -> HoldTicket:
         assert request.decision.hold is not None

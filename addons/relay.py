@@ -42,7 +42,7 @@ class Outbox:
             return
         if self._flushed(ready):
             for relay in ready:
-                relay.forward()
+                relay.forward_or_end(None)
 
     def _flushed(self, ready: list[Relay]) -> bool:
         try:
@@ -59,8 +59,9 @@ class Outbox:
         assert self._barrier is not None
         try:
             while ready:
-                held = [(relay, relay.session.up[:]) for relay in ready]
-                for relay in ready:
+                held = []
+                for relay in ready:  # the same one may be there twice: its bytes go once
+                    held.append((relay, relay.session.up[:]))
                     relay.session.up.clear()
                 if self._flushed(ready):
                     try:
@@ -71,7 +72,7 @@ class Outbox:
                             relay.unrecorded()
                     else:
                         for relay, up in held:
-                            relay.forward_bytes(up)
+                            relay.forward_or_end(up)
                 ready, self._ready = self._ready, []
         finally:
             self._syncing = None
@@ -167,6 +168,16 @@ class Relay:
         up = self.session.up
         self.forward_bytes(up)
         up.clear()
+
+    def forward_or_end(self, up: list[bytes] | None) -> None:
+        """Sends these bytes, or `up`. What goes wrong with one session ends that one and keeps no other waiting."""
+        try:
+            if up is None:
+                self.forward()
+            else:
+                self.forward_bytes(up)
+        except Exception:
+            self._crashed()
 
     def forward_bytes(self, up: list[bytes]) -> None:
         if up and not self._over:

@@ -467,7 +467,11 @@ class SessionPort(Protocol):
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""
 
-    def redact(self, text: str) -> str: ...
+    def redact(self, text: str) -> str:
+        """A statement without its secrets, for the record."""
+
+    def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
+        """The parameters of a statement without those that are secrets, for the record."""
 
     def record(self, kind: str, body: bytes) -> None:
         """Takes one finished JSON object. The relay has it in the journal before it sends `up`."""

@@ -40,8 +40,8 @@ class WireProtocol(Protocol):
 
     def refusal(self, message: str, code: str = ...) -> bytes: ...
 
-    def render(self, wire: bytes) -> list[str]:
-        """Recorded bytes as lines for a person."""
+    def render(self, wire: bytes, limit: int = ...) -> list[str]:
+        """Recorded bytes as lines for a person, at most `limit` (or what the protocol finds enough)."""
 
 
 PROTOCOLS: Mapping[str, WireProtocol] = {

@@ -160,7 +160,7 @@ class Commands(Settling):
         params = b""
         if message.values:
             values = evidence.show_values(message.values, message.formats, oids)
-            shown = ("[redacted]",) * len(values) if verdict.redacted else values
+            shown = self.port.redact_params(verdict.text.decode("utf-8", "replace"), values)
             params = b',"params":' + orjson.dumps(shown)
         entry = Pending(Kind.BIND, verdict=verdict, name=message.portal)
         self._command(entry, b"bind", params)

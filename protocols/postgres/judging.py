@@ -20,6 +20,7 @@ from protocols.postgres.statements import CommandAnalysis, analyse, shape_key
 
 MAX_CACHED_TEXT = 8192  # bytes; longer statements are analysed each time
 SESSION_TEXTS = 256
+_PROBE = ("0",) * 64  # stands for the parameters of any statement: is one of them taken for a secret by its place
 
 # what may change names, or what they stand for
 _RENAMES = frozenset(e for e in Effect if e.value.startswith(("ddl.", "priv.", "exec.", "admin.config"))) | {
@@ -105,7 +106,8 @@ class Judge:
     def _text(self, text: bytes) -> tuple[bytes, bool]:
         shown = text.decode("utf-8", "replace")
         safe = self._port.redact(shown)
-        return text_field(safe), safe != shown
+        secret = safe != shown or (b"$" in text and self._port.redact_params(shown, _PROBE) != _PROBE)
+        return text_field(safe), secret
 
     def _like(self, text: bytes, like: Verdict) -> Verdict:
         field, redacted = self._text(text)

@@ -35,7 +35,7 @@ class Verdict:
     text: bytes  # its own; an analysis may be shared by statements of the same shape
     decision: Decision
     fixed: bytes  # the finished part of its command record
-    redacted: bool  # the text held secrets: its parameters are secrets too
+    redacted: bool  # the text, or a parameter by its place in it, is a secret
     touches: bool  # reads a relation that has masked columns for this identity, or cannot be sure that it does not
     changes: bool  # changes what later statements mean: they wait for its answer
     renames: bool  # may change names in the catalog

@@ -13,7 +13,7 @@ from protocols.postgres.framing import CANCEL_REQUEST
 from protocols.postgres.handshake import Handover
 from protocols.postgres.judging import AnalysisCache
 from protocols.postgres.limits import Limits
-from protocols.postgres.render import render
+from protocols.postgres.render import MAX_LINES, render
 from protocols.postgres.session import PostgresSession
 
 
@@ -50,8 +50,8 @@ class Postgres:
         """Last words to a client that cannot be served at all."""
         return error_response(code, message, severity="FATAL")
 
-    def render(self, wire: bytes) -> list[str]:
-        return render(wire)
+    def render(self, wire: bytes, limit: int = MAX_LINES) -> list[str]:
+        return render(wire, limit)
 
 
 PROTOCOL = Postgres()

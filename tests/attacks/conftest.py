@@ -21,7 +21,7 @@ def _shape(lab: Lab) -> None:
 
 @pytest.fixture(scope="session")
 def attacked() -> Iterator[Lab]:
-    """The sample shop and more behind the demo policy: `analyst` reads masked, `agent` also writes, deletes are held."""
+    """The sample shop and more behind the demo policy: `analyst` reads masked, `agent` writes, its deletes are held."""
     with Lab(tls="off") as lab:
         _shape(lab)
         with adversary.session(lab, "admin") as admin:

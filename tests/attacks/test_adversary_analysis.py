@@ -1,4 +1,4 @@
-"""What the analysis must say of a statement that gets at a masked column sideways, and what it must not cost to say it."""
+"""What the analysis says of a statement that gets at a masked column sideways, and what it costs to say it."""
 
 from __future__ import annotations
 

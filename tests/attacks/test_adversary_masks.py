@@ -126,9 +126,12 @@ FAILS = (
     "to_tsquery(card || ' :')", "('1 ' || card)::jsonpath", "regexp_replace('a', card || '(', '')", "card::money",
     "convert(card::bytea, card, 'UTF8')", "encode('a', card)", "date_trunc(card, now())", "now() AT TIME ZONE card",
     "current_setting(card)", "currval(card)", "has_table_privilege(card, 'select')", "format(card || '%s %q', 1)",
-    "make_date(ascii(card), 13, 45)", "chr(-ascii(card))", "set_byte('a', ascii(card), 1)", "card::order_status",
-    "array_fill(1, ARRAY[ascii(card) * 10000000])", "ROW(card, 'a')::orders", "pg_size_bytes(card)", "parse_ident(card)",
-    "pg_get_serial_sequence(card, card)", "jsonb_set('[1]', ARRAY[card], '1')", "width_bucket(1, 1, 1, ascii(card))",
+    "make_date(ascii(card), 13, 45)",
+    "chr(-ascii(card))", "set_byte('a', ascii(card), 1)", "card::order_status",
+    "array_fill(1, ARRAY[ascii(card) * 10000000])",
+    "ROW(card, 'a')::orders", "pg_size_bytes(card)", "parse_ident(card)",
+    "pg_get_serial_sequence(card, card)",
+    "jsonb_set('[1]', ARRAY[card], '1')", "width_bucket(1, 1, 1, ascii(card))",
     "json_populate_record(NULL::orders, json_build_object('id', card))", "ntile(-ascii(card)) OVER ()",
 )  # fmt: skip
 
@@ -149,22 +152,29 @@ AGAIN = f"INSERT INTO customers SELECT id + 70000, name, 'q' || email, card, nat
 @pytest.mark.parametrize("how", ["COMMIT", "SET CONSTRAINTS ALL IMMEDIATE", "sync"])
 def test_a_check_that_was_put_off_does_not_quote_a_masked_value(attacked: Lab, how: str) -> None:
     with session(attacked, "agent") as s:
-        if how == "sync":
-            found = s.say(parse("", AGAIN), bind("", ""), execute(), SYNC)
-        else:
-            found = s.ask("BEGIN", AGAIN, how)
+        pipeline = (parse("", AGAIN), bind("", ""), execute(), SYNC)
+        found = s.say(*pipeline) if how == "sync" else s.ask("BEGIN", AGAIN, how)
         assert [e["C"] for e in errors(found)] == ["23505"]
         assert leaks(found) == []
 
 
 # the catalog's own copies of values
 COPIES = (
-    "SELECT s FROM pg_stats s", "SELECT most_common_vals(s) FROM pg_stats s", "TABLE pg_stats",
-    "SELECT array_agg(s) FROM pg_stats s",    "SELECT j FROM pg_stats AS s(a, b, c, d, e, f, g, h, i, j)", "SELECT histogram_bounds FROM pg_stats",
-    "SELECT * FROM pg_statistic", "SELECT (pg_stat_get_activity(NULL)).query", "SELECT query FROM pg_stat_activity",
-    "SELECT a FROM pg_authid a", "SELECT to_json(a) FROM pg_authid a", "SELECT rolpassword(a) FROM pg_authid a",
-    "SELECT k FROM pg_authid AS x(a, b, c, d, e, f, g, h, i, j, k)", "SELECT passwd FROM pg_shadow",
-)  # fmt: skip
+    "SELECT s FROM pg_stats s",
+    "SELECT most_common_vals(s) FROM pg_stats s",
+    "TABLE pg_stats",
+    "SELECT array_agg(s) FROM pg_stats s",
+    "SELECT j FROM pg_stats AS s(a, b, c, d, e, f, g, h, i, j)",
+    "SELECT histogram_bounds FROM pg_stats",
+    "SELECT * FROM pg_statistic",
+    "SELECT (pg_stat_get_activity(NULL)).query",
+    "SELECT query FROM pg_stat_activity",
+    "SELECT a FROM pg_authid a",
+    "SELECT to_json(a) FROM pg_authid a",
+    "SELECT rolpassword(a) FROM pg_authid a",
+    "SELECT k FROM pg_authid AS x(a, b, c, d, e, f, g, h, i, j, k)",
+    "SELECT passwd FROM pg_shadow",
+)
 
 
 @pytest.mark.parametrize("statement", COPIES)

@@ -108,6 +108,9 @@ class FakePort:
     def redact(self, text: str) -> str:
         return text.replace("hunter2", "[redacted]")
 
+    def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
+        return ("[redacted]",) * len(values) if "hunter2" in text else tuple(values)
+
     def record(self, kind: str, body: bytes) -> None:
         if self.full:
             raise RecordFailed("no space left on device")
