@@ -98,11 +98,11 @@ class LiveView:
 
     def _flow(self, live: LiveSession, client: Client) -> tcp.TCPFlow:
         who, host, port = live.principal.subject, *client.peername[:2]
+        # without our proxy mode: mitmproxy alone could not read a file that has it
         shown = Client(
             peername=(f"{who}@{host}", port),
             sockname=client.sockname,
             timestamp_start=client.timestamp_start,
-            proxy_mode=client.proxy_mode,
             state=ConnectionState.OPEN,
             tls=client.tls,
             tls_version=client.tls_version,
@@ -132,7 +132,7 @@ class LiveView:
             return
         shown = found[1]
         self._take(live, shown)
-        _add(shown, False, f"session ended: {reason}", time.time())
+        _add(shown, False, "\n".join(_wrapped(f"session ended: {reason}")), time.time())
         shown.client_conn.timestamp_end = shown.server_conn.timestamp_end = time.time()
         shown.client_conn.state = shown.server_conn.state = ConnectionState.CLOSED
         if live.end_reason:
@@ -254,14 +254,8 @@ def response_text(record: dict[str, Any], protocol: str) -> str:
 
 def _wrapped(text: str) -> list[str]:
     """Lines that a person need not scroll; a continued one is indented."""
-    return [
-        part
-        for line in text.splitlines()
-        for part in (
-            textwrap.wrap(line, WIDTH, subsequent_indent="    ", drop_whitespace=False, replace_whitespace=False)
-            or [""]
-        )
-    ]
+    lines = text.splitlines()
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""]]
 
 
 class SessionView(Contentview):

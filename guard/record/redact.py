@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from guard.record.sqltokens import Kind, Token, scan
 
 REDACTED = "'[redacted]'"
 REDACTED_PARAM = "[redacted]"
-_LONGEST = 32_768  # characters; scanning a longer sensitive text would stall the traffic, so it is dropped as a whole
+# tokens; scanning more of a sensitive text would stall the traffic, so it is dropped as a whole. Not characters: a word
+# and a long comment must not be enough to keep a statement's text off the record
+_MOST = 100_000
 
 
 def _word(word: str, rest: str = r"\b") -> re.Pattern[str]:
@@ -35,6 +38,9 @@ def _word(word: str, rest: str = r"\b") -> re.Pattern[str]:
 # microseconds), then, where one is given, the pattern that it must be part of.
 _STRONG: Mapping[str, re.Pattern[str] | None] = {
     "passw": re.compile(r"passw(?:or)?d"),
+    # a mistyped PASSWORD is one all the same
+    "alter": re.compile(r"\balter\s+(?:role|user|group)\b"),
+    "create": re.compile(r"\bcreate\s+(?:role|user|group)\b"),
     "passphrase": None,
     "pgpass": None,
     "pwd": _word("pwd", r"\s*="),
@@ -92,7 +98,7 @@ _NOTHING = _Plan((), frozenset())
 def redact_sql(text: str) -> str:
     """The statement with its secrets replaced by `'[redacted]'`. Ordinary statements come back unchanged.
 
-    A sensitive text above 32 Ki characters comes back as a note about its size. Never raises.
+    A sensitive text of more than 100,000 tokens comes back as a note about its size. Never raises.
     """
     plan = _plan(text)
     if plan.whole:
@@ -136,13 +142,14 @@ def _plan(text: str) -> _Plan:
     strong = _found(lowered, _STRONG)
     if not strong and not _found(lowered, _WEAK):
         return _NOTHING
-    if len(text) > _LONGEST:
-        return _Plan((), None, whole=True)
     everything = strong or _WRITING.search(lowered) is not None
     spans: set[tuple[int, int]] = set()
     parameters: set[int] = set()
     for backslash in (False, True):  # the server's setting decides which reading is right: hide what either finds
-        tokens = [token for token in scan(text, backslash=backslash) if token.kind is not Kind.SPACE]
+        scanned = list(islice(scan(text, backslash=backslash), _MOST + 1))
+        if len(scanned) > _MOST:
+            return _Plan((), None, whole=True)
+        tokens = [token for token in scanned if token.kind is not Kind.SPACE]
         if everything:
             spans.update((token.start, token.end) for token in tokens if _is_literal(text, token))
         spans.update(_beside_names(text, tokens, parameters, literals=not everything))

@@ -46,7 +46,9 @@ class Backend(RoundTrip, Masking):
             if not data:
                 return
         buf, messages, end = framer.feed(data)
-        if self.trip is not None and messages and self._arrive(buf, messages, end):
+        if messages and (
+            self._arrive(buf, messages, end) if self.trip is not None else self._answered(buf, messages, end)
+        ):
             self.down.append(buf)
             return
         run = 0
@@ -149,7 +151,6 @@ class Backend(RoundTrip, Masking):
     def _ready(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._ready_head()
         status = _STATUS.get(buf[pos + 5 : stop]) or ReadyForQuery.decode(buf[pos + 5 : stop]).status
-        self.status = status
         self.queue.popleft()
         if entry.maybe:
             # a COPY failed, perhaps before the server had read this Sync: if not, this answers the next one
@@ -158,6 +159,12 @@ class Backend(RoundTrip, Masking):
                 following.maybe = True
         while self.queue and self.queue[0].kind == Kind.COPY_END:
             self.queue.popleft()
+        self._became_ready(entry, status)
+        return b"" if entry.hidden else None
+
+    def _became_ready(self, entry: Pending, status: str) -> None:
+        """The server is ready, after `entry`: transactions have ended or gone on, and with them what lived in them."""
+        self.status = status
         self.copy_in = None
         defined = self.state.definitions_changed
         self.state.ready(status)
@@ -170,7 +177,6 @@ class Backend(RoundTrip, Masking):
         if entry.kind == Kind.QUERY and (unnamed := self.prepared.get(b"")) and unnamed.syncs < entry.order:
             del self.prepared[b""]  # a simple query drops the unnamed statement
             self.state.close_statement("")
-        return b"" if entry.hidden else None
 
     def _ready_head(self) -> Pending:
         queue = self.queue

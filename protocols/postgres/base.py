@@ -84,6 +84,9 @@ class SessionBase:
     def _tell(self, message: bytes) -> None:
         raise NotImplementedError
 
+    def _became_ready(self, entry: Pending, status: str) -> None:
+        raise NotImplementedError
+
     def _needs_none(self, message: bytes, command: CommandAnalysis) -> bool:
         raise NotImplementedError
 

@@ -110,7 +110,10 @@ class Judge:
         return text_field(safe), secret
 
     def _like(self, text: bytes, like: Verdict) -> Verdict:
-        field, redacted = self._text(text)
+        if like.redacted or b"'" in text or b"$" in text:
+            field, redacted = self._text(text)
+        else:  # numbers are all that differs, and the other text held no secret
+            field, redacted = text_field(text.decode()), False
         fixed = like.fixed[: like.fixed.rindex(b',"text":')] + field
         return Verdict(like.command, text, like.decision, fixed, redacted, like.touches, like.changes, like.renames)
 

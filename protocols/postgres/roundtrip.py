@@ -26,6 +26,7 @@ _DESCRIBE = b"D\0\0\0\6P\0"  # of the unnamed portal
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # of the unnamed portal, all rows
 _IDLE = b"Z\0\0\0\5I"
 _IN_BLOCK = b"Z\0\0\0\5T"
+_STATUSES = {_IDLE: "I", _IN_BLOCK: "T"}
 
 
 class RoundTrip(SessionBase):
@@ -112,12 +113,8 @@ class RoundTrip(SessionBase):
                 self._take_apart()
                 return False
         _, pos, stop = messages[-1]
-        ready = buf[pos:stop]
-        if ready == _IDLE:
-            status = "I"
-        elif ready == _IN_BLOCK:
-            status = "T"
-        else:
+        status = _STATUSES.get(buf[pos:stop])
+        if status is None:
             self._take_apart()
             return False
         _, pos, stop = messages[-2]
@@ -138,6 +135,42 @@ class RoundTrip(SessionBase):
         self.state.ready(status)
         if self.portals:
             self.portals.pop(b"", None)
+        return True
+
+    def _answered(self, buf: bytes, messages: Messages, end: int) -> bool:
+        """The answer to a simple query of one statement that changes nothing, in one piece. As `_arrive`."""
+        if len(self.queue) != 1 or len(messages) < 3 or end != len(buf):
+            return False
+        entry = self.queue[0]
+        verdict = entry.verdict
+        if (
+            entry.kind != Kind.QUERY
+            or verdict is None
+            or verdict.changes
+            or verdict.renames
+            or entry.denial is not None
+            or entry.what
+            or entry.size
+            or len(verdict.command.statements) != 1
+            or messages[0][0] != _ROWS
+            or messages[-2][0] != _DONE
+        ):
+            return False
+        for kind, _, _ in messages[1:-2]:
+            if kind != _ROW:
+                return False
+        status = _STATUSES.get(buf[messages[-1][1] :])
+        if status is None or (self.masking and not self._needs_none(buf[: messages[0][2]], verdict.command)):
+            return False
+        _, pos, stop = messages[-2]
+        entry.tag = tag = buf[pos + 5 : stop - 1]
+        if b"\0" in tag or buf[stop - 1]:
+            raise ProtocolError("a command tag that is no string")
+        self._capture(entry, buf[:stop])
+        entry.rows = len(messages) - 3 or CommandComplete(tag).rows()
+        self._finish(entry, b"ok")
+        self.queue.popleft()
+        self._became_ready(entry, status)
         return True
 
     def _take_apart(self) -> None:

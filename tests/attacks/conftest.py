@@ -9,7 +9,7 @@ import pytest
 from scripts.support import sample
 from scripts.support.lab import Lab
 from tests.support import adversary
-from tests.support.raw import eventually
+from tests.support.bytewise import eventually
 
 
 def _shape(lab: Lab) -> None:

@@ -16,7 +16,7 @@ from scripts.support.gateway import LISTENER
 from scripts.support.lab import DEFAULT_POLICY, Lab
 from tests.support import wire
 from tests.support.adversary import CARD, bytes_of, errors, held, leaks, session
-from tests.support.raw import Raw
+from tests.support.bytewise import Raw
 from tests.support.wire import SYNC, bind, execute, parse, query
 
 pytestmark = pytest.mark.e2e

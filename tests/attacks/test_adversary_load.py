@@ -16,7 +16,7 @@ from scripts.support.gateway import LISTENER
 from scripts.support.lab import Lab
 from tests.support import wire
 from tests.support.adversary import bytes_of, errors, session
-from tests.support.raw import eventually
+from tests.support.bytewise import eventually
 from tests.support.wire import SYNC, bind, close, copy_data, describe, execute, parse, query
 
 pytestmark = pytest.mark.e2e

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.support.lab import Lab
 from tests.support.adversary import bytes_of, errors, held, session
-from tests.support.raw import eventually
+from tests.support.bytewise import eventually
 from tests.support.wire import SYNC, bind, execute, parse, query
 
 pytestmark = pytest.mark.e2e
@@ -33,6 +33,13 @@ def test_nothing_hides_behind_a_long_comment(attacked: Lab) -> None:
     with session(attacked) as s:
         assert b"behind the comment" in bytes_of(s.ask(text))
     eventually(lambda: b"*/, 'behind the comment' AS tail" in kept(attacked))
+
+
+def test_a_word_and_some_padding_do_not_keep_a_statement_off_the_record(attacked: Lab) -> None:
+    padding = "x" * 100_000
+    with session(attacked) as s:
+        assert not errors(s.ask(f"SELECT item, 'password' /*{padding}*/ FROM orders AS on_the_record WHERE id = 1"))
+    eventually(lambda: b"FROM orders AS on_the_record" in kept(attacked))
 
 
 def test_an_approver_sees_long_parameters_whole(attacked: Lab) -> None:

@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from scripts.support.gateway import LISTENER
 from scripts.support.issuer import Issuer
 from scripts.support.lab import Lab
-from tests.support import raw, wire
-from tests.support.raw import Raw, connect
+from tests.support import bytewise as raw
+from tests.support import wire
+from tests.support.bytewise import Raw, connect
 
 pytestmark = pytest.mark.e2e
 

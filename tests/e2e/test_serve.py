@@ -18,7 +18,7 @@ from scripts.support.gateway import LISTENER, ROOT, Gateway
 from scripts.support.issuer import Issuer
 from scripts.support.postgres import PostgresServer
 from scripts.support.tls import Authority
-from tests.support.raw import eventually
+from tests.support.bytewise import eventually
 
 pytestmark = pytest.mark.e2e
 

@@ -22,7 +22,7 @@ from scripts.support.lab import Lab
 from scripts.support.postgres import PostgresServer
 from scripts.support.process import Process, free_port, wait_until
 from scripts.support.tls import Authority
-from tests.support.raw import Raw, connect, eventually
+from tests.support.bytewise import Raw, connect, eventually
 
 pytestmark = pytest.mark.e2e
 

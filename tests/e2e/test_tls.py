@@ -18,8 +18,9 @@ import pytest
 
 from scripts.support.gateway import LISTENER
 from scripts.support.lab import Lab
-from tests.support import raw, wire
-from tests.support.raw import V3_0, V3_2, Raw, connect, eventually
+from tests.support import bytewise as raw
+from tests.support import wire
+from tests.support.bytewise import V3_0, V3_2, Raw, connect, eventually
 
 pytestmark = pytest.mark.e2e
 

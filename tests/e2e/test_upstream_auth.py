@@ -30,8 +30,8 @@ from scripts.support.postgres import Installation, PostgresServer
 from scripts.support.process import free_port
 from scripts.support.tls import Authority
 from tests.support import wire
+from tests.support.bytewise import eventually
 from tests.support.fake_upstream import FakeUpstream, Lie, Peer, auth, middle
-from tests.support.raw import eventually
 
 pytestmark = pytest.mark.e2e
 

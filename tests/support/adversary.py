@@ -9,7 +9,7 @@ from scripts.support import sample
 from scripts.support.gateway import LISTENER
 from scripts.support.lab import Lab
 from tests.support import wire
-from tests.support.raw import Raw
+from tests.support.bytewise import Raw
 
 Answer = list[tuple[str, bytes]]
 

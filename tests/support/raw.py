@@ -1,4 +1,4 @@
-"""A PostgreSQL client made of a socket: says exactly the bytes that a test wants said, and shows what comes back."""
+"""A client that speaks the protocol byte by byte, so that a test sees every message and says every byte."""
 
 from __future__ import annotations
 
@@ -6,162 +6,135 @@ import contextlib
 import socket
 import ssl
 import struct
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from scripts.support.lab import Lab
 from tests.support import wire
 
-SSL_REQUEST = wire.request(80877103)
-GSS_REQUEST = wire.request(80877104)
-V3_0, V3_2 = 3 << 16, (3 << 16) | 2
-PATIENCE = 20.0  # seconds for an answer that must come
+Message = tuple[str, bytes]
 
 
-def context(
-    ca: Path, *, alpn: str | None = "postgresql", version: ssl.TLSVersion | None = None, ciphers: str = ""
-) -> ssl.SSLContext:
-    """A client's TLS that trusts `ca`; `version` pins one."""
-    made = ssl.create_default_context(cafile=ca)
-    if alpn is not None:
-        made.set_alpn_protocols([alpn])
-    if ciphers:
-        made.set_ciphers(ciphers)
-    if version is not None:
-        made.minimum_version = made.maximum_version = version
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What a server says between the startup packet and its first ReadyForQuery."""
-
-    parameters: dict[str, str] = field(default_factory=dict)
-    key: tuple[int, bytes] = (0, b"")
-    negotiated: bytes = b""  # the body of NegotiateProtocolVersion
+class Closed(Exception):
+    """The other side has closed the connection; `args` are the messages before that."""
 
 
 class Raw:
-    """One connection. `receive` and `messages` raise EOFError where the peer has closed."""
+    """Connected and logged in (trust or cleartext password), up to its first ReadyForQuery. `key` is its cancel key."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket: socket.socket | ssl.SSLSocket = socket.create_connection(address, timeout=PATIENCE)
-        self._buffer = b""
+    def __init__(
+        self,
+        address: tuple[str, int] | str,
+        user: str,
+        password: str = "",
+        *,
+        database: str = "shop",
+        context: ssl.SSLContext | None = None,
+        minor: int = 0,
+        **parameters: str,
+    ) -> None:
+        self.address = address
+        self.context = context
+        self.socket = connect(address, context)
+        self._in = b""
+        self.send(wire.startup((3 << 16) | minor, user=user, database=database, **parameters))
+        self.greeting: list[Message] = []
+        while not self.greeting or self.greeting[-1][0] != "Z":
+            kind, body = self.read()
+            if (kind, body) == ("R", b"\0\0\0\3"):
+                self.send(wire.message("p", wire.text(password)))
+                continue
+            self.greeting.append((kind, body))
+            if kind == "E":
+                raise Closed(wire.fields(body))
+        (key,) = (body for kind, body in self.greeting if kind == "K")
+        self.key = key
 
     def send(self, *parts: bytes) -> None:
         self.socket.sendall(b"".join(parts))
 
-    def receive(self, size: int) -> bytes:
-        """Exactly `size` bytes."""
-        while len(self._buffer) < size:
-            data = self.socket.recv(65536)
+    def read(self, timeout: float = 20.0) -> Message:
+        """The next message. Raises `Closed`, or TimeoutError."""
+        self.socket.settimeout(timeout)
+        while True:
+            if len(self._in) >= 5:
+                size = 1 + struct.unpack_from("!I", self._in, 1)[0]
+                if len(self._in) >= size:
+                    found = chr(self._in[0]), self._in[5:size]
+                    self._in = self._in[size:]
+                    return found
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
             if not data:
-                raise EOFError(f"closed after {self._buffer!r}")
-            self._buffer += data
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
+                raise Closed(self._in)
+            self._in += data
 
-    def rest(self) -> bytes:
-        """Everything until the peer closes. A reset counts as that."""
-        with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError, BrokenPipeError):
-            while data := self.socket.recv(65536):
-                self._buffer += data
-        data, self._buffer = self._buffer, b""
-        return data
+    def until(self, kind: str = "Z", count: int = 1, timeout: float = 20.0) -> list[Message]:
+        """Everything up to the `count`th message of a kind."""
+        seen: list[Message] = []
+        while count:
+            try:
+                seen.append(self.read(timeout))
+            except Closed:
+                raise Closed(seen) from None
+            count -= seen[-1][0] == kind
+        return seen
 
-    def quiet(self, seconds: float = 0.3) -> bool:
-        """Nothing comes for so long, and the peer has not closed."""
-        if self._buffer:
-            return False
-        self.socket.settimeout(seconds)
+    def rest(self, timeout: float = 20.0) -> list[Message]:
+        """Everything up to the end of the connection."""
         try:
-            self._buffer = self.socket.recv(65536)
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(PATIENCE)
-        return False
+            self.until("never", timeout=timeout)
+        except Closed as e:
+            return list(e.args[0])
+        raise AssertionError
 
-    def tls(self, using: ssl.SSLContext, *, asked: bool = True, name: str = "127.0.0.1") -> None:
-        """TLS from here on, after an SSLRequest (`asked`) or at once."""
-        if asked:
-            self.send(SSL_REQUEST)
-            answer = self.receive(1)
-            assert answer == b"S", answer
-        assert not self._buffer
-        self.socket = using.wrap_socket(self.socket, server_hostname=name)
+    def ask(self, *parts: bytes) -> list[Message]:
+        """Sends, and reads up to ReadyForQuery."""
+        self.send(*parts)
+        return self.until()
 
-    def message(self) -> tuple[str, bytes]:
-        """The next message: (type, body)."""
-        kind, length = struct.unpack("!cI", self.receive(5))
-        return kind.decode(), self.receive(length - 4)
-
-    def until(self, kind: str) -> list[tuple[str, bytes]]:
-        """The messages up to the first of this type, which is the last one of the list."""
-        found = []
-        while not found or found[-1][0] != kind:
-            found.append(self.message())
-        return found
-
-    def error(self) -> dict[str, str]:
-        """The fields of the ErrorResponse with which the peer ends the connection; nothing may come after it."""
-        kind, body = self.message()
-        assert kind == "E", (kind, body)
-        assert self.rest() == b""
-        return wire.fields(body)
-
-    def startup(self, user: str = "admin", database: str = "shop", code: int = V3_0, **more: str) -> None:
-        self.send(wire.startup(code, user=user, database=database, **more))
-
-    def password(self, token: str) -> None:
-        """Answers the request for a cleartext password."""
-        assert self.message() == ("R", struct.pack("!I", 3))
-        self.send(wire.message("p", wire.text(token)))
-
-    def greeting(self) -> Greeting:
-        """Everything up to the first ReadyForQuery, AuthenticationOk first."""
-        assert self.message() == ("R", bytes(4))
-        parameters, key = {}, (0, b"")
-        for kind, body in self.until("Z"):
-            if kind == "S":
-                name, value = body[:-1].split(b"\0")
-                parameters[name.decode()] = value.decode()
-            elif kind == "K":
-                key = (int.from_bytes(body[:4]), body[4:])
-            else:
-                assert kind in "ZN", (kind, body)
-        return Greeting(parameters, key)
-
-    def log_in(self, token: str, **more: str) -> Greeting:
-        self.startup(**more)
-        self.password(token)
-        return self.greeting()
-
-    def query(self, sql: str) -> list[Sequence[bytes | None]]:
-        """The rows of a simple query. An ErrorResponse fails the test."""
-        self.send(wire.query(sql))
-        answer = b"".join(wire.message(kind, body) for kind, body in self.until("Z"))
-        assert not wire.errors(answer), wire.errors(answer)
-        return list(wire.rows(answer))
+    def cancel(self, key: bytes | None = None, *, tls: bool = True) -> None:
+        """Sends a CancelRequest on a connection of its own, and waits until the other side has closed it."""
+        with connect(self.address, self.context if tls else None) as other:
+            other.sendall(wire.request(80877102, self.key if key is None else key))
+            other.settimeout(20.0)
+            with contextlib.suppress(ConnectionResetError):
+                assert other.recv(1) == b""
 
     def close(self) -> None:
         self.socket.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-@contextlib.contextmanager
-def connect(address: tuple[str, int]) -> Iterator[Raw]:
-    client = Raw(address)
-    try:
-        yield client
-    finally:
-        client.close()
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
-def eventually(holds: object, seconds: float = 10.0) -> None:
-    """Waits until `holds()` is true; fails the test after so many seconds."""
-    assert callable(holds)
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+def connect(address: tuple[str, int] | str, context: ssl.SSLContext | None) -> socket.socket:
+    if isinstance(address, str):
+        plain = socket.socket(socket.AF_UNIX)
+        plain.connect(address)
+        return plain
+    made = socket.create_connection(address, 20.0)
+    if context is None:
+        return made
+    made.sendall(wire.request(80877103))
+    assert made.recv(1) == b"S"
+    return context.wrap_socket(made, server_hostname=address[0])
+
+
+def direct(lab: Lab, **parameters: str) -> Raw:
+    """To the server itself, over its private socket."""
+    path = str(Path(lab.server.folder) / f".s.PGSQL.{lab.server.port}")
+    return Raw(path, lab.server.user, database=lab.server.database, **parameters)
+
+
+def through(lab: Lab, identity: str, *, tls: bool = False, minor: int = 0, token: str = "", **parameters: str) -> Raw:
+    """Through the gateway, as one of the lab's identities or with a token."""
+    context = ssl.create_default_context(cafile=str(lab.authority.file)) if tls else None
+    address = (lab.gateway.host, lab.gateway.port)
+    password = token or lab.tokens[identity]
+    return Raw(address, identity, password, context=context, minor=minor, **parameters)

@@ -199,6 +199,15 @@ def test_commands_behind_the_password_are_kept_for_the_session() -> None:
     assert played.result.client == wire.query("SELECT 1")
 
 
+@pytest.mark.parametrize("lie", [OK + wire.message("Z", b"X"), OK + wire.row(b"1"), wire.ready()])
+def test_an_upstream_that_lies_is_not_the_client_s_fault(lie: bytes) -> None:
+    played = serve(START, TOKEN, upstream=[lie])
+    assert isinstance(played.error, Refused)
+    (found,) = wire.errors(played.client[played.client.rfind(b"E\0") :])
+    assert found["C"] == "08001"
+    assert "upstream" in found["M"]
+
+
 def test_a_flood_before_the_login_ends_it() -> None:
     played = serve(START, *[b"p\0\0\xff\xff" + b"x" * 60_000] * 50)
     assert played.error is not None
