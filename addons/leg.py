@@ -42,6 +42,7 @@ class Leg(asyncio.Protocol):
         self._out = ssl.MemoryBIO()
         self._early: list[bytes] = []
         self._early_size = 0
+        self._handing_over = False  # what came early is not delivered yet: what comes now queues behind it
         self._waiter: asyncio.Future[None] | None = None
         self._forward_loss = forward_loss
         self._paused: set[str] = set()
@@ -57,7 +58,7 @@ class Leg(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        if self.on_data is None:
+        if self.on_data is None or self._handing_over:
             self._early.append(data)
             self._early_size += len(data)
             if self._early_size > _HANDSHAKE_BUFFER:
@@ -167,14 +168,19 @@ class Leg(asyncio.Protocol):
         self, on_data: Callable[[bytes], None], on_gone: Callable[[], None], on_writable: Callable[[bool], None]
     ) -> None:
         """From now on bytes go to `on_data`, what came early first."""
-        early, self._early, self._early_size = b"".join(self._early), [], 0
-        pending = bool(early) or (self.tls is not None and bool(self._in.pending))
+        loop = asyncio.get_running_loop()
         self.on_data, self.on_gone, self.on_writable = on_data, on_gone, on_writable
-        self.resume("early")
-        if pending:
-            asyncio.get_running_loop().call_soon(self.data_received, early)
+        if self._early or (self.tls is not None and self._in.pending):
+            self._handing_over = True
+            loop.call_soon(self._hand_over)
         if self.gone:
-            asyncio.get_running_loop().call_soon(on_gone)
+            loop.call_soon(on_gone)
+
+    def _hand_over(self) -> None:
+        early, self._early, self._early_size = b"".join(self._early), [], 0
+        self._handing_over = False
+        self.resume("early")
+        self.data_received(early)
 
     def send(self, data: bytes) -> None:
         if self.transport.is_closing():

@@ -114,7 +114,7 @@ class Runtime:
         self.verifier = Verifier(config.issuers, blocked=self.blocked)
         self.ca = tls.LocalCa(state / "ca")
         self.listener_tls = {x.name: tls.listener_context(x, self.ca) for x in config.listeners if x.tls.mode != "off"}
-        self.upstream_tls = {r.name: tls.upstream_context(r.tls) for r in config.resources}
+        self.upstream_tls = {r.name: tls.upstream_context(r.name, r.tls) for r in config.resources}
         self.view = LiveView(self) if self.watched else None
         self.evidence = Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush)
         self.handlers = Handlers(

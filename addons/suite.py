@@ -24,6 +24,7 @@ from mitmproxy.net.free_port import get_free_port
 
 from addons import listeners, live_view, takeover
 from addons.runtime import Runtime
+from addons.tls import TlsError
 from guard.config import ConfigError, load
 from guard.config.schema import ListenerConfig
 from guard.record.errors import RecordError
@@ -76,7 +77,7 @@ class NotConfigured(Exception):
 
 
 # what goes wrong in a start for reasons outside of us; the text says all that there is to say
-_EXPECTED = (OSError, RecordError, StateError, SecretError, takeover.Incompatible)
+_EXPECTED = (OSError, RecordError, StateError, SecretError, TlsError, takeover.Incompatible)
 
 
 def _options() -> Any:

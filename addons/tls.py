@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,10 +22,15 @@ _LEAF_DAYS = 397
 _RENEW_DAYS = 30
 
 
-def _private(path: Path, data: bytes) -> None:
-    """Written whole, readable by its owner only, or not at all."""
+class TlsError(Exception):
+    """Certificates or keys that cannot be used; the text names the files."""
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Written whole or not at all, with these permissions from its first moment."""
     partial = path.with_name(path.name + ".new")
-    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    partial.unlink(missing_ok=True)
+    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(file, "wb") as f:
         f.write(data)
     partial.replace(path)
@@ -65,11 +71,16 @@ class LocalCa:
         key_file = folder / "ca.key"
         if not (key_file.exists() and self.certificate_file.exists()):
             self._make(key_file)
-        key = serialization.load_pem_private_key(key_file.read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"{key_file} holds no elliptic curve key; move the folder away to make a new CA")
+        try:
+            key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+            self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
+        except (ValueError, TypeError) as e:
+            raise TlsError(f"the CA in {folder} cannot be read ({e}); move the folder away to make a new one") from e
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != self._certificate.public_key():
+            raise TlsError(
+                f"key and certificate of the CA in {folder} do not fit; move the folder away to make a new one"
+            )
         self._key = key
-        self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
 
     def _make(self, key_file: Path) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -88,13 +99,14 @@ class LocalCa:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        _private(key_file, _pem_key(key))
-        self.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _write(key_file, _pem_key(key), 0o600)
+        _write(self.certificate_file, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
     def mint(self, name: str, hosts: list[str]) -> tuple[Path, Path]:
         """Certificate and key for a listener; renewed when its names change or it runs out within a month."""
-        chain, key_file = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        if chain.exists() and key_file.exists() and self._fits(chain, hosts):
+        # the prefix keeps a listener named `ca` from our own files
+        chain, key_file = self.folder / f"listener-{name}.crt", self.folder / f"listener-{name}.key"
+        if chain.exists() and key_file.exists() and self._fits(chain, key_file, hosts):
             return chain, key_file
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
@@ -119,20 +131,30 @@ class LocalCa:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        _private(key_file, _pem_key(key))
-        chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _write(key_file, _pem_key(key), 0o600)
+        _write(chain, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
         return chain, key_file
 
-    def _fits(self, chain: Path, hosts: list[str]) -> bool:
-        certificate = x509.load_pem_x509_certificate(chain.read_bytes())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    def _fits(self, chain: Path, key_file: Path, hosts: list[str]) -> bool:
+        """Ours, for these names, with this key, and not about to run out. Damaged files do not fit."""
+        try:
+            certificate = x509.load_pem_x509_certificate(chain.read_bytes())
+            key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+            certificate.verify_directly_issued_by(self._certificate)
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
         have = {str(n.value) for n in names}
         left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-        return have == set(hosts) and left > datetime.timedelta(days=_RENEW_DAYS)
+        return (
+            key.public_key() == certificate.public_key()
+            and have == set(hosts)
+            and left > datetime.timedelta(days=_RENEW_DAYS)
+        )
 
 
 def listener_context(listener: ListenerConfig, ca: LocalCa) -> ssl.SSLContext:
-    """The server side. Clients that offer ALPN get `postgresql`."""
+    """The server side. Clients that offer ALPN get `postgresql`. Raises `TlsError`."""
     if listener.tls.certificate is not None and listener.tls.key is not None:
         chain, key = listener.tls.certificate, listener.tls.key
     else:
@@ -142,15 +164,28 @@ def listener_context(listener: ListenerConfig, ca: LocalCa) -> ssl.SSLContext:
         chain, key = ca.mint(listener.name, sorted(hosts, key=lambda h: (h != "localhost", h)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(chain, key)
+    _load(context, f"listener `{listener.name}`", chain, key)
     context.set_alpn_protocols(["postgresql"])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0  # sessions are long: tickets would only cost memory
     return context
 
 
-def upstream_context(tls: UpstreamTls) -> ssl.SSLContext | None:
-    """The client side; None where the resource says `off`."""
+def _load(context: ssl.SSLContext, whose: str, chain: Path, key: Path | None) -> None:
+    try:
+        context.load_cert_chain(chain, key, password=_no_password)
+    except OSError as e:  # ssl.SSLError is one
+        why = getattr(e, "reason", None) or e.strerror or e
+        raise TlsError(f"{whose}: certificate `{chain}` and key `{key or chain}` cannot be used: {why}") from e
+
+
+def _no_password() -> str:
+    """Without it OpenSSL would ask on the terminal."""
+    raise OSError("the key is encrypted; the gateway takes no passphrase")
+
+
+def upstream_context(name: str, tls: UpstreamTls) -> ssl.SSLContext | None:
+    """The client side; None where the resource `name` says `off`. Raises `TlsError`."""
     if tls.mode == "off":
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -161,9 +196,13 @@ def upstream_context(tls: UpstreamTls) -> ssl.SSLContext | None:
     else:
         context.check_hostname = tls.mode == "verify-full"
         if tls.ca is not None:
-            context.load_verify_locations(tls.ca)
+            try:
+                context.load_verify_locations(tls.ca)
+            except OSError as e:
+                why = getattr(e, "reason", None) or e.strerror or e
+                raise TlsError(f"resource `{name}`: CA bundle `{tls.ca}` cannot be used: {why}") from e
         else:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
+        _load(context, f"resource `{name}`", tls.certificate, tls.key)
     return context

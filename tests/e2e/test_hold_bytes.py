@@ -1,7 +1,8 @@
-"""A held client's bytes: they cost no memory, none of them is lost, and a client that leaves is noticed although unread."""
+"""A held client's bytes: they cost no memory, none is lost, and a client that leaves is noticed although unread."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -104,10 +105,8 @@ def test_what_was_sent_behind_a_hold_is_answered_after_it(lab: Lab) -> None:
             client.socket.settimeout(20)
             if rest:
                 client.socket.setblocking(False)
-                try:
+                with contextlib.suppress(BlockingIOError):
                     rest = rest[client.socket.send(rest) :]
-                except BlockingIOError:
-                    pass
                 client.socket.setblocking(True)
             rows = wire.rows(b"".join(wire.message(k, b) for k, b in client.until()))
             assert rows == [[str(seen).encode(), b"y" * 500]]

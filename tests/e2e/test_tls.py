@@ -128,7 +128,7 @@ def test_a_restart_keeps_the_minted_authority(tmp_path: Path) -> None:
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         assert {path.name: path.stat().st_mode & 0o077 for path in folder.glob("*.key")} == {
             "ca.key": 0,
-            f"{LISTENER}.key": 0,
+            f"listener-{LISTENER}.key": 0,
         }
 
 
