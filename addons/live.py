@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from addons.catalog_client import CatalogError
 from addons.catalogs import CatalogKeeper
 from addons.live_view import Recent
 from addons.relay import Relay
@@ -36,6 +38,8 @@ from protocols.contract import (
 
 if TYPE_CHECKING:
     from addons.runtime import Runtime
+
+log = logging.getLogger("sluicegate.session")
 
 WARN_BEFORE = 60.0  # seconds before its end that a session is told
 
@@ -142,23 +146,42 @@ class LiveSession:
         return HoldTicket(held.id, held.expires_at)
 
     def _decided(self, held: HeldApproval, request: HoldRequest) -> None:
-        """An outcome arrived. An approval is spent here, and only then is the command let go."""
-        self._held.pop(held.id, None)
-        relay, session = self.relay, self.session
-        if held.future.cancelled() or relay is None or session is None:
+        """An outcome arrived."""
+        if held.future.cancelled() or self.relay is None:
+            self._held.pop(held.id, None)
             return
         outcome = held.future.result()
-        result, why = _OUTCOMES.get(outcome.status, Outcome.DENIED), outcome.reason
+        result = _OUTCOMES.get(outcome.status, Outcome.DENIED)
         if result is Outcome.APPROVED:
-            why = ", ".join(outcome.by)
-            refusal = self.refusal() or self._still_allowed(request)
-            try:
-                if refusal:
-                    raise ApprovalError(refusal)
-                self.runtime.approvals.spend(held.id, request.digest)
-            except (ApprovalError, StateError, RecordError) as e:
-                result, why = Outcome.DENIED, str(e)
-        relay.step(lambda: session.resume(result, why))
+            self.runtime.background(self._approved(held, request, ", ".join(outcome.by)), "approval")
+        else:
+            self._resume(held, result, outcome.reason)
+
+    async def _approved(self, held: HeldApproval, request: HoldRequest, by: str) -> None:
+        """What the command means is looked at once more; then the approval is spent, and only then it is let go."""
+        try:
+            await self.refresh_catalog()
+        except CatalogError as e:
+            log.warning("%s: %s", self.label, e)  # without a snapshot the session refuses the command
+        if held.id not in self._held:
+            return  # withdrawn meanwhile
+        result, why = Outcome.APPROVED, by
+        try:
+            if refusal := self.refusal() or self._still_allowed(request):
+                raise ApprovalError(refusal)
+            self.runtime.approvals.spend(held.id, request.digest)
+        except (ApprovalError, StateError, RecordError) as e:
+            result, why = Outcome.DENIED, str(e)
+        except Exception:
+            log.exception("an approval could not be used")
+            result, why = Outcome.DENIED, "internal error in the gateway"
+        self._resume(held, result, why)
+
+    def _resume(self, held: HeldApproval, result: Outcome, why: str) -> None:
+        self._held.pop(held.id, None)
+        relay, session = self.relay, self.session
+        if relay is not None and session is not None:
+            relay.step(lambda: session.resume(result, why))
 
     def _still_allowed(self, request: HoldRequest) -> str:
         """While it waited the policy may have become stricter: an approval does not overrule a denial."""

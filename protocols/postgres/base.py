@@ -33,6 +33,7 @@ class Held:
     verdict: Verdict
     forward: Callable[[], None]
     refuse: Callable[[tuple[str, str, str]], None]
+    epoch: object  # of the verdict that the approvers were shown
 
 
 class SessionBase:
@@ -58,6 +59,8 @@ class SessionBase:
     number: int  # of the last command on record
     status: str  # of the last ReadyForQuery
     nowhere: bytes  # a name that does not exist on the server
+    _later: list[bytes]  # client bytes behind a wait
+    _later_size: int
     _client_large: str
     _server_large: bool
     _notices: list[bytes]

@@ -94,12 +94,14 @@ class Framer:
         """Bytes held of an incomplete message."""
         return self._size
 
-    def push_back(self, data: bytes) -> None:
-        """Gives unread whole or partial messages back: the next `feed` starts with them."""
-        self._parts.insert(0, data)
-        self._size += len(data)
+    def take(self) -> bytes:
+        """Everything held of an incomplete message, which is the caller's then: it comes with the next `feed` again."""
+        held = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
         self._need = 5
         self.large = 0  # announced again when it is read again
+        return held
 
     def feed(self, data: bytes) -> tuple[bytes, list[tuple[int, int, int]], int]:
         """-> (buffer, messages, end). `end` is where the whole messages stop; what follows is kept for the next call.

@@ -54,7 +54,7 @@ class Frontend(RoundTrip, Commands):
                 if self._want_flush:
                     self._want_flush = False
                     self.up.append(FLUSH)
-                self._from_client.push_back(buf[pos:end])
+                self._put_back(buf[pos:end])
                 return
             if not forward:
                 # the handler has put everything before this message, and what stands in for it, into `up`
@@ -62,11 +62,17 @@ class Frontend(RoundTrip, Commands):
             if self.waiting is not None or self.ended:
                 if stop > run:
                     self.up.append(buf[run:stop])
-                if stop < end:
-                    self._from_client.push_back(buf[stop:end])
+                self._put_back(buf[stop:end])
                 return
         if end > run:
             self.up.append(buf[run:end] if run or end < len(buf) else buf)
+
+    def _put_back(self, rest: bytes) -> None:
+        """Behind a wait: read again once it is over, before what comes meanwhile."""
+        rest += self._from_client.take()
+        if rest:
+            self._later.insert(0, rest)
+            self._later_size += len(rest)
 
     def _large(self, buf: bytes, kind: int, run: int, pos: int, stop: int) -> int:
         """A message above its limit has begun: COPY data passes in pieces, everything else is refused."""

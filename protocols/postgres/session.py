@@ -33,6 +33,7 @@ from protocols.postgres.pending import Pending, Portal, Prepared
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
 
+_PIECE = 8192  # bytes of a backlog that are read at once
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
 
 
@@ -184,10 +185,10 @@ class PostgresSession(Frontend, Backend):
     def _replay(self) -> None:
         """Goes on with what the client sent during a wait."""
         while self._later and self.waiting is None and not self.ended:
-            later, self._later, self._later_size = b"".join(self._later), [], 0
-            self._client(later)
-        if self.waiting is None and not self.ended:
-            self._client(b"")
+            later = b"".join(self._later)
+            rest = later[_PIECE:]  # in pieces: what another wait puts back is cut into messages again
+            self._later, self._later_size = [rest] if rest else [], len(rest)
+            self._client(later[:_PIECE])
 
     def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
         """Puts the response of `entry` on record (buffered: it is written with the next flush or within moments)."""

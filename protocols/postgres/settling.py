@@ -157,7 +157,8 @@ class Settling(SessionBase):
             if self.masking and entry.kind == Kind.BIND and entry.portal is not None:
                 self._describe_portal(entry.portal)
 
-        self.held = Held(ticket, entry, verdict, forward, lambda why: self._refuse(entry, stand_in(), why))
+        refuse = lambda why: self._refuse(entry, stand_in(), why)  # noqa: E731
+        self.held = Held(ticket, entry, verdict, forward, refuse, self._epoch)
         self.waiting = Wait.HOLD
         minutes = max(1, round((ticket.expires_at - self.port.now_ns() / 1e9) / 60))
         self._tell(
@@ -221,11 +222,14 @@ class Settling(SessionBase):
         if self.skipping:  # an earlier message of its pipeline failed meanwhile: the server would ignore it
             self._finish(held.entry, b"skipped")
             return
-        if outcome is Outcome.APPROVED:
+        if outcome is Outcome.APPROVED and self._means_what_it_did(held):
             held.forward()
             return
         rule = held.verdict.decision.rule
-        if outcome is Outcome.WITHDRAWN:
+        if outcome is Outcome.APPROVED:
+            text = f"what this command does changed while it waited (rule `{rule}`, request {held.ticket.id})"
+            held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "send it again, to be judged as it is now"))
+        elif outcome is Outcome.WITHDRAWN:
             held.refuse((errors.QUERY_CANCELED, "canceling statement due to user request", why))
         elif outcome is Outcome.EXPIRED:
             text = f"denied: nobody approved it in time (rule `{rule}`, request {held.ticket.id})"
@@ -233,6 +237,16 @@ class Settling(SessionBase):
         else:
             text = f"denied by an approver (rule `{rule}`, request {held.ticket.id}): {why}"
             held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "talk to the approver before you try again"))
+
+    def _means_what_it_did(self, held: Held) -> bool:
+        """Names may have changed since the approvers were shown what the command does: it must still do just that."""
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        if catalog is not None and self.judge.epoch(catalog) is held.epoch:
+            return True
+        if catalog is None or held.entry.kind not in (Kind.QUERY, Kind.BIND):
+            return False
+        return self.judge.judge(held.verdict.text, catalog).command.analysis == held.verdict.command.analysis
 
 
 def denial(verdict: Verdict) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ import re
 
 from protocols.postgres.settings import encoding_name, words
 
-MAX_TOKENS = 300_000  # of one message: about a second of work
+MAX_TOKENS = 100_000  # of one message: some tenths of a second, in which nobody else is served
 MAX_STATEMENTS = 2000  # of one message
 MAX_CHAIN = 4500  # operators, joins or set operations that may nest in each other; 25,000 overflow an 8 MiB stack
 SHORT = 8000  # characters: below, no chain can be longer than MAX_CHAIN

@@ -97,12 +97,13 @@ def test_a_message_within_its_limit_that_is_whole_needs_no_limit() -> None:
     assert whole(framer(10), wire.message("Q", b"x" * 500)) == [wire.message("Q", b"x" * 500)]
 
 
-def test_what_is_pushed_back_comes_first() -> None:
+def test_what_is_taken_is_held_no_more() -> None:
     used = framer()
     first, second, third = (wire.query(f"SELECT {i}") for i in range(3))
     buf, found, end = used.feed(first + second + third[:4])
-    used.push_back(buf[found[1][1] : end])
-    assert whole(used, third[4:]) == [second, third]
+    assert used.take() == third[:4]
+    assert used.buffered == 0
+    assert whole(used, buf[found[1][1] : end] + third) == [second, third]
 
 
 def test_many_small_pieces_cost_no_quadratic_copying() -> None:
