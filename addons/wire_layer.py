@@ -33,6 +33,7 @@ from protocols.contract import (
     StartTls,
     WireError,
 )
+from protocols.registry import PROTOCOLS
 
 log = logging.getLogger("sluicegate.wire")
 
@@ -96,6 +97,8 @@ class WireLayer(layer.Layer):
         address = self.context.client.peername
         gate = runtime.gate(self._protocol, self._listener, str(address[0]) if address else "")
         if gate is None:
+            words = "the gateway takes no connections at the moment; try again later"
+            self._client.send(PROTOCOLS[self._protocol].refusal(words, "57P03"))
             self._client.close()
             return
         self._gate = gate

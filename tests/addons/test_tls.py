@@ -49,9 +49,11 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str = "local
 def test_strict_clients_accept_what_it_mints(tmp_path: Path) -> None:
     ca = LocalCa(tmp_path / "ca")
     chain, _ = ca.mint("db", HOSTS)
+    if shutil.which("openssl") is None:
+        pytest.skip("no `openssl` program here: install Debian's `openssl`")
+    strictly = ["-x509_strict", "-purpose", "sslserver", "-verify_hostname", "localhost"]
     checked = subprocess.run(
-        ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", "localhost", "-CAfile"]
-        + [str(ca.certificate_file), str(chain)],
+        ["openssl", "verify", *strictly, "-CAfile", str(ca.certificate_file), str(chain)],
         capture_output=True,
         text=True,
     )

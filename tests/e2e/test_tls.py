@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
 import struct
@@ -25,6 +26,7 @@ from tests.support.bytewise import V3_0, V3_2, Raw, connect, eventually
 pytestmark = pytest.mark.e2e
 
 AUTH_TIMEOUT = 3.0
+CONNECTIONS = 40
 
 
 def _listeners(document: dict[str, Any]) -> None:
@@ -36,7 +38,7 @@ def _listeners(document: dict[str, Any]) -> None:
         ("minted", {"mode": "required"}),
     ):
         document["listeners"].append({**required, "name": name, "tls": tls})
-    document["limits"] = {"auth_timeout": AUTH_TIMEOUT}
+    document["limits"] = {"auth_timeout": AUTH_TIMEOUT, "max_connections": CONNECTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +317,8 @@ def test_renegotiation_is_refused_and_the_session_lives(lab: Lab) -> None:
     """A client of TLS 1.2 that starts over inside its session could swap what it was bound to (CVE-2009-3555)."""
     host, port = lab.gateway.listeners[LISTENER]
     ca = str(lab.authority.file)
+    if shutil.which("openssl") is None:
+        pytest.skip("no `openssl` program here: install Debian's `openssl`")
     asked = subprocess.run(
         ["openssl", "s_client", "-connect", f"{host}:{port}", "-starttls", "postgres", "-tls1_2", "-CAfile", ca],
         input=b"R\n",
@@ -392,6 +396,21 @@ def test_a_client_that_drips_does_not_prolong_its_time(required: Raw) -> None:
             if time.monotonic() - began > AUTH_TIMEOUT * 4:
                 pytest.fail("still there")
             time.sleep(0.05)
+
+
+def test_those_who_never_log_in_are_bounded(lab: Lab) -> None:
+    """Who opens connections and says nothing costs the gateway no more than so many, and not for long."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(connect(lab.gateway.listeners["optional"])) for _ in range(CONNECTIONS)]
+        with pytest.raises(psycopg.OperationalError, match="takes no connections at the moment"):
+            one(address(lab, "optional", sslmode="disable"))
+        assert one_error(silent[0].rest()) == "57014"
+    eventually(lambda: one(address(lab, "optional")) == (1,))
+
+
+def one_error(answer: bytes) -> str:
+    [error] = wire.errors(answer)
+    return error["C"]
 
 
 # ---------------------------------------------------------------- the startup packet
