@@ -63,8 +63,6 @@ class Gate:
         self._counted = False
         self._subject = ""  # once the token was verified
         self._refusal_recorded = False
-        self._waiting = True
-        runtime.at_the_gate += 1
         self.auth_timeout = runtime.config.limits.auth_timeout
         self.upstream_address = (resource.host, resource.port)
 
@@ -241,7 +239,6 @@ class Gate:
 
     def start(self, handover: Handover, client: Leg, upstream: Leg, connection: Client) -> None:
         """The session begins. Raises where it cannot be put on record: then it does not begin."""
-        self._through()
         runtime, live, config = self._runtime, self._live, self._runtime.config
         assert live is not None
         # the policy may have been loaded anew while it logged in: no reload would reach it any more
@@ -314,7 +311,6 @@ class Gate:
 
     def failed(self, why: str, *, refused: bool = False) -> None:
         """The handshake did not become a session. `refused`: by us, which is on record whoever it was."""
-        self._through()
         log.info("%s: no session for %s: %s", self._listener.name, self._peer, why)
         if refused and self._live is None and not self._refusal_recorded:
             self._refused(None, why, "")
@@ -325,11 +321,6 @@ class Gate:
                 | {"why": why},
             )
             self._release()
-
-    def _through(self) -> None:
-        if self._waiting:
-            self._waiting = False
-            self._runtime.at_the_gate -= 1
 
     def _release(self) -> None:
         live, self._live = self._live, None

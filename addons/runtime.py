@@ -51,12 +51,9 @@ _current: Runtime | None = None
 
 
 def gate(protocol: str, listener: str, peer: str) -> Gate | None:
-    """The gate of one new connection; None while the gateway is not serving, or too many stand at its gates."""
+    """The gate of one new connection; None while the gateway is not serving."""
     runtime = _current
     if runtime is None or runtime.draining:
-        return None
-    if runtime.at_the_gate >= runtime.config.limits.max_connections:
-        log.warning("%s: %d connections have not logged in yet; %s is turned away", listener, runtime.at_the_gate, peer)
         return None
     return runtime.gate(protocol, listener, peer)
 
@@ -71,7 +68,6 @@ class Runtime:
         self.stopped = ""
         self.draining = False
         self.connections = 0
-        self.at_the_gate = 0  # connections that have not logged in yet
         self.arriving = 0  # connections that have not logged in yet
         self.sessions: dict[str, LiveSession] = {}
         self.cancel_keys: dict[int, tuple[LiveSession, bytes]] = {}

@@ -9,12 +9,15 @@ When a leg ends, the loss goes back to the original protocol, so that mitmproxy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import inspect
+import logging
 from importlib.metadata import version
 from typing import Any, cast
 
 from mitmproxy import ctx
+from mitmproxy.addons import termlog
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import mode_servers, mode_specs, server
 
@@ -47,6 +50,16 @@ def self_check() -> None:
         raise Incompatible(
             f"mitmproxy {version('mitmproxy')} does not fit ({'; '.join(problems)}); versions that work: {WORKS_WITH}"
         )
+
+
+def outlive_the_log() -> None:
+    """mitmproxy ends its process where its log cannot be written; ours goes on: a full disk must not end it."""
+
+    def emit(self: termlog.TermLogHandler, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # there is no other place to say it
+            print(self.format(record), file=self.file)
+
+    cast(Any, termlog.TermLogHandler).emit = emit
 
 
 def handler_of(client_id: str) -> server.ConnectionHandler:

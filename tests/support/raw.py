@@ -37,8 +37,17 @@ class Raw:
         self.context = context
         self.socket = connect(address, context)
         self._in = b""
-        self.send(wire.startup((3 << 16) | minor, user=user, database=database, **parameters))
         self.greeting: list[Message] = []
+        try:
+            self._log_in((3 << 16) | minor, password, user=user, database=database, **parameters)
+        except BaseException:
+            self.close()
+            raise
+        (key,) = (body for kind, body in self.greeting if kind == "K")
+        self.key = key
+
+    def _log_in(self, version: int, password: str, **parameters: str) -> None:
+        self.send(wire.startup(version, **parameters))
         while not self.greeting or self.greeting[-1][0] != "Z":
             kind, body = self.read()
             if (kind, body) == ("R", b"\0\0\0\3"):
@@ -47,8 +56,6 @@ class Raw:
             self.greeting.append((kind, body))
             if kind == "E":
                 raise Closed(wire.fields(body))
-        (key,) = (body for kind, body in self.greeting if kind == "K")
-        self.key = key
 
     def send(self, *parts: bytes) -> None:
         self.socket.sendall(b"".join(parts))
