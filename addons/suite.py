@@ -119,6 +119,14 @@ def _kill(flow: Any) -> None:
         flow.kill()
 
 
+def _leave() -> None:
+    """Ends the process with 1, at once: taking mitmproxy's native threads down can crash on the way out."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 class Closed:
     """Refuses every connection that is not one of our listeners', and every flow that comes about all the same."""
 
@@ -217,7 +225,7 @@ class Gateway:
         self.failed.set()
         _options().update(mode=[])
         # mitmproxy does so for errors of its own start; ours may come after it has stopped looking
-        asyncio.get_running_loop().call_soon(sys.exit, 1)
+        asyncio.get_running_loop().call_soon(_leave)
 
     async def drain(self, grace: float) -> None:
         """No new connections; open transactions get `grace` seconds; then every session ends."""

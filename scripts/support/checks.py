@@ -140,7 +140,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"FAILED before the tests: {', '.join(failed)}; the exit status will say so", flush=True)
     selection = ["-m", "not slow"] if options.fast else []
     env = {**os.environ, "SLUICEGATE_TEST_POSTGRES": "embedded"} if options.fast else None
-    tests = subprocess.run([sys.executable, "-m", "pytest", *selection, *rest], cwd=ROOT, env=env)
+    command = [sys.executable, "-m", "pytest", *selection, *rest]
+    tests = subprocess.run(command, cwd=ROOT, env=env)
+    if tests.returncode == 1 and os.environ.get("CI") == "true":
+        # real servers on a busy machine miss a deadline now and then; what is broken fails twice
+        print(
+            "FAILED above; once more, the failed ones alone: what passes now depends on the machine's load", flush=True
+        )
+        tests = subprocess.run([*command, "--last-failed", "--last-failed-no-failures=none"], cwd=ROOT, env=env)
     return tests.returncode or (1 if failed else 0)
 
 

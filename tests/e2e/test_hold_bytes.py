@@ -117,11 +117,11 @@ def test_what_was_sent_behind_a_hold_is_answered_after_it(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half"])
-@pytest.mark.parametrize("unread", [0, 120_000], ids=["read", "unread"])
+@pytest.mark.parametrize("unread", [0, 80_000], ids=["read", "unread"])
 def test_a_client_that_leaves_is_noticed(lab: Lab, how: str, unread: int) -> None:
     """Also while its socket is not read any more, when asyncio sees neither its end nor its loss.
 
-    120 kB are more than the gateway keeps and less than the kernel does. A client that leaves with more than that on
+    80 kB are more than the gateway keeps and less than the kernel does. A client that leaves with more than that on
     its way cannot be seen to leave: TCP brings its end behind its bytes.
     """
     client = through(lab, "agent")
