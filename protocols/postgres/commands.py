@@ -51,7 +51,9 @@ class Commands(Settling):
     # ------------------------------------------------------------ the messages that can run something
 
     def _query(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
-        text = Query.decode(buf[pos + 5 : stop]).text
+        text = buf[pos + 5 : stop - 1]
+        if stop - pos < 6 or buf[stop - 1] or 0 in text:
+            text = Query.decode(buf[pos + 5 : stop]).text  # raises, and says what is wrong with it
         ready, catalog = self._catalog()
         if not ready:
             return None
@@ -61,7 +63,14 @@ class Commands(Settling):
             return None
         entry = self._command(self._sync(Pending(Kind.QUERY, verdict=verdict)), b"query")
         return self._settle(
-            buf, run, pos, stop, entry, (), lambda: Query(STAND_IN).encode(), hashlib.sha256(b"Q" + text).digest
+            buf,
+            run,
+            pos,
+            stop,
+            entry,
+            (),
+            lambda: Query(STAND_IN).encode(),
+            lambda: hashlib.sha256(b"Q" + text).digest(),
         )
 
     def _parse(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
