@@ -21,6 +21,8 @@ import secrets
 from base64 import b64encode
 from collections import deque
 
+from orjson import dumps
+
 from protocols.contract import CatalogSnapshot, Outcome, RecordFailed, SessionPort, Side, Wait
 from protocols.postgres import errors, evidence
 from protocols.postgres.backend import Backend
@@ -195,7 +197,7 @@ class PostgresSession(Frontend, Backend):
         if not entry.number:
             return
         now = self.port.now_ns()
-        extra = b',"sqlstate":"%b"' % sqlstate.encode() if sqlstate else b""
+        extra = b',"sqlstate":' + dumps(sqlstate) if sqlstate else b""  # the upstream's word: it may hold anything
         if entry.input:
             extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
         body = evidence.response(
