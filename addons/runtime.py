@@ -200,6 +200,8 @@ class Runtime:
                 "guard.record.indexer",
                 "--state",
                 str(self.config.state_dir),
+                "--parent",
+                str(os.getpid()),
                 cwd=_ROOT,
                 stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we end
             )

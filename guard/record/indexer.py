@@ -51,9 +51,9 @@ class _Pace:
         return self._stop.is_set()
 
 
-def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once: bool = False) -> int:
+def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once: bool = False, parent: int = 0) -> int:
     """Work until `stop` is set or the parent process is gone (once: until the journal's end). Returns an exit code."""
-    parent = os.getppid()
+    parent = parent or os.getppid()  # given, where it may be gone before this line is reached
     failures = compressed = 0
     try:
         index = EvidenceIndex(state_dir)
@@ -88,12 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the gateway's state_dir")
     parser.add_argument("--interval", type=float, default=0.25, metavar="SECONDS", help="pause between two looks")
     parser.add_argument("--once", action="store_true", help="index what is there and end")
+    parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end when this is not the parent any more")
     parsed = parser.parse_args(arguments)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the gateway ends first, then this
     os.nice(_NICENESS)
-    return run(parsed.state, stop, interval=parsed.interval, once=parsed.once)
+    return run(parsed.state, stop, interval=parsed.interval, once=parsed.once, parent=parsed.parent)
 
 
 if __name__ == "__main__":
