@@ -3,7 +3,7 @@
 With atheris (not among the project's dependencies: it is for one platform, and large) coverage guides the search:
 
     uv pip install --target .cache/atheris atheris
-    PYTHONPATH=.cache/atheris ./scripts/fuzz session
+    ./scripts/fuzz session
 
 Without it the corpus is mutated at random, which finds less, and needs nothing. What is found is written beside the
 corpus as `crash-...`: commit it with its fix, and it stays a test.
@@ -23,6 +23,8 @@ from typing import Any
 
 CORPUS = Path(__file__).parent / "corpus"
 _MAX = 4096  # bytes of one input
+_ROOT = Path(__file__).resolve().parents[2]
+_CACHE = _ROOT / ".cache" / "atheris"
 
 
 def seeds(target: str) -> list[bytes]:
@@ -84,7 +86,7 @@ def guided(target: str, seconds: float, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = Path(f"{folder}/crash-")
     # new inputs go to the first folder: the second, the corpus in the tree, is only read
-    fresh = Path(".cache/fuzz") / target
+    fresh = _ROOT / ".cache" / "fuzz" / target
     fresh.mkdir(parents=True, exist_ok=True)
     options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", f"-artifact_prefix={found}", f"-max_len={_MAX}"]
     atheris.Setup([sys.argv[0], *options, str(fresh), str(folder)], TARGETS[target])
@@ -92,6 +94,8 @@ def guided(target: str, seconds: float, seed: int) -> None:
 
 
 def _atheris() -> Any:
+    if _CACHE.is_dir() and str(_CACHE) not in sys.path:
+        sys.path.append(str(_CACHE))
     try:
         import atheris
     except ImportError:
