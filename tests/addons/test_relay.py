@@ -1,0 +1,278 @@
+"""Two legs and a session between them: what goes wrong in one place ends the session, and lets nothing through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from addons.leg import Leg
+from addons.relay import Outbox, Relay
+from protocols.contract import Outcome, Side, Wait
+from tests.support import wire
+from tests.support.talk import Talk
+from tests.support.wire import query, ready
+
+DELETE = "DELETE FROM users WHERE id = 1"
+
+
+class FakeLeg:
+    """A leg without a network: what it was sent, and why it is not read."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.paused: set[str] = set()
+        self.closed = False
+        self.gone = False
+        self.left = False
+        self.on_data: Callable[[bytes], None] | None = None
+
+    def attach(self, on_data: Callable[[bytes], None], on_gone: Any, on_writable: Any) -> None:
+        self.on_data, self.on_gone, self.on_writable = on_data, on_gone, on_writable
+
+    def send(self, data: bytes) -> None:
+        assert not self.closed
+        self.sent += data
+
+    def pause(self, why: str) -> None:
+        self.paused.add(why)
+
+    def resume(self, why: str) -> None:
+        self.paused.discard(why)
+
+    def peer_left(self) -> bool:
+        return self.left
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    """A real session behind a relay whose legs, journal and catalog are in our hands."""
+
+    def __init__(self, *, barrier: Callable[[], Awaitable[None]] | None = None, hold_buffer: int = 1000) -> None:
+        self.talk = Talk()
+        self.client, self.upstream = FakeLeg(), FakeLeg()
+        self.ended: list[str] = []
+        self.flushed = 0
+        self.full = False
+        self.refresh: Callable[[], Awaitable[None]] = self._fresh
+        self.relay = Relay(
+            cast(Leg, self.client),
+            cast(Leg, self.upstream),
+            self.talk.session,
+            hold_buffer=hold_buffer,
+            refresh=lambda: self.refresh(),
+            ended=self.ended.append,
+            outbox=Outbox(self._flush, barrier),
+        )
+        self.relay.start(b"", b"")
+
+    def _flush(self) -> None:
+        if self.full:
+            raise OSError("no space left on device")
+        self.flushed = len(self.talk.port.records)
+
+    async def _fresh(self) -> None:
+        """The catalog is read again."""
+
+    def says(self, data: bytes) -> None:
+        assert self.client.on_data is not None
+        self.client.on_data(data)
+
+    def answers(self, data: bytes) -> None:
+        assert self.upstream.on_data is not None
+        self.upstream.on_data(data)
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def run(play: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(cast(Any, play()), 20))
+
+
+def fatal(data: bytes) -> str:
+    return wire.errors(data)[-1]["C"]
+
+
+def test_recorded_first_and_forwarded_in_the_next_turn() -> None:
+    async def play() -> None:
+        world = World()
+        world.says(query("SELECT 1"))
+        assert world.upstream.sent == b""
+        await turns(2)
+        assert world.flushed == 1
+        assert world.upstream.sent == query("SELECT 1")
+
+    run(play)
+
+
+def test_strict_waits_for_the_disk_and_keeps_the_order() -> None:
+    async def play() -> None:
+        gate = asyncio.Event()
+        world = World(barrier=lambda: cast(Any, gate.wait()))
+        world.says(query("SELECT 1"))
+        await turns()
+        world.says(query("SELECT 2"))
+        await turns()
+        assert world.upstream.sent == b""
+        gate.set()
+        await turns()
+        assert world.upstream.sent == query("SELECT 1") + query("SELECT 2")
+
+    run(play)
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_row_34_an_exception_in_a_session_ends_it_and_forwards_nothing(
+    side: Side, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        world = World()
+
+        def bug(_: bytes) -> None:
+            world.talk.session.up.append(b"half of something")
+            raise ZeroDivisionError
+
+        cast(Any, world.talk.session)._client = bug
+        cast(Any, world.talk.session)._server = bug
+        (world.says if side is Side.CLIENT else world.answers)(b"x")
+        await turns()
+        assert world.upstream.sent == b""
+        assert fatal(world.client.sent) == "57P01"
+        assert world.client.closed
+        assert world.upstream.closed
+        assert world.ended == ["internal error"]
+
+    run(play)
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_row_34_a_full_disk_forwards_nothing(strict: bool) -> None:
+    async def play() -> None:
+        async def barrier() -> None:
+            raise AssertionError("not reached: nothing was flushed")
+
+        world = World(barrier=barrier if strict else None)
+        world.full = True
+        world.says(query("SELECT 1"))
+        await turns()
+        assert world.upstream.sent == b""
+        assert fatal(world.client.sent) == "58030"
+        assert len(world.ended) == 1
+
+    run(play)
+
+
+def test_row_34_a_disk_that_cannot_sync_forwards_nothing() -> None:
+    async def play() -> None:
+        async def barrier() -> None:
+            raise OSError("input/output error")
+
+        world = World(barrier=barrier)
+        world.says(query("SELECT 1"))
+        await turns()
+        assert world.upstream.sent == b""
+        assert fatal(world.client.sent) == "58030"
+
+    run(play)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_row_34_a_catalog_that_cannot_be_had_denies(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        world = World()
+        world.talk.port.snapshot = None
+
+        async def refresh() -> None:
+            if fails:
+                raise OSError("the metadata connection failed")
+
+        world.refresh = refresh
+        world.says(query("SELECT * FROM users"))
+        assert world.talk.session.waiting is Wait.CATALOG
+        await turns()
+        assert world.upstream.sent == query("sluicegate: stopped by policy")
+        assert world.talk.commands() == [("query", "SELECT * FROM users", "deny")]
+
+    run(play)
+    assert ("could not be refreshed" in caplog.text) == fails
+
+
+def test_a_waiting_client_is_not_read_beyond_the_limit() -> None:
+    async def play() -> None:
+        world = World(hold_buffer=100)
+        world.says(query(DELETE))
+        assert world.client.paused == set()
+        world.says(query("SELECT 1") * 20)
+        assert world.client.paused == {"wait"}
+        world.relay.step(lambda: world.talk.session.resume(Outcome.APPROVED))
+        await turns()
+        assert world.client.paused == set()
+        assert world.upstream.sent == query(DELETE) + query("SELECT 1") * 20
+
+    run(play)
+
+
+def test_a_waiting_client_that_has_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("addons.relay._PROBE_EVERY", 0.01)
+
+    async def play() -> None:
+        world = World(hold_buffer=1)
+        world.says(query(DELETE) + query("SELECT 1"))
+        world.client.left = True
+        while not world.ended:
+            await asyncio.sleep(0.01)
+        assert world.talk.port.withdrawn
+        assert world.upstream.sent == b""
+        assert world.upstream.closed
+
+    run(play)
+
+
+def test_back_pressure_goes_from_each_side_to_the_other() -> None:
+    async def play() -> None:
+        world = World()
+        world.client.on_writable(False)
+        assert world.upstream.paused == {"peer"}
+        world.client.on_writable(True)
+        assert world.upstream.paused == set()
+        world.upstream.on_writable(False)
+        assert world.client.paused == {"peer"}
+
+    run(play)
+
+
+def test_an_upstream_that_is_gone_is_told_and_recorded() -> None:
+    async def play() -> None:
+        world = World()
+        world.says(query("SELECT 1"))
+        await turns()
+        world.upstream.on_gone()
+        assert fatal(world.client.sent) == "08006"
+        assert world.talk.responses() == [(1, "lost")]
+        assert world.ended == ["the upstream closed the connection"]
+        world.upstream.on_gone()
+        world.client.on_gone()
+        assert len(world.ended) == 1
+
+    run(play)
+
+
+def test_bytes_that_the_handshake_had_read_come_first() -> None:
+    async def play() -> None:
+        world = World()
+        world.relay.start(query("SELECT 1"), wire.notice("hello"))
+        assert wire.kinds(world.client.sent) == "N"
+        await turns()
+        assert world.upstream.sent == query("SELECT 1")
+        world.answers(wire.complete("SELECT 0") + ready())
+        assert wire.kinds(world.client.sent) == "NCZ"
+
+    run(play)
