@@ -80,6 +80,10 @@ class CatalogKeeper:
             if self._client is not None and self._client.closed:
                 self._client = None
             raise
+        except Exception as e:
+            # no credential, rows that make no sense, ...: whoever waits for the snapshot is told in one way
+            self.error = f"{type(e).__name__}: {e}"
+            raise CatalogError(f"the catalog could not be read: {self.error}") from e
         self.error = ""
         self._checked = began
 

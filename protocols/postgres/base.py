@@ -69,6 +69,7 @@ class SessionBase:
 
     unmasked: dict[bytes, tuple[CommandAnalysis, CatalogSnapshot | None]]  # RowDescriptions that need no mask
     trip: Pending | None = None  # a whole exchange, while it is in flight
+    open = False  # messages of the extended protocol were sent since the last Sync: a transaction may be open
     held: Held | None = None
     refused = 0  # commands stopped so far
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
@@ -123,3 +124,9 @@ class SessionBase:
         if len(self.queue) >= self.limits.queue_max:
             raise ProtocolError("more messages in flight than the gateway keeps track of", "54000")
         self.queue.append(entry)
+        if entry.hidden:
+            return
+        if entry.kind in (Kind.PARSE, Kind.BIND, Kind.DESCRIBE, Kind.EXECUTE, Kind.CLOSE):
+            self.open = True
+        elif entry.kind in (Kind.SYNC, Kind.QUERY, Kind.CALL) and not entry.maybe:
+            self.open = False

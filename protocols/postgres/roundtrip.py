@@ -85,6 +85,7 @@ class RoundTrip(SessionBase):
         entry.room = self.limits.response_max
         self.port.record("command", evidence.command(self.session_id, number, now, b"bind", verdict.fixed, b"", params))
         self.trip = entry
+        self.open = False
         self.queue.append(entry)
         return True
 

@@ -176,7 +176,7 @@ class Settling(SessionBase):
         """
         verdict = entry.verdict
         assert verdict is not None
-        if not verdict.touches or (self.queue and self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL)):
+        if not verdict.touches or self.open:
             return b""
         text = copy_columns.inner_query(verdict.text, len(verdict.command.statements))
         if text is None:

@@ -223,6 +223,21 @@ def test_copy_out_of_a_query_is_described_first() -> None:
     alive_masked(talk)
 
 
+def test_no_sync_of_ours_commits_what_the_client_left_open() -> None:
+    """Flush gets the answers, and the implicit transaction stays open: a Sync would commit it."""
+    sql = "COPY (SELECT id, ssn AS x FROM users) TO STDOUT"
+    talk = Talk(masks=[SSN])
+    talk.client(parse("", "SELECT 1") + wire.FLUSH)
+    talk.server(wire.PARSED)
+    assert talk.client(query(sql)) == query(sql)
+    answer = wire.copy_out(0, 0) + copy_data(b"1\t078-05-1120\n") + COPY_DONE + complete("COPY 1") + ready()
+    told = talk.server(answer)
+    assert kinds(told) == "HdcCZ"
+    assert b"078" not in told
+    alive_masked(talk)
+    assert kinds(talk.client(query(sql))) == "PDCSQ"
+
+
 def test_copy_out_of_a_query_that_cannot_be_described_stays_closed() -> None:
     """The description fails, the COPY works all the same: nothing unmasked comes out of it."""
     sql = "COPY (SELECT id, ssn AS x FROM users) TO STDOUT"
