@@ -100,17 +100,17 @@ def test_row_02_startup_packets_that_cannot_be(attacked: Lab) -> None:
 @pytest.mark.parametrize("how", ["query", "parse", "bind"])
 def test_row_04_above_the_inspection_limit_nothing_is_forwarded(attacked: Lab, how: str) -> None:
     """Neither the statement nor its tail; the connection lives, and the attempt is on record."""
-    huge = "SELECT 1 /* " + "x" * (17 << 20) + " */; DROP TABLE public.orders /* tail */"
+    huge = "SELECT 1 /* " + "x" * (17 << 20) + " */; DROP TABLE public.orders /* behind_the_limit */"
     message = {
         "query": query(huge),
         "parse": parse("", huge) + bind("", "") + execute() + SYNC,
-        "bind": bind("", "", [b"x" * (17 << 20)]) + execute() + SYNC,
+        "bind": bind("", "", [b"x" * (17 << 20) + b"behind_the_limit"]) + execute() + SYNC,
     }[how]
     with through(attacked, "agent") as client:
         client.ask(parse("", "SELECT $1::text") + SYNC)
         assert errors(client.ask(message)) == ["54000"]
         assert [k for k, _ in client.ask(query("SELECT 1"))] == ONE
-    assert not reached(attacked, "tail")
+    assert not reached(attacked, "behind_the_limit")
     await_records(attacked.gateway.state_dir, lambda r: r["t"] == "command" and r.get("rule") == "limit")
 
 
