@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if tests.returncode == 1 and os.environ.get("CI") == "true":
         # real servers on a busy machine miss a deadline now and then; what is broken fails twice
         print(
-            "FAILED above; once more, the failed ones alone: what passes now depends on load, or on what ran before it", flush=True
+            "FAILED above; once more, the failed ones alone: what passes now depends on load, or on what ran before it",
+            flush=True,
         )
         tests = subprocess.run([*command, "--last-failed", "--last-failed-no-failures=none"], cwd=ROOT, env=env)
     return tests.returncode or (1 if failed else 0)
