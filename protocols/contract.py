@@ -9,7 +9,7 @@ INVARIANT: no I/O, no clock, no policy in this module; every value is immutable.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,7 +44,8 @@ class Effect(enum.StrEnum):
     EXEC_PROCEDURE = "exec.procedure"
     EXEC_DYNAMIC = "exec.dynamic"  # DO, functions that run SQL given as text
     EXEC_CAST = "exec.cast"  # a user-defined cast, operator or domain that runs code
-    EXEC_LIBRARY = "exec.library"
+    EXEC_EVENT = "exec.event"  # MySQL's scheduled events: code that runs later, by itself
+    EXEC_LIBRARY = "exec.library"  # shared libraries, plugins, components
     EXEC_PROGRAM = "exec.program"
     SESSION_SET = "session.set"  # a setting on the harmless list
     SESSION_GUARD = "session.guard"  # lifts read-only, row security, timeouts that protect the server
@@ -59,6 +60,9 @@ class Effect(enum.StrEnum):
     LISTEN = "listen"
     EXFIL_NOTIFY = "exfil.notify"
     EXFIL_REPLICATION = "exfil.replication"
+    EXFIL_CREDENTIAL = "exfil.credential"  # something that goes out holds a key, token or password
+    EXFIL_PERSONAL = "exfil.personal"  # something that goes out holds personal data
+    EXFIL_MASKED = "exfil.masked"  # something that goes out holds a value that this identity gets masked elsewhere
     NET_EGRESS = "net.egress"
     ADMIN_CONFIG = "admin.config"
     ADMIN_DOS = "admin.dos"  # pg_sleep, advisory locks
@@ -66,6 +70,21 @@ class Effect(enum.StrEnum):
     ADMIN_KILL = "admin.kill"
     ADMIN_MAINT = "admin.maint"  # vacuum, analyze, checkpoint, reindex, cluster
     SECRET_READ = "secret.read"  # password hashes, planner statistics, other sessions' text
+    HTTP_READ = "http.read"  # GET, HEAD, OPTIONS
+    HTTP_WRITE = "http.write"  # POST, PUT, PATCH and every method that is not known
+    HTTP_DELETE = "http.delete"
+    HTTP_UPGRADE = "http.upgrade"  # WebSocket
+    HTTP_STREAM = "http.stream"  # a body too large to be judged whole: judged in pieces as it passes
+    HTTP_OPAQUE = "http.opaque"  # TLS that is passed on unopened
+    KUBE_READ = "kube.read"  # get, list, watch, logs
+    KUBE_WRITE = "kube.write"  # create, update, patch
+    KUBE_DELETE = "kube.delete"
+    KUBE_EXEC = "kube.exec"  # exec, attach, cp
+    KUBE_FORWARD = "kube.forward"
+    KUBE_PROXY = "kube.proxy"  # nodes/proxy, pods/proxy, services/proxy
+    KUBE_DEBUG = "kube.debug"  # ephemeral containers
+    KUBE_TOKEN = "kube.token"  # service account tokens, certificates
+    KUBE_IMPERSONATE = "kube.impersonate"
     PROBE = "probe"  # a predicate on a column that this identity sees masked
     UNKNOWN = "unknown"
 
@@ -148,6 +167,8 @@ class Analysis:
     shape: str = ""  # normalised text, literals replaced
     cacheable: Cacheable = Cacheable.NO
     clear_columns: frozenset[int] = frozenset()  # 0-based output columns that provably carry no column's value
+    # what else a rule may ask about, by dotted name (`http.method`, `kube.namespace`), each with all of its values
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def unknown(self) -> bool:
@@ -315,6 +336,11 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class ReserveId:
+    """The client is told its connection's id before it logs in; answered with that id, which `KeepKey` then keeps."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeepKey:
     """The upstream's cancel key, to be kept; answered with `(pid, secret)`: the key that the client gets instead."""
 
@@ -349,6 +375,39 @@ class Refused(Exception):
 
 class CredentialRefused(Refused):
     """The upstream does not take the gateway's credential: it may have been rotated, and is to be read again."""
+
+
+# ---------------------------------------------------------------- connections of the gateway's own
+#
+# Their methods are generators that yield `Send`, `Receive` and `StartTls` for `Side.UPSTREAM`, like a handshake.
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamLogin:
+    """How a connection of the gateway's own logs in. `timeout` (seconds) bounds each look-up, on the server as well."""
+
+    credential: Credential
+    database: str
+    tls: bool
+    nonce: bytes = field(repr=False)
+    timeout: float = 5.0
+
+
+class CatalogError(Exception):
+    """The catalog could not be read: statements that need it are unknown. The text is for the gateway's log."""
+
+
+class CatalogSource(Protocol):
+    """One connection that reads the names on a resource, and nothing else. Any failure ends it."""
+
+    def log_in(self, login: UpstreamLogin) -> Generator[Any, Any, None]:
+        """From the first byte until it takes questions; raises `Refused` or `WireError`."""
+
+    def version(self) -> Generator[Any, Any, str]:
+        """Changes whenever a name may mean something else. Raises `CatalogError` or `WireError`."""
+
+    def load(self) -> Generator[Any, Any, Callable[[], CatalogSnapshot]]:
+        """Reads everything; what it returns builds the snapshot, in a thread. Raises `CatalogError` or `WireError`."""
 
 
 # ---------------------------------------------------------------- sessions: the port that a session speaks to
@@ -446,6 +505,7 @@ class Outcome(enum.Enum):
     DENIED = "denied"
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
+    DEFERRED = "deferred"  # the client must not wait longer: refused now; once approved, the same command passes once
 
 
 class SessionPort(Protocol):
@@ -482,6 +542,12 @@ class SessionPort(Protocol):
     def withdraw(self, ticket: HoldTicket, why: str) -> None: ...
 
     def alert(self, names: Sequence[str], number: int) -> None: ...
+
+    def cancel_other(self, pid: int, *, end: bool) -> bool:
+        """Cancels what runs in the session that was told this id, or ends that session (`end`).
+
+        Only sessions of the same principal on the same resource can be named; False: there is none.
+        """
 
 
 class Wait(enum.Enum):

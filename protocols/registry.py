@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
-from protocols.contract import Admission, ListenerTerms, Session, SessionPort
+from protocols.contract import Admission, CatalogSource, ListenerTerms, Session, SessionPort, UpstreamLogin
 from protocols.postgres.protocol import PROTOCOL as POSTGRES
 
 
@@ -25,18 +25,23 @@ class WireProtocol(Protocol):
 
     name: str
     default_port: int
+    dsn_schemes: tuple[str, ...]  # of a URL that names a server of this protocol
 
-    def handshake(self, terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Any]:
+    def handshake(self, terms: ListenerTerms, nonce: bytes, cache: Any) -> Generator[Any, Any, Any]:
         """From the first byte to a `Handover`, or None where nothing is to be relayed."""
 
     def cache(self) -> Any:
-        """What the sessions of one resource share."""
+        """What the handshakes and sessions of one resource share."""
+
+    def catalog_source(self) -> CatalogSource:
+        """A connection of the gateway's own that reads the catalog, not yet open."""
+
+    def cancel(self, login: UpstreamLogin, pid: int, secret: bytes) -> Generator[Any, Any, None]:
+        """Asks the upstream, on a connection of its own, to cancel what runs in the session with this key."""
 
     def session(
         self, session_id: str, port: SessionPort, handover: Any, cache: Any, *, inspect_max: int, response_max: int
     ) -> Session: ...
-
-    def cancel_request(self, pid: int, secret: bytes) -> bytes: ...
 
     def refusal(self, message: str, code: str = ...) -> bytes: ...
 
