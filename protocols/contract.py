@@ -11,7 +11,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+ProtocolName = Literal["postgres", "mysql"]  # what configurations and policies may name; `registry.PROTOCOLS` has each
 
 
 class Effect(enum.StrEnum):
@@ -218,6 +220,9 @@ class MaskRule:
     strategy: str  # redact | null | partial | hash | tokenise | date
     options: Mapping[str, Any] = field(default_factory=dict)  # keep_first, keep_last, precision, ...
     unknown_origin: str = "withhold"  # withhold | pass: computed columns of a statement that reads a masked table
+    fields: tuple[str, ...] = ()  # glob patterns on the path of a field in a document (`user.email`, `items[].id`)
+    detectors: tuple[str, ...] = ()  # what is masked wherever it is found: `e-mail`, `card`, `credential`, ...
+    facts: tuple[tuple[str, tuple[str, ...]], ...] = ()  # fields and detectors: of which requests' answers
 
 
 class Origin(enum.StrEnum):
@@ -313,7 +318,11 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open the upstream connection (TCP only); throws `Refused` when that is not possible."""
+    """Open the upstream connection (TCP only), once; throws `Refused` when that is not possible.
+
+    It may come before `Authenticate`, where a client must be told what only the upstream knows; such connections of
+    clients that nobody knows yet are few at a time, and more of them wait.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +375,8 @@ class PeerGone(Exception):
 
 
 class Refused(Exception):
-    """The gateway refuses. The text is for the client: lower case, no secrets; `code` is the protocol's own."""
+    """The gateway refuses. The text is for the client: lower case, no secrets; `code` is a SQLSTATE, which each
+    protocol says in its own way."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)

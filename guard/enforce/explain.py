@@ -60,6 +60,9 @@ def matched_by(rule: Rule, a: Analysis, effects: frozenset[Effect]) -> tuple[str
         return "", f"about other columns than {_list(columns_read(a)) or 'none'}"
     if rule.functions and not any(touches(p, function) for p in rule.functions for function in a.functions):
         return "", f"about other functions than {_list(a.functions) or 'none'}"
+    for name, globs in rule.facts:
+        if not any(touches(pattern, value) for pattern in globs for value in a.facts.get(name, ())):
+            return "", f"its `{name}` is another"
     return describe(a, common), ""
 
 
@@ -76,6 +79,8 @@ def covers(rule: Rule, effect: Effect, a: Analysis, *, relation: str = "", funct
         return False
     if rule.where and a.where is not Where.NONE and a.where not in rule.where:
         return False
+    if not facts_covered(rule, a):
+        return False
     if relation and rule.relations and not any(matches(pattern, relation) for pattern in rule.relations):
         return False
     if effect in WRITING and not a.writes and rule.relations:
@@ -83,6 +88,15 @@ def covers(rule: Rule, effect: Effect, a: Analysis, *, relation: str = "", funct
     if effect in CALLING and rule.functions:
         # without a name: could it cover any of them; where none is known, a rule about some covers nothing
         return any(matches(pattern, function) for pattern in rule.functions) if function else bool(a.functions)
+    return True
+
+
+def facts_covered(rule: Rule, a: Analysis) -> bool:
+    """Whether each fact that a granting rule names has a value, and every value fits."""
+    for name, globs in rule.facts:
+        values = a.facts.get(name, ())
+        if not values or not all(any(matches(pattern, value) for pattern in globs) for value in values):
+            return False
     return True
 
 
@@ -195,6 +209,8 @@ def _why_not(rule: Rule, a: Analysis, effects: frozenset[Effect]) -> str:
         return f"its `where` is {_list(sorted(rule.where))}, the command's is {a.where.value}"
     if not effects & rule.grants:
         return "grants none of the effects"
+    if not facts_covered(rule, a):
+        return "about other requests"
     return "grants them on other relations or functions"
 
 

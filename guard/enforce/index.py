@@ -58,6 +58,26 @@ class RuleIndex:
         self._where_stops = {w: _mask(n for n, r in numbered if not r.where or w in r.where) for w in Where}
         self._where_grants = dict(self._where_stops)
         self._where_grants[Where.NONE] = self.everything
+        names = sorted({name for rule in self.rules for name, _ in rule.facts})
+        self._facts = {name: self._fact_index(name, granting=False) for name in names}
+        self._granted_facts = {name: self._fact_index(name, granting=True) for name in names}
+
+    def _fact_index(self, name: str, *, granting: bool) -> NameIndex:
+        patterns = (
+            (n, [p for fact, globs in rule.facts if fact == name for p in globs]) for n, rule in enumerate(self.rules)
+        )
+        return NameIndex(patterns, granting=granting)
+
+    def _facts_hold(self, analysis: Analysis, granting: int) -> int:
+        """Those of the rules whose every fact has values, all of which fit: what an allow needs."""
+        for name, index in self._granted_facts.items():
+            if granting & ~index.unlimited:
+                values = analysis.facts.get(name, ())
+                fitting = self.everything if values else index.unlimited
+                for value in values:
+                    fitting &= index.rules(value)
+                granting &= fitting
+        return granting
 
     def match(self, analysis: Analysis, effects: Iterable[Effect]) -> int:
         """The rules that match any of what the command does."""
@@ -82,11 +102,16 @@ class RuleIndex:
         functions = self._functions
         if matched & ~functions.unlimited:
             matched &= _union(functions.rules, analysis.functions, functions.unlimited)
+        for name, index in self._facts.items():
+            if matched & ~index.unlimited:
+                matched &= _union(index.rules, analysis.facts.get(name, ()), index.unlimited)
         return matched
 
     def covered(self, analysis: Analysis, effects: Iterable[Effect], granting: int) -> int:
         """Whether the rules in `granting` together cover the whole command: 0, or the rules that take part."""
         granting &= self._where_grants[analysis.where]
+        if self._granted_facts:
+            granting = self._facts_hold(analysis, granting)
         grants, granted, unlimited = self._grants, self._granted_relations.rules, self._granted_relations.unlimited
         reads, writes = analysis.reads, analysis.writes
         taking_part = read_by = written_by = 0
@@ -135,7 +160,7 @@ class RuleIndex:
 
     def uncovered(self, analysis: Analysis, effects: Iterable[Effect], granting: int) -> list[tuple[Effect, str]]:
         """What `covered` missed: (effect, relation or function, or nothing where no rule grants the effect at all)."""
-        granting &= self._where_grants[analysis.where]
+        granting = self._facts_hold(analysis, granting & self._where_grants[analysis.where])
         relations, functions = self._granted_relations.rules, self._granted_functions.rules
         reads, writes = analysis.reads, analysis.writes
         missing: list[tuple[Effect, str]] = []

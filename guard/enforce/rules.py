@@ -63,6 +63,7 @@ class Rule:
     alert: bool
     hold: HoldTerms | None = None
     mask: MaskRule | None = None
+    facts: tuple[tuple[str, tuple[str, ...]], ...] = ()  # patterns on the analysis's facts; all must hold
 
     def concerns(self, principal: Principal, resource: Resource, facts: SessionFacts) -> str:
         """Why the rule has nothing to do with this session; empty where it has."""
@@ -116,6 +117,7 @@ def compile_rule(bundle: str, model: RuleModel) -> Rule:
         alert=verb == "alert" or model.and_alert,
         hold=_terms(model) if verb == "hold" else None,
         mask=_mask(f"{bundle}/{model.id}", model) if verb == "mask" else None,
+        facts=match.facts() if verb != "mask" else (),
     )
 
 
@@ -209,4 +211,15 @@ def _terms(model: RuleModel) -> HoldTerms:
 def _mask(name: str, model: RuleModel) -> MaskRule:
     assert model.mask is not None
     mask = model.mask
-    return MaskRule(name, mask.columns, mask.names, mask.strategy, mask.options(), mask.unknown_origin)
+    facts = mask.http.facts() if mask.http is not None else ()
+    return MaskRule(
+        name,
+        mask.columns,
+        mask.names,
+        mask.strategy,
+        mask.options(),
+        mask.unknown_origin,
+        mask.fields,
+        mask.detect,
+        facts,
+    )

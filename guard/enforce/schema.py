@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model
 
 from guard.documents.values import not_empty
 from guard.enforce.patterns import check_column, check_glob, check_relation, expand_effects
+from guard.enforce.requests import HttpMatch, KubernetesMatch
 from guard.enforce.schedule import parse_days, parse_hours, parse_zone
 
 VERBS = ("allow", "deny", "hold", "terminate", "alert", "mask")
@@ -193,6 +194,13 @@ class Match(Part):
     where: Annotated[tuple[Literal["missing", "always_true", "present"], ...], AfterValidator(not_empty)] = Field(
         default=(), description="the filter of an UPDATE or DELETE; commands without one are not affected"
     )
+    http: HttpMatch | None = Field(default=None, description="what an HTTP request is about")
+    kubernetes: KubernetesMatch | None = Field(default=None, description="what a Kubernetes request is about")
+
+    def facts(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Conditions on the analysis's facts: (dotted name, patterns)."""
+        parts = [part.facts() for part in (self.http, self.kubernetes) if part is not None]
+        return tuple(fact for part in parts for fact in part)
 
 
 class Mask(Model):
@@ -203,6 +211,17 @@ class Mask(Model):
     )
     names: tuple[Glob, ...] = Field(
         default=(), description="patterns on the result column's name, for columns without known origin"
+    )
+    fields: Annotated[tuple[Glob, ...], AfterValidator(not_empty)] = Field(
+        default=(),
+        description="HTTP: patterns on a field's path in JSON, form and CSV: `user.email`, `items[].card`, `*.ssn`",
+    )
+    detect: Annotated[tuple[Glob, ...], AfterValidator(not_empty)] = Field(
+        default=(),
+        description="HTTP: what is masked wherever it is found in an answer: `credential`, `personal`, or one detector",
+    )
+    http: HttpMatch | None = Field(
+        default=None, description="with `fields` and `detect`: the answers to these requests; left out: to all"
     )
     strategy: Literal["redact", "null", "partial", "hash", "tokenise", "date"] = Field(
         default="redact",
@@ -233,8 +252,10 @@ class Mask(Model):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not self.columns and not self.names:
-            raise ValueError("name what is masked: `columns`, `names` or both")
+        if not (self.columns or self.names or self.fields or self.detect):
+            raise ValueError("name what is masked: `columns`, `names`, `fields` or `detect`")
+        if self.http is not None and not (self.fields or self.detect):
+            raise ValueError("`http` narrows `fields` and `detect`; there are none")
         for option, strategies in MASK_OPTIONS.items():
             if getattr(self, option) is not None and self.strategy not in strategies:
                 raise ValueError(
@@ -325,6 +346,8 @@ def _check_allow(allow: Match) -> None:
         raise ValueError(
             "an `allow` cannot be limited to columns: a text reads more than it names; use `mask` or `deny`"
         )
+    if allow.http is not None and allow.http.about_answers:
+        raise ValueError("`statuses` and `response_types` are known too late for an `allow`: write a `deny`")
     if allow.functions and not all(pattern.startswith("exec.") for pattern in allow.effects):
         raise ValueError("`functions` limits exec.* effects only: put the other effects into a rule of their own")
 

@@ -89,6 +89,8 @@ class SessionPolicy:
         self._changing = sum(1 << activity.bit for activity in self._activities)
         self._masked = _masked(masks)
         self._window: _Window | None = None
+        self.asks = frozenset(name for rule in index.rules for name, _ in rule.facts)
+        """The facts that a rule of this session asks about."""
         self.may_connect = self._may_connect()
 
     def decide(self, a: Analysis, *, now: float, facts: SessionFacts) -> Decision:
@@ -208,7 +210,7 @@ class SessionPolicy:
         index = self._index
         refusing = (index.deny | index.terminate) & ~self._changing
         for n, rule in enumerate(index.rules):
-            narrowed = rule.relations or rule.columns or rule.functions or rule.where
+            narrowed = rule.relations or rule.columns or rule.functions or rule.where or rule.facts
             if refusing >> n & 1 and not narrowed and rule.stops == frozenset(Effect):
                 return False
         return bool(index.granting)

@@ -19,7 +19,7 @@ from guard.enforce.patterns import touches
 from guard.enforce.policyset import PolicySet
 from guard.enforce.schema import EffectPattern, Id, Model, Sentence
 from guard.enforce.session import SessionPolicy
-from protocols.contract import Analysis, Effect, Principal, Resource, SessionFacts, Where
+from protocols.contract import Analysis, Effect, Principal, ProtocolName, Resource, SessionFacts, Where
 
 type Analyse = Callable[[str, str], Analysis]  # (protocol, text) -> what it does; ValueError: not possible
 SUFFIX = ".tests.yaml"
@@ -51,7 +51,7 @@ class IdentityModel(Model):
 class ResourceModel(Model):
     """A resource as a configuration would give it."""
 
-    protocol: Literal["postgres"] = Field(default="postgres", description="its protocol")
+    protocol: ProtocolName = Field(default="postgres", description="its protocol")
     labels: dict[str, str] = Field(default={}, description="its labels")
     database: str = Field(default="", description="the database asked for")
 

@@ -1,0 +1,1 @@
+"""HTTP requests and answers: what they ask for, what they carry, and how that is put on record. Sans-io."""

@@ -1,0 +1,193 @@
+"""From an HTTP request to what it does: effects by method, and the facts that rules ask about.
+
+What could not be read has the value `*` (see `guard.enforce.requests`): it fits every stopping pattern and no allow but
+one that takes anything.
+
+INVARIANT: no I/O, no policy in this module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from protocols.contract import Analysis, Effect
+from protocols.http.graphql import operations
+from protocols.http.headers import Header, media_type
+from protocols.http.targets import BadTarget, Target, parameters
+
+ANYTHING = "*"
+MAX_FIELDS = 10_000  # leaf values of one body that rules may ask about
+_MAX_DEPTH = 64
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+_JSON = "http.json."
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What of a request decides. `headers` in order, hop-by-hop ones gone."""
+
+    method: str
+    scheme: str
+    target: Target
+    headers: tuple[Header, ...]
+    upgrade: str = ""
+
+    def header(self, name: str) -> str:
+        """The first value of a header, empty where there is none."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+
+def analyse(request: Request, asks: Collection[str] = (), body: bytes | None = b"") -> Analysis:
+    """The request's analysis. `asks` are the facts that rules mention: what a body says is only read for them.
+
+    `body` is the decoded body, b"" where there is none, None where it cannot be read. Never raises.
+    """
+    methods = {request.method}
+    for name in _OVERRIDES:
+        methods |= {value.strip().upper() for key, value in request.headers if key.lower() == name}
+    methods |= {value.upper() for name, value in request.target.query if name == "_method"}
+    effects = {_effect(method) for method in methods}
+    if request.upgrade:
+        effects.add(Effect.HTTP_UPGRADE)
+    facts: dict[str, tuple[str, ...]] = {
+        "http.method": tuple(sorted(methods)),
+        "http.scheme": (request.scheme,),
+        "http.host": (request.target.host,),
+        "http.port": (str(request.target.port),),
+        "http.path": request.target.paths,
+    }
+    for name, value in request.target.query:
+        _add(facts, f"http.query.{name}", value)
+    for name, value in request.headers:
+        _add(facts, f"http.header.{name.lower()}", value)
+    kind = media_type(request.header("content-type"))
+    if kind:
+        facts["http.content_type"] = (kind,)
+    wanted = [name for name in asks if name.startswith(_JSON)]
+    if wanted and body != b"":
+        facts |= _fields(kind, body, wanted)
+    if "http.graphql" in asks:
+        found = _graphql(request, kind, body)
+        if found:
+            facts["http.graphql"] = found
+    return Analysis(kind=request.method, effects=frozenset(effects), shape=_shape(request), facts=facts)
+
+
+def _effect(method: str) -> Effect:
+    if method in _READS:
+        return Effect.HTTP_READ
+    return Effect.HTTP_DELETE if method == "DELETE" else Effect.HTTP_WRITE
+
+
+def _shape(request: Request) -> str:
+    return f"{request.method} {request.target.host}{request.target.paths[0]}"
+
+
+def _add(facts: dict[str, tuple[str, ...]], name: str, value: str) -> None:
+    facts[name] = (*facts.get(name, ()), value)
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def _fields(kind: str, body: bytes | None, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The wanted fields of a body: those that it has. What cannot be read could be anything."""
+    try:
+        found = _form(body) if kind == "application/x-www-form-urlencoded" else _json(body)
+    except _Unreadable:
+        return dict.fromkeys(wanted, (ANYTHING,))
+    return {name: tuple(found[name[len(_JSON) :]]) for name in wanted if name[len(_JSON) :] in found}
+
+
+def _form(body: bytes | None) -> dict[str, list[str]]:
+    if body is None:
+        raise _Unreadable
+    found: dict[str, list[str]] = {}
+    try:
+        for name, value in parameters(body.decode("ascii")):
+            found.setdefault(name, []).append(value)
+    except (UnicodeDecodeError, BadTarget) as e:
+        raise _Unreadable from e
+    return found
+
+
+def load_json(body: bytes | None) -> Any:
+    """A JSON document with objects as lists of pairs: of a key that is there twice both values count."""
+    if body is None:
+        raise _Unreadable
+    try:
+        return json.loads(body, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as e:
+        raise _Unreadable from e
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object."""
+
+
+def _json(body: bytes | None) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    left = [MAX_FIELDS]
+    _flatten(load_json(body), "", found, left, 0)
+    return found
+
+
+def _flatten(value: Any, path: str, found: dict[str, list[str]], left: list[int], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise _Unreadable
+    if isinstance(value, _Pairs):
+        for key, item in value:
+            _flatten(item, f"{path}.{key}" if path else key, found, left, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _flatten(item, f"{path}[]", found, left, depth + 1)
+    else:
+        left[0] -= 1
+        if left[0] < 0:
+            raise _Unreadable
+        text = value if isinstance(value, str) else json.dumps(value)
+        found.setdefault(path, []).append(text)
+
+
+def _graphql(request: Request, kind: str, body: bytes | None) -> tuple[str, ...]:
+    """Operations that the request asks for; empty where it is no GraphQL."""
+    texts: list[str | None] = [value for name, value in request.target.query if name == "query"]
+    is_graphql = any(path.rstrip("/").lower().endswith("graphql") for path in request.target.paths)
+    if kind == "application/graphql":
+        texts.append(None if body is None else body.decode("utf-8", "replace"))
+        is_graphql = True
+    elif body != b"":
+        try:
+            document = load_json(body)
+        except _Unreadable:
+            texts.append(None)
+        else:
+            queries = _queries(document)
+            is_graphql = is_graphql or bool(queries)
+            texts += queries
+    if not is_graphql:
+        return ()
+    found: dict[str, None] = {}
+    for text in texts or [None]:
+        for operation in operations(text):
+            found[operation] = None
+    return tuple(found)
+
+
+def _queries(document: Any) -> list[str | None]:
+    """The texts of a GraphQL request, or of a batch; None for one that the server is to know by its hash."""
+    items = document if isinstance(document, list) and not isinstance(document, _Pairs) else [document]
+    found: list[str | None] = []
+    for item in items:
+        if not isinstance(item, _Pairs):
+            continue
+        texts = [value for key, value in item if key == "query"]
+        found += [text if isinstance(text, str) else None for text in texts]
+        if not texts and any(key in ("extensions", "documentId", "id") for key, _ in item):
+            found.append(None)
+    return found
