@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from addons.catalog_client import CatalogClient, CatalogError
-from protocols.postgres.catalog import Catalog
+from addons.catalog_client import CatalogClient
+from protocols.contract import CatalogError, CatalogSnapshot
 
 log = logging.getLogger("sluicegate.catalog")
 
@@ -22,13 +22,12 @@ class CatalogKeeper:
     What it cannot see is what changes between two checks: the documented window of `max_age` seconds.
     """
 
-    def __init__(self, name: str, connect: Callable[[], Awaitable[CatalogClient]], max_age: float, timeout: float):
+    def __init__(self, name: str, connect: Callable[[], Awaitable[CatalogClient]], max_age: float) -> None:
         self.name = name
         self._connect = connect
         self._max_age = max_age
-        self._timeout = timeout
         self._client: CatalogClient | None = None
-        self._snapshot: Catalog | None = None
+        self._snapshot: CatalogSnapshot | None = None
         self._version = ""
         self._checked = 0.0  # monotonic time at which the last good check was *sent*
         self._checking: asyncio.Task[None] | None = None
@@ -36,7 +35,7 @@ class CatalogKeeper:
         self.users = 0
         self.error = ""
 
-    def current(self, not_before: float = 0.0) -> Catalog | None:
+    def current(self, not_before: float = 0.0) -> CatalogSnapshot | None:
         """The snapshot if it is fresh enough, and was checked after `not_before` (monotonic seconds)."""
         if self._snapshot is None or self._checked < not_before:
             return None

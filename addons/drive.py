@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from addons.leg import Leg
 from protocols.contract import PeerGone, Receive, Refused, Send, Side, StartTls
+
+log = logging.getLogger("sluicegate.wire")
 
 Ask = Callable[[Any], Awaitable[Any]]
 
@@ -55,3 +58,20 @@ async def drive[T](
             if isinstance(e, PeerGone) and asked.__class__ in (Receive, StartTls) and asked.side is Side.UPSTREAM:
                 failure = Refused("the upstream closed the connection during login", "08001")
                 failure.__cause__ = e
+
+
+def last_words(handshake: Generator[Any, Any, Any], why: Refused) -> bytes:
+    """Ends a handshake that waits: what the protocol tells its client then. Only it knows what fits at this place."""
+    out: list[bytes] = []
+    try:
+        asked = handshake.throw(why)
+        while isinstance(asked, Send):
+            if asked.side is Side.CLIENT:
+                out.append(asked.data)
+            asked = handshake.send(None)
+        handshake.close()
+    except (StopIteration, Refused):
+        pass  # it has said what it had to say
+    except Exception:
+        log.exception("a handshake could not say why it ends")
+    return b"".join(out)

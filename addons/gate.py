@@ -15,6 +15,7 @@ from mitmproxy.connection import Client
 
 from addons.leg import Leg
 from addons.live import LiveSession
+from addons.own import OwnConnection
 from addons.relay import Relay
 from guard.config.schema import ListenerConfig, ResourceConfig
 from guard.identity import IdentityError
@@ -26,7 +27,7 @@ from protocols.contract import (
     Admission,
     Authenticate,
     Cancel,
-    Credential,
+    CredentialRefused,
     KeepKey,
     ListenerTerms,
     Refused,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sluicegate.gate")
 
 _CANCEL_TIMEOUT = 5.0
+_MAX_ATTRIBUTES = 32  # of what a client says of itself
 
 
 class Gate:
@@ -56,15 +58,18 @@ class Gate:
         self._resource = resource
         self._peer = peer
         self._live: LiveSession | None = None
-        self._key: tuple[int, bytes] | None = None
+        self._pid = 0  # the id that the client is told, ours among `cancel_keys`
+        self._secret = b""
+        self._early: asyncio.Semaphore | None = None  # of which we hold a place
         self._upstream_key: tuple[int, bytes] = (0, b"")
         self._cancels = 0  # requests that no cancel request upstream has answered yet
         self._cancelling = False
         self._counted = False
         self._subject = ""  # once the token was verified
         self._refusal_recorded = False
+        self._registered = False
         self.auth_timeout = runtime.config.limits.auth_timeout
-        self.upstream_address = (resource.host, resource.port)
+        self.upstream_address = (resource.server, resource.port)
 
     def arrive(self) -> bool:
         """Whether one more may try to log in: nobody has said who they are yet, so they share one bound."""
@@ -86,7 +91,10 @@ class Gate:
             issuer.issuer.rstrip("/") + "/.well-known/openid-configuration",
             issuer.scope,
         )
-        return self._protocol.handshake(terms, nonce)
+        return self._protocol.handshake(terms, nonce, self._cache())
+
+    def _cache(self) -> Any:
+        return self._runtime.cache(self._protocol, self._resource.name)
 
     def refusal(self, message: str, code: str = "53300") -> bytes:
         return self._protocol.refusal(message, code)
@@ -96,7 +104,7 @@ class Gate:
             return self._runtime.listener_tls[self._listener.name], True, None
         context = self._runtime.upstream_tls[self._resource.name]
         assert context is not None
-        return context, False, self._resource.tls.server_name or self._resource.host
+        return context, False, self._resource.tls.server_name or self._resource.server
 
     # ------------------------------------------------------------ admission
 
@@ -135,8 +143,10 @@ class Gate:
         self._counted = True
         principal = await runtime.verifier.verify(asked.token)
         self._subject = principal.subject
-        database = config.database if asked.database in ("", asked.claimed_user) else asked.database
-        if database != config.database and database not in config.databases:
+        database = asked.database or config.database or ""
+        if database == asked.claimed_user and config.one_database:
+            database = config.database or ""  # what its clients ask for when they ask for none
+        if not config.opens(database):
             known = ", ".join(f"`{d}`" for d in (config.database, *config.databases))
             raise Refused(f"database `{database[:63]}` is not behind this listener; it has {known}", "3D000")
         resource = config.as_resource(database)
@@ -144,15 +154,16 @@ class Gate:
         policy = runtime.policies.for_session(principal, resource, facts)
         if not policy.may_connect:
             raise Refused(f"no policy opens `{resource.name}` to you; ask its owner for a rule", "28000")
-        secret = await runtime.secrets.resolve(config.credential, fresh=config.name in runtime.stale_credentials)
-        runtime.stale_credentials.discard(config.name)
-        credential = Credential(config.credential.user or secret.username or "", secret.password)
-        keeper = runtime.keeper(config, database, credential)
+        credential = await runtime.credential(config)
+        keeper = runtime.keeper(config, database)
         live = LiveSession(runtime, secrets.token_hex(8), principal, resource, facts, policy, keeper)
         live.listener, live.claimed_user = self._listener.name, asked.claimed_user
+        live.hold_wait = self._listener.hold_wait
+        live.attributes = {k[:64]: v[:256] for k, v in asked.attributes[:_MAX_ATTRIBUTES]}
         if why := live.refusal():
             raise Refused(why, "28000")
         self._live = live
+        self._known()
         keeper.acquire()
         return Admission(principal, resource, credential, database, runtime.upstream_tls[config.name] is not None)
 
@@ -179,30 +190,50 @@ class Gate:
             },
         )
 
-    # ------------------------------------------------------------ cancel keys
+    # ------------------------------------------------------------ the upstream connection
+
+    async def may_connect(self) -> None:
+        """Returns once this connection may open its upstream; who is not known yet waits for one of few places."""
+        if self._live is None:
+            early = self._runtime.early_upstreams(self._resource.name)
+            await early.acquire()
+            self._early = early
+
+    def _known(self) -> None:
+        """The client is no stranger any more, or is gone."""
+        early, self._early = self._early, None
+        if early is not None:
+            early.release()
+
+    # ------------------------------------------------------------ ids and cancel keys
+
+    def reserve_id(self) -> int:
+        """The id of this connection, of our own: unique, kept until the connection ends."""
+        if not self._pid:
+            keys = self._runtime.cancel_keys
+            while self._pid in keys or not self._pid:
+                self._pid = secrets.randbelow(0x7FFFFFFF) + 1
+            keys[self._pid] = (None, b"")
+        return self._pid
 
     def keep_key(self, asked: KeepKey) -> tuple[int, bytes]:
         """A key of our own; the upstream's never leaves the gateway."""
-        keys = self._runtime.cancel_keys
-        while True:
-            pid = secrets.randbelow(0x7FFFFFFF) + 1
-            if pid not in keys:
-                break
         self._upstream_key = (asked.pid, asked.secret)
-        self._key = (pid, secrets.token_bytes(asked.length))
-        return self._key
+        self._secret = secrets.token_bytes(asked.length)
+        return self.reserve_id(), self._secret
+
+    def _free_id(self) -> None:
+        pid, self._pid = self._pid, 0
+        self._runtime.cancel_keys.pop(pid, None)
 
     async def cancel(self, asked: Cancel) -> None:
         """Somebody presents a cancel key. An unknown one is answered like a known one: not at all."""
         live, secret = self._runtime.cancel_keys.get(asked.pid, (None, b""))
-        if live is None or not hmac.compare_digest(secret, asked.secret):
+        # a protocol whose ids come without a secret has no such request: whoever makes one has guessed
+        if live is None or not secret or not hmac.compare_digest(secret, asked.secret):
             self._runtime.note("cancel.refused", {"listener": self._listener.name, "client": self._peer})
             return
-        if live.session is None or live.relay is None:
-            return
-        if not live.session.cancelled() and live.cancel_upstream is not None:
-            live.cancel_upstream()
-        live.relay.drain()
+        live.cancel()
 
     def _ask_cancel(self) -> None:
         """One cancel request upstream at a time: who floods us with them does not flood the upstream."""
@@ -220,22 +251,44 @@ class Gate:
             self._cancelling = False
 
     async def _cancel_upstream(self) -> None:
-        """A connection of its own, as the protocol wants it; nothing is answered on it."""
-        config = self._resource
-        leg = Leg()
+        """Asks the upstream on a connection of its own, in TLS where the resource has it."""
+        runtime, config = self._runtime, self._resource
+        own = OwnConnection(runtime.upstream_tls[config.name], config.tls.server_name or config.server)
         try:
-            async with asyncio.timeout(_CANCEL_TIMEOUT):
-                await asyncio.get_running_loop().create_connection(lambda: leg, config.host, config.port)
-                leg.send(self._protocol.cancel_request(*self._upstream_key))
-                while True:  # the server closes once it has passed the signal on
-                    await leg.receive()
+            login = await runtime.login(config, config.database or "", _CANCEL_TIMEOUT)
+            await own.open(config.server, config.port, _CANCEL_TIMEOUT)
+            await own.run(self._protocol.cancel(login, *self._upstream_key), _CANCEL_TIMEOUT)
         except Exception as e:
-            log.debug("cancel request to %s: %s", config.name, e)
+            if isinstance(e, CredentialRefused):
+                self.credential_refused()
+            log.warning("cancel request to %s: %s", config.name, e.__cause__ or e or type(e).__name__)
         finally:
-            if leg.transport is not None:
-                leg.close()
+            own.close()
 
     # ------------------------------------------------------------ start and end
+
+    async def register(self) -> None:
+        """The session in the registry, before it begins. Raises `StateError`.
+
+        In a thread: a locked store makes this login wait and fail, and nobody else.
+        """
+        runtime, live = self._runtime, self._live
+        assert live is not None
+        principal = live.principal
+        entry = SessionEntry(
+            live.id,
+            runtime.name,
+            principal.subject,
+            principal.issuer,
+            live.resource.name,
+            live.resource.protocol,
+            self._peer,
+            live.facts.application,
+            live.facts.started_at,
+            principal.expires_at,
+        )
+        self._registered = True  # from now on, whatever comes of it, an end belongs there
+        await asyncio.to_thread(runtime.store.sessions.start, entry)
 
     def start(self, handover: Handover, client: Leg, upstream: Leg, connection: Client) -> None:
         """The session begins. Raises where it cannot be put on record: then it does not begin."""
@@ -249,7 +302,7 @@ class Gate:
             live.id,
             live,
             handover,
-            runtime.cache(self._protocol, self._resource.name),
+            self._cache(),
             inspect_max=config.limits.inspect_max_bytes,
             response_max=config.record.max_response_bytes,
         )
@@ -279,24 +332,11 @@ class Gate:
                 "application": live.facts.application,
                 "claimed_user": live.claimed_user[:256],
                 "policy": live.policy.version,
-            },
+            }
+            | ({"attributes": live.attributes} if live.attributes else {}),
         )
-        runtime.store.sessions.start(
-            SessionEntry(
-                live.id,
-                runtime.name,
-                principal.subject,
-                principal.issuer,
-                live.resource.name,
-                live.resource.protocol,
-                self._peer,
-                live.facts.application,
-                live.facts.started_at,
-                principal.expires_at,
-            )
-        )
-        if self._key is not None:
-            runtime.cancel_keys[self._key[0]] = (live, self._key[1])
+        if self._pid:
+            runtime.cancel_keys[self._pid] = (live, self._secret)
         runtime.sessions[live.id] = live
         if client.tls is not None:
             # mitmproxy knows nothing of a TLS that it did not do
@@ -312,6 +352,8 @@ class Gate:
     def failed(self, why: str, *, refused: bool = False) -> None:
         """The handshake did not become a session. `refused`: by us, which is on record whoever it was."""
         log.info("%s: no session for %s: %s", self._listener.name, self._peer, why)
+        self._known()
+        self._free_id()
         if refused and self._live is None and not self._refusal_recorded:
             self._refused(None, why, "")
         if self._live is not None:
@@ -320,6 +362,8 @@ class Gate:
                 {"subject": self._live.principal.subject, "resource": self._resource.name, "client": self._peer}
                 | {"why": why},
             )
+            if self._registered:
+                self._runtime.deregister(self._live.id, why)
             self._release()
 
     def _release(self) -> None:
@@ -334,8 +378,7 @@ class Gate:
         live, runtime = self._live, self._runtime
         if live is None:
             return
-        if self._key is not None:
-            runtime.cancel_keys.pop(self._key[0], None)
+        self._free_id()
         runtime.sessions.pop(live.id, None)
         reason = live.end_reason or why
         self._release()

@@ -1,4 +1,4 @@
-"""One mitmproxy mode per wire protocol, made here and never in the script: a reload must not make them again.
+"""One mitmproxy mode per protocol, made here and never in the script: a reload must not make them again.
 
 A listener's spec is `PROTOCOL:NAME@HOST:PORT`, NAME as in the configuration.
 """
@@ -12,7 +12,9 @@ from typing import Any
 from mitmproxy.net.free_port import get_free_port
 from mitmproxy.proxy import context, layer, mode_servers, mode_specs
 
+from addons.http_addon import HttpFront
 from addons.wire_layer import WireLayer
+from protocols.contract import HTTP_PROTOCOLS
 from protocols.registry import PROTOCOLS
 
 BACKLOG = 1024
@@ -31,8 +33,10 @@ async def _listen(instance: Any, host: str, port: int) -> list[Any]:
 def _register(protocol: str) -> type[mode_specs.ProxyMode]:
     """mitmproxy finds both classes when they are made: the mode by its name, the instance by its type argument."""
 
+    top = HttpFront if protocol in HTTP_PROTOCOLS else WireLayer
+
     def top_layer(instance: Any, context: context.Context) -> layer.Layer:
-        return WireLayer(context, protocol, instance.mode.data)
+        return top(context, protocol, instance.mode.data)
 
     name = protocol.capitalize()
     mode: Any = type(
@@ -48,4 +52,4 @@ def _register(protocol: str) -> type[mode_specs.ProxyMode]:
     return found
 
 
-MODES = {protocol: _register(protocol) for protocol in PROTOCOLS}
+MODES = {protocol: _register(protocol) for protocol in (*PROTOCOLS, *HTTP_PROTOCOLS)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from addons.catalog_client import CatalogError
 from addons.catalogs import CatalogKeeper
 from addons.live_view import Recent
 from addons.relay import Relay
@@ -21,6 +21,8 @@ from guard.state.database import StateError
 from protocols.contract import (
     Action,
     Analysis,
+    Cacheable,
+    CatalogError,
     CatalogSnapshot,
     Decision,
     HoldRefused,
@@ -71,9 +73,11 @@ class LiveSession:
         self.facts = facts
         self.policy = policy
         self.keeper = keeper
-        self.masker: ResultMasker | None = Masker(policy.masks, runtime.mask_key) if policy.masks else None
+        self.masker: ResultMasker | None = Masker.of(policy.masks, runtime.mask_key)
         self.listener = ""
+        self.hold_wait: float | None = None  # seconds after which a held command is deferred; None: never
         self.claimed_user = ""
+        self.attributes: dict[str, str] = {}  # what else the client says of itself
         self.session: Session | None = None
         self.relay: Relay | None = None
         self.cancel_upstream: Callable[[], None] | None = None
@@ -142,12 +146,47 @@ class LiveSession:
         except (ApprovalError, StateError) as e:
             raise HoldRefused(str(e)) from e
         self._held[held.id] = held
-        held.future.add_done_callback(lambda _: self._decided(held, request))
+        timer: asyncio.TimerHandle | None = None
+
+        def decided(_: object) -> None:
+            if timer is not None:
+                timer.cancel()
+            self._decided(held, request)
+
+        def waited() -> None:
+            if not held.future.done():
+                held.future.remove_done_callback(decided)
+                self._defer(held, request)
+
+        held.future.add_done_callback(decided)
+        if self.hold_wait is not None and time.time() + self.hold_wait < held.expires_at:
+            timer = asyncio.get_running_loop().call_later(self.hold_wait, waited)
         return HoldTicket(held.id, held.expires_at)
+
+    def _defer(self, held: HeldApproval, request: HoldRequest) -> None:
+        """The client's patience is at its end: the request stays open, the command is refused for now."""
+        book = self.runtime.approvals
+        try:
+            if request.analysis.cacheable is Cacheable.NO:
+                # the same words may run something else next time: there is nothing to approve for later
+                raise ApprovalError("what it does depends on names of its session")
+            book.defer(held.id)
+        except (ApprovalError, StateError) as e:
+            log.info("%s: request %s is not deferred: %s", self.label, held.id, e)
+            book.withdraw(held.id, "its client could not wait any longer")
+            self._resume(held, Outcome.EXPIRED, "")
+            return
+        until = time.strftime("%H:%M:%S UTC", time.gmtime(held.expires_at))
+        text = f"request {held.id} waits for approval until {until}; once it is approved, the same command passes once"
+        self._resume(held, Outcome.DEFERRED, text)
+
+    def _answerable(self) -> bool:
+        """Whether there is somebody to whom an outcome matters."""
+        return self.relay is not None
 
     def _decided(self, held: HeldApproval, request: HoldRequest) -> None:
         """An outcome arrived."""
-        if held.future.cancelled() or self.relay is None:
+        if held.future.cancelled() or not self._answerable():
             self._held.pop(held.id, None)
             return
         outcome = held.future.result()
@@ -169,7 +208,7 @@ class LiveSession:
         try:
             if refusal := self.refusal() or self._still_allowed(request):
                 raise ApprovalError(refusal)
-            self.runtime.approvals.spend(held.id, request.digest)
+            self.runtime.approvals.spend(held.id, request.digest, self.id)
         except (ApprovalError, StateError, RecordError) as e:
             result, why = Outcome.DENIED, str(e)
         except Exception:
@@ -199,6 +238,23 @@ class LiveSession:
             payload = {"s": self.id, "n": number, "alert": name, "subject": self.principal.subject}
             self.runtime.recorder.event("alert", {**payload, "resource": self.resource.name})
             self.runtime.webhooks.send("alert", payload)
+
+    def cancel_other(self, pid: int, *, end: bool) -> bool:
+        other, _ = self.runtime.cancel_keys.get(pid, (None, b""))
+        if other is None or other.relay is None or other.resource.name != self.resource.name:
+            return False
+        mine, theirs = self.principal, other.principal
+        if (theirs.subject, theirs.issuer) != (mine.subject, mine.issuer):
+            return False
+        try:
+            self._recorder.flush()  # the command that says so is in the journal before it has an effect
+        except RecordError as e:
+            raise RecordFailed(str(e)) from e
+        # not from within: it may be this very session, in the middle of a message
+        asyncio.get_running_loop().call_soon(
+            (lambda: other.terminate(f"ended by `{mine.subject}` from session {self.id}")) if end else other.cancel
+        )
+        return True
 
     # ------------------------------------------------------------ from the runtime
 
@@ -238,7 +294,7 @@ class LiveSession:
         """The policy in force as the session begins; it has judged and masked nothing yet."""
         if policy is not self.policy:
             self.policy = policy
-            self.masker = Masker(policy.masks, self.runtime.mask_key) if policy.masks else None
+            self.masker = Masker.of(policy.masks, self.runtime.mask_key)
 
     def new_policy(self, policy: SessionPolicy) -> None:
         """A reload: later commands are judged by it; a session that lost its resource ends.
@@ -257,6 +313,18 @@ class LiveSession:
     def forget_decisions(self) -> None:
         """No earlier decision stands any more."""
         self._epoch = object()
+
+    def cancel(self) -> None:
+        """The client cancels what runs or waits. Safe to call where nothing does."""
+        relay, session = self.relay, self.session
+        if relay is None or session is None:
+            return
+
+        def cancel() -> None:
+            if not session.cancelled() and self.cancel_upstream is not None:
+                self.cancel_upstream()
+
+        relay.step(cancel)
 
     def terminate(self, why: str) -> None:
         """The polite end, and the upstream's running query cancelled. Safe to call twice."""

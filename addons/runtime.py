@@ -20,11 +20,14 @@ from typing import Any
 from mitmproxy.connection import Client
 
 from addons import takeover, tls
-from addons.catalog_client import CatalogClient
+from addons.catalog_client import CatalogClient, new_login
 from addons.catalogs import CatalogKeeper
 from addons.gate import Gate
+from addons.http_gate import HttpGate
+from addons.http_runtime import HttpRuntime
 from addons.live import LiveSession
 from addons.live_view import LiveView
+from addons.refusals import KINDS, Refusals
 from addons.relay import Outbox
 from guard.approve import ApprovalBook, Webhooks
 from guard.config import Config, load
@@ -38,16 +41,24 @@ from guard.record.errors import RecordError
 from guard.record.journal import Recorder
 from guard.secrets import Secrets
 from guard.state import StateError, StateStore
-from protocols.contract import Credential, Principal
+from protocols.contract import Credential, CredentialRefused, Principal, UpstreamLogin
 from protocols.registry import PROTOCOLS, WireProtocol
 
 log = logging.getLogger("sluicegate")
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TICK = 0.2  # seconds between looks at approvals, containment and deadlines
+_EARLY_UPSTREAMS = 8
+_REGISTRY_GRACE = 3.0  # seconds at the stop for what is still to be written there
 _LOST_AFTER = 5.0  # seconds without the state store after which nothing passes
 
 _current: Runtime | None = None
+
+
+def current() -> Runtime | None:
+    """The runtime, while it serves."""
+    runtime = _current
+    return None if runtime is None or runtime.draining else runtime
 
 
 def gate(protocol: str, listener: str, peer: str) -> Gate | None:
@@ -70,12 +81,17 @@ class Runtime:
         self.connections = 0
         self.arriving = 0  # connections that have not logged in yet
         self.sessions: dict[str, LiveSession] = {}
-        self.cancel_keys: dict[int, tuple[LiveSession, bytes]] = {}
+        # by the id that its client was told; without a session while that is still to come, and for good without a
+        # secret where the protocol has none: nobody can present it then
+        self.cancel_keys: dict[int, tuple[LiveSession | None, bytes]] = {}
         self.secrets = Secrets()
         self.stale_credentials: set[str] = set()  # resources whose upstream did not take theirs
         self.started_at = time.time()
         self._keepers: dict[tuple[str, str], CatalogKeeper] = {}
         self._caches: dict[str, Any] = {}
+        self._refusals = Refusals(self._note)
+        self._registering: set[asyncio.Future[None]] = set()
+        self._early_upstreams: dict[str, asyncio.Semaphore] = {}
         self._contained: frozenset[str] = frozenset()
         self._revoked: frozenset[str] = frozenset()
         self._change: Any = None
@@ -113,8 +129,12 @@ class Runtime:
         self.approvals.start()
         self.verifier = Verifier(config.issuers, blocked=self.blocked)
         self.ca = tls.LocalCa(state / "ca")
-        self.listener_tls = {x.name: tls.listener_context(x, self.ca) for x in config.listeners if x.tls.mode != "off"}
-        self.upstream_tls = {r.name: tls.upstream_context(r.name, r.tls) for r in config.resources}
+        wire = [x for x in config.listeners if x.protocol in PROTOCOLS]
+        self.listener_tls = {x.name: tls.listener_context(x, self.ca) for x in wire if x.tls.mode != "off"}
+        self.upstream_tls = {
+            r.name: tls.upstream_context(r.name, r.tls) for r in config.resources if r.protocol in PROTOCOLS
+        }
+        self.http = HttpRuntime(self)
         self.view = LiveView(self) if self.watched else None
         self.evidence = Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush)
         self.handlers = Handlers(
@@ -148,6 +168,7 @@ class Runtime:
             "listeners": addresses,
             "control": str(self.control.path),
             "ca_file": str(self.ca.certificate_file),
+            "proxy_ca_file": self.http.proxy_ca_file,
             "policy": self.policies.version,
         }
         # what is there now lives as long as the process: the collector need not look at it again
@@ -186,6 +207,9 @@ class Runtime:
         for task in list(self._tasks):
             task.cancel()
         (self.config.state_dir / "ready.json").unlink(missing_ok=True)
+        if self._registering:
+            await asyncio.wait(list(self._registering), timeout=_REGISTRY_GRACE)
+        self._refusals.flush(everything=True)
         self.recorder.event("gateway.stop", {"pid": os.getpid(), "gateway": self.name})
         self.recorder.close()
         self.store.close()
@@ -214,6 +238,10 @@ class Runtime:
 
     # ------------------------------------------------------------ what connections need
 
+    def http_gate(self, protocol: str, listener: str, client: Client) -> HttpGate | None:
+        found = next((x for x in self.config.listeners if x.name == listener and x.protocol == protocol), None)
+        return None if found is None else self.http.gate(found, self.config.resource(found.resource), client)
+
     def gate(self, protocol: str, listener: str, peer: str) -> Gate | None:
         found = next((x for x in self.config.listeners if x.name == listener and x.protocol == protocol), None)
         if found is None:
@@ -221,31 +249,48 @@ class Runtime:
         resource = next(r for r in self.config.resources if r.name == found.resource)
         return Gate(self, PROTOCOLS[protocol], found, resource, peer)
 
-    def keeper(self, config: ResourceConfig, database: str, credential: Credential) -> CatalogKeeper:
-        key = (config.name, database)
+    async def login(self, config: ResourceConfig, database: str, bound: float) -> UpstreamLogin:
+        """How a connection of the gateway's own logs in at this moment. Raises `SecretError`."""
+        credential = await self.credential(config)
+        return new_login(credential, database, self.upstream_tls[config.name] is not None, bound)
+
+    async def credential(self, config: ResourceConfig) -> Credential:
+        """What the gateway logs in with; read anew where the upstream has refused it. Raises `SecretError`."""
+        secret = await self.secrets.resolve(config.credential, fresh=config.name in self.stale_credentials)
+        self.stale_credentials.discard(config.name)
+        return Credential(config.credential.user or secret.username or "", secret.password)
+
+    def keeper(self, config: ResourceConfig, database: str) -> CatalogKeeper:
+        # where a connection sees one database only, each has a catalog of its own
+        world = database if config.one_database else config.database or ""
+        key = (config.name, world)
         keeper = self._keepers.get(key)
         if keeper is None:
 
             async def connect() -> CatalogClient:
-                client = CatalogClient(config.catalog.timeout)
-                secret = await self.secrets.resolve(config.credential)
-                user = config.credential.user or secret.username or credential.username
-                await client.connect(
-                    config.host,
-                    config.port,
-                    Credential(user, secret.password),
-                    database,
-                    self.upstream_tls[config.name],
-                    config.tls.server_name,
-                )
+                login = await self.login(config, world, config.catalog.timeout)
+                source = PROTOCOLS[config.protocol].catalog_source()
+                client = CatalogClient(source, self.upstream_tls[config.name], config.tls.server_name or config.server)
+                try:
+                    await client.connect(config.server, config.port, login)
+                except CredentialRefused:
+                    self.stale_credentials.add(config.name)
+                    raise
                 return client
 
-            name = f"{config.name}/{database}"
-            keeper = self._keepers[key] = CatalogKeeper(name, connect, config.catalog.max_age, config.catalog.timeout)
+            name = f"{config.name}/{world}" if world else config.name
+            keeper = self._keepers[key] = CatalogKeeper(name, connect, config.catalog.max_age)
         return keeper
 
     def cache(self, protocol: WireProtocol, resource: str) -> Any:
-        return self._caches.setdefault(resource, protocol.cache())
+        if resource not in self._caches:
+            self._caches[resource] = protocol.cache()
+        return self._caches[resource]
+
+    def early_upstreams(self, resource: str) -> asyncio.Semaphore:
+        """Upstream connections of clients that nobody knows yet, at a time: more wait, or a crowd of strangers could
+        take all that the server has, or have it lock us out for logins that were never finished."""
+        return self._early_upstreams.setdefault(resource, asyncio.Semaphore(_EARLY_UPSTREAMS))
 
     def blocked(self, principal: Principal) -> str | None:
         """Why this principal may not act although its token is good; None: it may."""
@@ -261,6 +306,12 @@ class Runtime:
 
     def note(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Records what happened outside a session; a failure is logged: nothing was let through."""
+        if kind in KINDS:
+            self._refusals.add(kind, payload)
+        else:
+            self._note(kind, payload)
+
+    def _note(self, kind: str, payload: Mapping[str, Any]) -> None:
         try:
             self.recorder.event(kind, payload)
         except RecordError as e:
@@ -292,10 +343,21 @@ class Runtime:
             self.recorder.session_end(live.id, payload)
         except RecordError as e:
             log.error("the end of session %s is not recorded: %s", live.id, e)
-        try:
-            self.store.sessions.end(live.id, time.time(), reason)
-        except StateError as e:
-            log.error("the end of session %s is not in the registry: %s", live.id, e)
+        self.deregister(live.id, reason)
+
+    def deregister(self, session_id: str, reason: str) -> None:
+        """Notes a session's end in the registry, in a thread: a locked store must not keep the others waiting."""
+        work = asyncio.get_running_loop().run_in_executor(
+            None, self.store.sessions.end, session_id, time.time(), reason
+        )
+        self._registering.add(work)
+
+        def done(work: asyncio.Future[None]) -> None:
+            self._registering.discard(work)
+            if not work.cancelled() and (e := work.exception()) is not None:
+                log.error("the end of session %s is not in the registry: %s", session_id, e)
+
+        work.add_done_callback(done)
 
     # ------------------------------------------------------------ the regular look
 
@@ -330,6 +392,7 @@ class Runtime:
             log.error("stopped: %s", stopped) if stopped else log.warning("serving again")
             for live in list(self.sessions.values()):
                 live.forget_decisions()
+        self._refusals.flush()
         now = time.time()
         for live in list(self.sessions.values()):
             live.check(now)

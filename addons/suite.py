@@ -23,6 +23,7 @@ from mitmproxy.dns import DNSFlow
 from mitmproxy.net.free_port import get_free_port
 
 from addons import listeners, live_view, takeover
+from addons.http_addon import HttpAddon
 from addons.runtime import Runtime
 from addons.tls import TlsError
 from guard.config import ConfigError, load
@@ -138,11 +139,13 @@ class Closed:
 
     @closed(_refuse_http)
     def http_connect(self, flow: http.HTTPFlow) -> None:
-        _refuse_http(flow)
+        if not flow.metadata.get("sluicegate"):
+            _refuse_http(flow)
 
     @closed(_refuse_http)
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        _refuse_http(flow)
+        if not flow.metadata.get("sluicegate"):
+            _refuse_http(flow)
 
     @closed(_kill)
     def dns_request(self, flow: DNSFlow) -> None:
@@ -263,5 +266,5 @@ def suite() -> list[Any]:
     if _suite is None:
         live_view.register()
         takeover.outlive_the_log()
-        _suite = (Closed(), Gateway())
+        _suite = (Closed(), Gateway(), HttpAddon())
     return list(_suite)

@@ -9,6 +9,7 @@ When a leg ends, the loss goes back to the original protocol, so that mitmproxy 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import inspect
@@ -96,3 +97,8 @@ def take_over(handler: server.ConnectionHandler, connection: Connection) -> Leg:
 def disarm_timeout(handler: server.ConnectionHandler) -> None:
     """No idle timeout: a database session may sleep for days, and TCP keepalive finds dead peers."""
     handler.timeout_watchdog.can_timeout.clear()
+
+
+def widen(handler: server.ConnectionHandler, connections: int) -> None:
+    """How many connections to one server a client connection may have; mitmproxy's own bound is 5."""
+    handler.max_conns = collections.defaultdict(lambda: asyncio.Semaphore(connections))

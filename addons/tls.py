@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from guard.config.schema import ListenerConfig, UpstreamTls
+from protocols.registry import PROTOCOLS
 
 _CA_DAYS = 3650
 _LEAF_DAYS = 397
@@ -153,19 +154,24 @@ class LocalCa:
         )
 
 
-def listener_context(listener: ListenerConfig, ca: LocalCa) -> ssl.SSLContext:
-    """The server side. Clients that offer ALPN get `postgresql`. Raises `TlsError`."""
+def listener_files(listener: ListenerConfig, ca: LocalCa) -> tuple[Path, Path]:
+    """Certificate chain and key of a listener: its own, or minted."""
     if listener.tls.certificate is not None and listener.tls.key is not None:
-        chain, key = listener.tls.certificate, listener.tls.key
-    else:
-        hosts = {"localhost", "127.0.0.1", "::1", socket.gethostname()}
-        if listener.host not in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            hosts.add(listener.host)
-        chain, key = ca.mint(listener.name, sorted(hosts, key=lambda h: (h != "localhost", h)))
+        return listener.tls.certificate, listener.tls.key
+    hosts = {"localhost", "127.0.0.1", "::1", socket.gethostname()}
+    if listener.host not in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        hosts.add(listener.host)
+    return ca.mint(listener.name, sorted(hosts, key=lambda h: (h != "localhost", h)))
+
+
+def listener_context(listener: ListenerConfig, ca: LocalCa) -> ssl.SSLContext:
+    """The server side, with the protocol's own ALPN where it has one. Raises `TlsError`."""
+    chain, key = listener_files(listener, ca)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load(context, f"listener `{listener.name}`", chain, key)
-    context.set_alpn_protocols(["postgresql"])
+    if alpn := PROTOCOLS[listener.protocol].alpn:
+        context.set_alpn_protocols(list(alpn))
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0  # sessions are long: tickets would only cost memory
     return context

@@ -16,7 +16,7 @@ from mitmproxy import connection
 from mitmproxy.proxy import commands, context, events, layer
 
 from addons import runtime, takeover
-from addons.drive import drive
+from addons.drive import drive, last_words
 from addons.gate import Gate
 from addons.leg import Leg
 from guard.record.errors import RecordError
@@ -29,6 +29,7 @@ from protocols.contract import (
     KeepKey,
     PeerGone,
     Refused,
+    ReserveId,
     Side,
     StartTls,
     WireError,
@@ -37,6 +38,7 @@ from protocols.registry import PROTOCOLS
 
 log = logging.getLogger("sluicegate.wire")
 
+_NONCE = 32  # random bytes that a handshake may use
 _CONNECT_TIMEOUT = 10.0  # seconds until an upstream has accepted
 
 
@@ -53,6 +55,7 @@ class WireLayer(layer.Layer):
         self._listener = listener
         self._client: Leg | None = None
         self._upstream: Leg | None = None
+        self._connecting = False
         self._connected: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._gate: Gate | None = None
@@ -114,13 +117,15 @@ class WireLayer(layer.Layer):
     async def _shake_hands(self, gate: Gate) -> None:
         assert self._client is not None
         why, refused = "the handshake failed", False
+        handshake = gate.handshake(os.urandom(_NONCE))
         try:
             async with asyncio.timeout(gate.auth_timeout):
-                handover = await drive(gate.handshake(os.urandom(18)), self._leg, self._tls, self._ask)
+                handover = await drive(handshake, self._leg, self._tls, self._ask)
             if handover is None:
                 why = "a cancel request"
             else:
                 assert self._upstream is not None
+                await gate.register()
                 gate.start(handover, self._client, self._upstream, self.context.client)
                 return
         except PeerGone as e:
@@ -133,7 +138,7 @@ class WireLayer(layer.Layer):
                 log.warning("%s: %s (%s)", self._listener, e, e.__cause__)
         except TimeoutError:
             why = "the handshake took too long"
-            self._say(gate.refusal("the login took too long", "57014"))
+            self._say(last_words(handshake, Refused("the login took too long", "57014")))
         except WireError as e:
             why = f"protocol error: {e}"
         except (RecordError, StateError) as e:
@@ -170,10 +175,15 @@ class WireLayer(layer.Layer):
         gate = self._gate
         assert gate is not None
         if isinstance(asked, Authenticate):
-            admission = await gate.admit(asked)
-            self.context.server.address = gate.upstream_address
-            return admission
+            return await gate.admit(asked)
+        if isinstance(asked, ReserveId):
+            return gate.reserve_id()
         if isinstance(asked, Connect):
+            if self._connecting:
+                raise RuntimeError("a handshake asked twice for its upstream")
+            self._connecting = True
+            await gate.may_connect()
+            self.context.server.address = gate.upstream_address
             self._connected = asyncio.get_running_loop().create_future()
             waiting = self._connected
             await takeover.handler_of(self.context.client.id).server_event(OpenUpstream())

@@ -13,7 +13,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-ProtocolName = Literal["postgres", "mysql"]  # what configurations and policies may name; `registry.PROTOCOLS` has each
+# what configurations and policies may name: `registry.PROTOCOLS` has each wire protocol; HTTP has layers of its own
+ProtocolName = Literal["postgres", "mysql", "http", "kubernetes"]
+HTTP_PROTOCOLS = ("http", "kubernetes")
 
 
 class Effect(enum.StrEnum):
@@ -270,6 +272,7 @@ class ListenerTerms:
     oauth: bool = False
     discovery: str = ""  # OAUTHBEARER: where the issuer's configuration is
     scope: str = ""
+    local_files: bool = False  # MySQL: the server may ask the client for a file, where a policy lets the statement pass
 
 
 class Side(enum.Enum):
@@ -314,6 +317,7 @@ class Authenticate:
     claimed_user: str
     database: str
     application: str
+    attributes: tuple[tuple[str, str], ...] = ()  # what else the client says of itself: evidence, never a proof
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 from protocols.contract import Admission, CatalogSource, ListenerTerms, Session, SessionPort, UpstreamLogin
+from protocols.mysql.protocol import PROTOCOL as MYSQL
 from protocols.postgres.protocol import PROTOCOL as POSTGRES
 
 
@@ -26,6 +27,8 @@ class WireProtocol(Protocol):
     name: str
     default_port: int
     dsn_schemes: tuple[str, ...]  # of a URL that names a server of this protocol
+    password_variable: str  # the environment variable in which its own clients look for a password
+    alpn: tuple[str, ...]  # what a listener offers in TLS (RFC 7301); empty: the protocol has none
 
     def handshake(self, terms: ListenerTerms, nonce: bytes, cache: Any) -> Generator[Any, Any, Any]:
         """From the first byte to a `Handover`, or None where nothing is to be relayed."""
@@ -51,4 +54,5 @@ class WireProtocol(Protocol):
 
 PROTOCOLS: Mapping[str, WireProtocol] = {
     "postgres": POSTGRES,
+    "mysql": MYSQL,
 }

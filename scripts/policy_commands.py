@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -22,10 +22,20 @@ from guard.documents import ConfigError, Problem, read
 from guard.enforce import PolicySet, RuleTrace
 from guard.enforce.policyset import load_bundle
 from guard.enforce.testing import SUFFIX, Report, beside, run_tests
-from protocols.contract import Action, Analysis, Decision, Principal, Resource, SessionFacts
+from protocols.contract import (
+    HTTP_PROTOCOLS,
+    Action,
+    Analysis,
+    Decision,
+    Principal,
+    ProtocolName,
+    Resource,
+    SessionFacts,
+)
 
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
 _IDENTITIES = {"admin": ("platform", "oncall", "security"), "analyst": ("analysts",), "agent": ("agents",)}
+_JUDGED = tuple(name for name in get_args(ProtocolName) if name not in HTTP_PROTOCOLS)  # those that have a `judge`
 _COLOURS = {"allow": "green", "hold": "yellow", "deny": "red", "terminate": "bold red", "alert": "magenta"}
 
 _CHECK_EPILOG = """\
@@ -41,7 +51,7 @@ examples:
   sluicegate policy test                                    the tests of the bundles shipped here
   sluicegate policy test my/policies                        every *.tests.yaml in a folder
   sluicegate policy explain --policy policies/demo.yaml --as agent "DELETE FROM orders WHERE id = 7"
-  sluicegate policy judge --policy policies/read-only.yaml --protocol postgres --json < commands.jsonl
+  sluicegate policy judge --policy policies/read-only.yaml --protocol mysql --json < commands.jsonl
 """
 _EXPLAIN_EPILOG = """\
 Shows the decision, the rule that gives it, and what every other rule says.
@@ -57,7 +67,8 @@ Reads one JSON object a line and answers one a line, in order, as soon as it is 
   {"id": 1, "decision": "deny", "rule": "default", "effects": ["ddl.drop"], "reads": [], "writes": ["public.t"], ...}
 
 Besides `input` (or `input_hex` for bytes) a line may give `prelude` (what the same session sent before), `startup` and
-`session` (settings in force). A line that cannot be judged is denied with the reason, and the run goes on.
+`session` (settings in force). With mysql `startup` holds `charset`, `database`, `multi_statements`, `local_infile` and
+`sql_mode`. A line that cannot be judged is denied with the reason, and the run goes on.
 """
 
 
@@ -128,7 +139,7 @@ def _add_session_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", action="append", required=True, type=Path, metavar="FILE", help="a bundle; may be repeated"
     )
-    parser.add_argument("--protocol", choices=["postgres"], default="postgres", help="default: postgres")
+    parser.add_argument("--protocol", choices=_JUDGED, default="postgres", help="default: postgres")
     parser.add_argument(
         "--as",
         dest="identity",
@@ -252,7 +263,8 @@ def run_explain(args: argparse.Namespace) -> int:
         policies = PolicySet.load(args.policy)
         principal, resource, facts = _principal(args), _resource(args), SessionFacts(client_address=args.address)
         session = policies.for_session(principal, resource, facts)
-        analysis = analyse_text(args.protocol, args.text, CatalogSource(args.catalog).since(time.monotonic()))
+        catalog = CatalogSource(args.catalog).since(time.monotonic())
+        analysis = analyse_text(args.protocol, args.text, catalog, database=args.database)
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -328,13 +340,13 @@ def _print_explanation(
 def run_judge(args: argparse.Namespace) -> int:
     """Judge commands from standard input until it ends."""
     from addons.catalog_client import CatalogError
-    from scripts.policy_judging import CatalogSource, judge_stream
+    from scripts.policy_judging import CatalogSource, Judge, judge_stream
 
     try:
         policies = PolicySet.load(args.policy)
         facts = SessionFacts(client_address=args.address)
         session = policies.for_session(_principal(args), _resource(args), facts)
-        catalog = CatalogSource(args.catalog)
+        judge, catalog = Judge(args.protocol), CatalogSource(args.catalog)
         catalog.since(time.monotonic())  # a database that cannot be reached is an error of the run, not of a line
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
@@ -343,7 +355,7 @@ def run_judge(args: argparse.Namespace) -> int:
     def decide(analysis: Analysis) -> Decision:
         return session.decide(analysis, now=time.time(), facts=facts)
 
-    for answer in judge_stream(sys.stdin.buffer, decide, catalog):
+    for answer in judge_stream(sys.stdin.buffer, judge, decide, catalog):
         if args.json:
             line = json.dumps(answer)
         else:

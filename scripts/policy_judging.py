@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
+import importlib
 import json
 import queue
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from addons.catalog_client import CatalogError, fetch_dsn
-from protocols.contract import Action, Analysis, Decision
-from protocols.postgres.catalog import Catalog
-from protocols.postgres.judge import JudgeError, judge_line
+from protocols.contract import Action, Analysis, CatalogSnapshot, Decision, Where
+from protocols.registry import PROTOCOLS
 
 MAX_LINE = 128 * 1024 * 1024  # bytes: the largest command that a gateway may inspect, written in hex, with room
 _READ_AHEAD = 64  # lines
 
 type Decide = Callable[[Analysis], Decision]
+
+
+class Judge:
+    """What one protocol's `judge` module does with a line. Raises ValueError for a protocol that has none."""
+
+    def __init__(self, protocol: str) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"commands of protocol `{protocol}` cannot be analysed")
+        # each protocol's folder has the same file names
+        module = importlib.import_module(f"protocols.{protocol}.judge")
+        self.error: type[Exception] = module.JudgeError
+        self.line: Callable[[Mapping[str, Any], Decide, CatalogSnapshot | None], dict[str, Any]] = module.judge_line
 
 
 class CatalogSource:
@@ -29,14 +43,14 @@ class CatalogSource:
     def __init__(self, dsn: str | None) -> None:
         self._dsn = dsn
         self._begun = float("-inf")
-        self._catalog: Catalog | None = None
+        self._catalog: CatalogSnapshot | None = None
 
     @property
     def given(self) -> bool:
         """Whether there is a database to ask."""
         return self._dsn is not None
 
-    def since(self, asked_at: float) -> Catalog | None:
+    def since(self, asked_at: float) -> CatalogSnapshot | None:
         """A snapshot that was begun at `asked_at` (monotonic) or later: whoever changes the database and then asks gets
         an answer about what it is now. Raises CatalogError where the database cannot be asked."""
         if self._dsn is not None and self._begun < asked_at:
@@ -46,10 +60,9 @@ class CatalogSource:
         return self._catalog
 
 
-def analyse_text(protocol: str, text: str, catalog: Catalog | None = None) -> Analysis:
-    """What one command does, in a fresh session. Raises ValueError where no rule would even be asked."""
-    if protocol != "postgres":
-        raise ValueError(f"commands of protocol `{protocol}` cannot be analysed")
+def analyse_text(protocol: str, text: str, catalog: CatalogSnapshot | None = None, *, database: str = "") -> Analysis:
+    """What one command does, in a fresh session in `database`. Raises ValueError where no rule would even be asked."""
+    judge = Judge(protocol)
     seen: list[Analysis] = []
 
     def decide(analysis: Analysis) -> Decision:
@@ -57,21 +70,48 @@ def analyse_text(protocol: str, text: str, catalog: Catalog | None = None) -> An
         return Decision(Action.DENY, "none", "only analysed")
 
     try:
-        answer = judge_line({"id": None, "input": text}, decide, catalog)
-    except JudgeError as error:
+        answer = judge.line(
+            {"id": None, "input": text, "startup": {"database": database} if database else {}}, decide, catalog
+        )
+    except judge.error as error:
         raise ValueError(str(error)) from error
-    if len(seen) != 1:
+    if not seen:
         raise ValueError(f"refused before any rule was asked: {answer['why']}")
-    return seen[0]
+    return functools.reduce(_either, seen)
 
 
-def judge_stream(lines: BinaryIO, decide: Decide, catalog: CatalogSource) -> Iterator[dict[str, Any]]:
+def _either(one: Analysis, other: Analysis) -> Analysis:
+    """Without a catalog it may not be known which kind of server reads the text: what it does on any of them."""
+    if one == other:
+        return one
+    return dataclasses.replace(
+        one,
+        effects=one.effects | other.effects,
+        reads=_all(one.reads, other.reads),
+        writes=_all(one.writes, other.writes),
+        columns=_all(one.columns, other.columns),
+        predicates=_all(one.predicates, other.predicates),
+        functions=_all(one.functions, other.functions),
+        where=max(one.where, other.where, key=_WORST.index),
+        why="; ".join(_all((one.why,), (other.why,))).strip("; "),
+        clear_columns=one.clear_columns & other.clear_columns,
+    )
+
+
+_WORST = (Where.NONE, Where.PRESENT, Where.ALWAYS_TRUE, Where.MISSING)
+
+
+def _all(one: Iterable[str], other: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def judge_stream(lines: BinaryIO, judge: Judge, decide: Decide, catalog: CatalogSource) -> Iterator[dict[str, Any]]:
     """One answer for each line, as soon as the line is read. Never stops at a bad line: it is denied."""
     for line, asked_at in _ahead(lines) if catalog.given else _timed(lines):
         if len(line) > MAX_LINE:
             yield refusal(None, f"line longer than {MAX_LINE} bytes")
         elif line.strip():
-            yield _judge(line, decide, catalog, asked_at)
+            yield _judge(line, judge, decide, catalog, asked_at)
 
 
 def _timed(lines: BinaryIO) -> Iterator[tuple[bytes, float]]:
@@ -100,7 +140,7 @@ def _ahead(lines: BinaryIO) -> Iterator[tuple[bytes, float]]:
         yield one
 
 
-def _judge(line: bytes, decide: Decide, catalog: CatalogSource, asked_at: float) -> dict[str, Any]:
+def _judge(line: bytes, judge: Judge, decide: Decide, catalog: CatalogSource, asked_at: float) -> dict[str, Any]:
     try:
         asked = json.loads(line)
     except (ValueError, RecursionError):
@@ -109,8 +149,8 @@ def _judge(line: bytes, decide: Decide, catalog: CatalogSource, asked_at: float)
         return refusal(None, "expected a JSON object with `id` and `input`")
     identity = asked.get("id")
     try:
-        return judge_line(asked, decide, catalog.since(asked_at))
-    except JudgeError as error:
+        return judge.line(asked, decide, catalog.since(asked_at))
+    except judge.error as error:
         return refusal(identity, str(error))
     except (CatalogError, OSError) as error:
         return refusal(identity, f"the database cannot be asked: {error}")

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripts.support import postgres
+from scripts.support import mysql, postgres
 from scripts.support.issuer import Issuer
+from scripts.support.mysql import MySQLServer
 from scripts.support.postgres import Installation, PostgresServer
 from scripts.support.tls import Authority
 
@@ -51,6 +52,27 @@ def tls_installation() -> Installation:
 def server(installation: Installation, authority: Authority) -> Iterator[PostgresServer]:
     """An empty database `shop` on each PostgreSQL in turn, with TLS where it has it. Tests clean up."""
     with PostgresServer(installation, authority=authority if installation.tls else None) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=mysql.FLAVOURS)
+def mysql_installation(request: pytest.FixtureRequest) -> mysql.Installation:
+    """MariaDB and MySQL in turn, as far as they are here; in CI both must be. `--fast`: the first that is here."""
+    flavour: str = request.param
+    found = {one.flavour: one for one in mysql.available()}
+    if os.environ.get("SLUICEGATE_TEST_MYSQL") == "first" and flavour != next(iter(found), flavour):
+        pytest.skip("the fast lane has one of the two")
+    if flavour in found:
+        return found[flavour]
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"no {flavour} server in CI: {mysql.how_to_get(flavour)}")
+    pytest.skip(f"no {flavour} server here: {mysql.how_to_get(flavour)}")
+
+
+@pytest.fixture(scope="session")
+def mysql_server(mysql_installation: mysql.Installation, authority: Authority) -> Iterator[MySQLServer]:
+    """An empty database `shop` on MariaDB and MySQL in turn, with TLS. Tests clean up."""
+    with MySQLServer(mysql_installation, authority=authority) as running:
         yield running
 
 

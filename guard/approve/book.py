@@ -3,6 +3,9 @@
     request -> (vote ...) -> approved -> spend          the command runs
                           -> denied | expired | withdrawn   it does not
 
+`defer` lets the connection go while its request stays open: the same command of the same identity then joins it, from
+whatever connection, and is released by the same approval, once.
+
 The store journals every step inside its own transaction, so nothing here is recorded twice. What is added: who may
 vote, how many requests one identity may have open, and the futures that connections wait on.
 
@@ -12,6 +15,8 @@ INVARIANT: one thread (the event loop's), because the store writes the journal.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import secrets
 import time
@@ -76,6 +81,7 @@ class Held:
     expires_at: float  # seconds since the epoch
     future: asyncio.Future[Outcome]
     subject: str
+    deferred: bool = False  # joined a request that had been deferred
 
 
 class ApprovalBook:
@@ -127,7 +133,9 @@ class ApprovalBook:
         rule: str,
         params: Sequence[str | None] = (),
     ) -> Held:
-        """Ask for approval of one command. Raises ApprovalError or StateError: the caller denies.
+        """Ask for approval of one command, or join the request that was deferred for it.
+
+        Raises ApprovalError or StateError: the caller denies.
 
         `text` is the exact statement, because an approver must see what would run; it is redacted wherever it leaves
         the approver's view (journal, webhook), and in the store once the request is final. `digest` binds text and
@@ -135,9 +143,16 @@ class ApprovalBook:
         """
         if len(text) + sum(len(param) for param in params if param is not None) > MAX_TEXT:
             raise ApprovalError(f"a command of more than {MAX_TEXT} characters is too long for anybody to approve")
-        if sum(held.subject == principal.subject for held in self._held.values()) >= MAX_OPEN_PER_SUBJECT:
-            raise ApprovalError(f"`{principal.subject}` has {MAX_OPEN_PER_SUBJECT} requests open; wait for answers")
         now = self._clock()
+        meaning = _meaning(analysis, resource)
+        deferred = self._store.approvals.deferred(principal.subject, principal.issuer, at=now)
+        for one in deferred:
+            asked = (one.resource, one.rule, one.terms, one.digest, one.meaning)
+            if asked == (resource.name, rule, terms, digest, meaning) and one.id not in self._held:
+                return self._wait(one)
+        waiting = {held.id for held in self._held.values() if held.subject == principal.subject}
+        if len(waiting.union(one.id for one in deferred)) >= MAX_OPEN_PER_SUBJECT:
+            raise ApprovalError(f"`{principal.subject}` has {MAX_OPEN_PER_SUBJECT} requests open; wait for answers")
         # an approval that outlives the identity it is for would release a command of nobody
         expires_at = min(now + min(terms.expires_s, self._max_hold), principal.expires_at)
         if expires_at <= now:
@@ -157,28 +172,49 @@ class ApprovalBook:
             details=_details(analysis),
             requested_at=now,
             expires_at=expires_at,
+            meaning=meaning,
         )
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         with _conflicts():
             self._store.approvals.insert(approval)
-        held = Held(approval.id, expires_at, future, principal.subject)
-        self._held[held.id] = held
         self._notify("approval.requested", approval)
+        return self._wait(approval)
+
+    def _wait(self, approval: Approval) -> Held:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        held = Held(approval.id, approval.expires_at, future, approval.subject, approval.deferred)
+        self._held[held.id] = held
+        self._settle(approval)  # a deferred one may be decided already
         return held
 
+    def defer(self, approval_id: str) -> None:
+        """The connection waits no longer, the request stays open for the same command of the same identity.
+
+        Raises ApprovalError or StateError: it is not deferred then, and still waits.
+        """
+        with _conflicts():
+            self._store.approvals.defer(approval_id, at=self._clock())
+        self._held.pop(approval_id, None)
+
     def withdraw(self, approval_id: str, reason: str) -> None:
-        """The client left or cancelled. Never raises: if the store cannot be told now, `poll` tells it later."""
+        """The client left or cancelled. Never raises: if the store cannot be told now, `poll` tells it later.
+
+        A request that had been deferred before stays open: nothing of it can run unless its command is sent again.
+        """
+        held = self._held.get(approval_id)
+        if held is not None and held.deferred:
+            self._finish(approval_id, Outcome(False, (), reason, ApprovalStatus.WITHDRAWN.value))
+            return
         self._finish(approval_id, Outcome(False, (), reason, ApprovalStatus.WITHDRAWN.value))
         self._unwithdrawn[approval_id] = reason
         self._withdraw_left()
 
-    def spend(self, approval_id: str, digest: bytes) -> None:
-        """Use the approval, once, for exactly these bytes. When this returns the command may run.
+    def spend(self, approval_id: str, digest: bytes, session_id: str = "") -> None:
+        """Use the approval, once, for exactly these bytes, in this session. When this returns the command may run.
 
         Raises ApprovalError or StateError: deny.
         """
         with _conflicts():
-            self._store.approvals.spend(approval_id, digest, at=self._clock())
+            self._store.approvals.spend(approval_id, digest, at=self._clock(), session_id=session_id)
 
     # -- the deciding side
 
@@ -331,6 +367,7 @@ def summary(approval: Approval) -> dict[str, Any]:
         "rule": approval.rule,
         "text": text[:SHORT_TEXT],
         "text_cut": len(text) > SHORT_TEXT,
+        "deferred": approval.deferred,
         "digest": approval.digest.hex(),
         "details": dict(approval.details),
         "requested_at": approval.requested_at,
@@ -365,6 +402,21 @@ def _conflicts() -> Iterator[None]:
     except RecordError as error:
         log.error("approvals cannot be recorded: %s", error)
         raise ApprovalError("the gateway cannot record this now, so nothing was changed; try again later") from error
+
+
+def _meaning(analysis: Analysis, resource: Resource) -> bytes:
+    """A digest of everything that was found out about a command: where any of it differs, it is another command."""
+    known = {
+        **_details(analysis),
+        "database": resource.database,
+        "columns": list(analysis.columns),
+        "predicates": list(analysis.predicates),
+        "functions": list(analysis.functions),
+        "shape": analysis.shape,
+        "clear": sorted(analysis.clear_columns),
+        "facts": {name: list(found) for name, found in analysis.facts.items()},
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()
 
 
 def _details(analysis: Analysis) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -42,6 +43,8 @@ class NotifyConfig(Protocol):
 
     @property
     def url(self) -> str: ...
+    @property
+    def ca(self) -> Path | None: ...
     @property
     def secret(self) -> SecretRef: ...
     @property
@@ -161,7 +164,12 @@ class Webhooks:
                 SIGNATURE_HEADER: sign(secret, delivery.body, int(self._clock())),
             }
             response = await outbound.request(
-                "POST", hook.config.url, headers=headers, body=delivery.body, max_bytes=_ANSWER_BYTES
+                "POST",
+                hook.config.url,
+                headers=headers,
+                body=delivery.body,
+                ca=hook.config.ca,
+                max_bytes=_ANSWER_BYTES,
             )
         except (SecretError, outbound.OutboundError) as error:
             return str(error), True

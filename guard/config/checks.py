@@ -139,6 +139,7 @@ def _other_files(config: Config, document: Document) -> Iterator[Problem]:
         *((("resources", i, "tls", "ca"), one.tls.ca) for i, one in enumerate(config.resources)),
         *((("resources", i, "credential", "ca"), one.credential.ca) for i, one in enumerate(config.resources)),
         *((("issuers", i, "ca"), one.ca) for i, one in enumerate(config.issuers)),
+        *((("notify", i, "ca"), one.ca) for i, one in enumerate(config.notify)),
         *((("notify", i, "secret", "ca"), one.secret.ca) for i, one in enumerate(config.notify)),
     ]
     for place, bundle in bundles:

@@ -12,11 +12,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, model_validator
 
-from guard.config.values import absolute, check_address, check_name, check_text, check_url, split_address
+from guard.config.values import (
+    absolute,
+    check_address,
+    check_name,
+    check_network,
+    check_text,
+    check_url,
+    split_address,
+)
+from guard.config.wire import WIRE
 from guard.documents.values import not_empty
 from protocols import contract
 
-Protocol = Literal["postgres"]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 NotifyEvent = Literal["approval.requested", "approval.decided", "containment", "alert"]
 
@@ -29,6 +37,7 @@ Name = Annotated[str, AfterValidator(check_name)]
 Url = Annotated[str, AfterValidator(check_url)]
 Address = Annotated[str, AfterValidator(check_address)]
 FilePath = Annotated[Path, AfterValidator(absolute)]
+Network = Annotated[str, AfterValidator(check_network)]
 
 
 class Model(BaseModel):
@@ -119,8 +128,6 @@ class Credential(Model):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         _check_provider(self, self.provider, shared=frozenset({"provider", "user"}))
-        if self.user is None and self.provider != "vault":
-            raise ValueError("`user` is required here: the database user that the gateway logs in as")
         return self
 
 
@@ -149,12 +156,18 @@ class ListenerConfig(Model):
     """One port that clients connect to. A listener leads to exactly one resource."""
 
     name: Name = Field(description="unique name, used in records and logs")
-    protocol: Protocol = Field(description="the wire protocol that clients speak")
+    protocol: contract.ProtocolName = Field(description="the wire protocol that clients speak")
     listen: Address = Field(description="`address:port`, `[::1]:port` for IPv6; port 0 takes a free one")
     resource: Name = Field(description="the resource behind it")
     client_auth: Literal["password", "oauth"] = Field(
         default="password",
-        description="how the client sends its token: as its password, or with SASL OAUTHBEARER",
+        description="how the client sends its token: as its password, or with SASL OAUTHBEARER (PostgreSQL)",
+    )
+    hold_wait: Annotated[Number, Field(gt=0, le=86400)] | None = Field(
+        default=None,
+        description="longest time that a client waits for an approval, for clients that give up sooner than people "
+        "answer: the command is then refused with its ticket, and once that is approved the same command of the same "
+        "identity passes once; null: as long as the hold lasts",
     )
     tls: ListenerTls = Field(default=ListenerTls(), description="TLS towards clients")
     insecure_plaintext: Flag = Field(
@@ -162,6 +175,15 @@ class ListenerConfig(Model):
         description="accept that tokens and data cross a network unencrypted; needed for `tls.mode` other than "
         "`required` on an address that is not loopback",
     )
+
+    @model_validator(mode="after")
+    def _can_authenticate(self) -> Self:
+        able = WIRE[self.protocol].client_auth
+        if self.client_auth not in able:
+            raise ValueError(
+                f"`client_auth: {self.client_auth}` does not exist in {self.protocol}; it has: {', '.join(able)}"
+            )
+        return self
 
     @property
     def host(self) -> str:
@@ -187,6 +209,24 @@ class UpstreamTls(Model):
     server_name: Text | None = Field(default=None, description="name to verify and to send as SNI; null: `host`")
 
 
+_OF_PROTOCOL: Any = None  # filled in before validation: the field itself is never null
+
+
+class HttpAuth(Model):
+    """How the gateway shows its credential to an HTTP upstream."""
+
+    kind: Literal["bearer", "basic", "header", "none"] = Field(
+        default="bearer",
+        description="`bearer`: `Authorization: Bearer`; `basic`: user and password; `header`: as it is, in `header`; "
+        "`none`: only the client certificate of `tls`",
+    )
+    header: Name = Field(default="x-api-key", description="`header`: which one")
+    impersonate: Flag = Field(
+        default=False,
+        description="kubernetes: act as the client's own subject and groups (`Impersonate-User`, `Impersonate-Group`)",
+    )
+
+
 class CatalogConfig(Model):
     """The gateway's own view of what exists in the database; statements are judged against it."""
 
@@ -202,19 +242,87 @@ class ResourceConfig(Model):
     """One protected server."""
 
     name: Name = Field(description="unique name; policies match it")
-    protocol: Protocol = Field(description="the wire protocol that the server speaks")
-    host: Text = Field(description="host name or address of the server")
-    port: Annotated[Whole, Field(ge=1, le=65535)] = Field(default=5432, description="its port")
-    database: Text = Field(description="the database that clients get when they ask for no other")
-    databases: tuple[Text, ...] = Field(default=(), description="further databases that a client may ask for")
+    protocol: contract.ProtocolName = Field(description="the wire protocol that the server speaks")
+    host: Text | None = Field(
+        default=None,
+        description="host name or address of the server; http without it: a forward proxy, to wherever policies allow",
+    )
+    port: Annotated[Whole, Field(ge=1, le=65535)] = Field(
+        default=_OF_PROTOCOL,
+        validate_default=False,
+        description="its port; null: the protocol's own (postgres 5432, mysql 3306, http 443, kubernetes 6443)",
+    )
+    database: Text | None = Field(
+        default=None,
+        description="the database that clients get when they ask for no other; with mysql it may be null: clients then "
+        "begin in none, or in the one that they ask for",
+    )
+    databases: tuple[Text, ...] = Field(
+        default=(),
+        description="further databases that a client may ask for at its login; what it may do in which is for policies",
+    )
     labels: dict[Name, Text] = Field(default_factory=dict, description="facts for policies to match, `env: prod`")
     tls: UpstreamTls = Field(default=UpstreamTls(), description="TLS towards the server")
-    credential: Credential = Field(description="what the gateway logs in with")
+    credential: Credential = Field(
+        default=Credential.model_construct(provider="none"),
+        description="what the gateway logs in with; required for a database",
+    )
+    http_auth: HttpAuth = Field(default=HttpAuth(), description="http, kubernetes: how the credential is shown")
+    private_networks: tuple[Network, ...] = Field(
+        default=(),
+        description="forward proxy: networks that are not public and may be reached all the same (`10.1.0.0/16`)",
+    )
     catalog: CatalogConfig = Field(default=CatalogConfig(), description="how fresh the view of the database must be")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_port(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("port") is None and (facts := WIRE.get(str(data.get("protocol")))):
+            return {**data, "port": facts.port}
+        return data
+
+    @model_validator(mode="after")
+    def _has_database(self) -> Self:
+        if self.database is None and WIRE[self.protocol].one_database:
+            raise ValueError(f"`database` is required with `protocol: {self.protocol}`")
+        if self.database is None and self.databases:
+            raise ValueError("`databases` are further ones: name the first in `database`")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_protocol(self) -> Self:
+        http = self.protocol in contract.HTTP_PROTOCOLS
+        if self.host is None and self.protocol != "http":
+            raise ValueError("`host` is required: only `protocol: http` can be a forward proxy")
+        if not http and "credential" not in self.model_fields_set:
+            raise ValueError("`credential` is required: what the gateway logs in with")
+        if not http and self.credential.user is None and self.credential.provider != "vault":
+            raise ValueError("`credential.user` is required here: the database user that the gateway logs in as")
+        if self.host is None and self.credential.provider != "none":
+            raise ValueError("a forward proxy has no credential of its own: leave `credential` out")
+        if self.http_auth.kind == "basic" and self.credential.user is None and self.credential.provider != "vault":
+            raise ValueError("`http_auth: basic` needs `credential.user`")
+        return self
+
+    @property
+    def server(self) -> str:
+        """The server's host; only a forward proxy has none."""
+        if self.host is None:
+            raise ValueError(f"resource `{self.name}` is a forward proxy: it has no server of its own")
+        return self.host
+
+    @property
+    def one_database(self) -> bool:
+        """Whether a connection sees no other database than the one that it has logged in to."""
+        return WIRE[self.protocol].one_database
+
+    def opens(self, database: str) -> bool:
+        """Whether a client may ask for this database at its login."""
+        return self.database is None or database == self.database or database in self.databases
 
     def as_resource(self, database: str | None = None) -> contract.Resource:
         """The value that policies and records see; `database` is what the client asked for."""
-        return contract.Resource(self.name, self.protocol, dict(self.labels), database or self.database)
+        return contract.Resource(self.name, self.protocol, dict(self.labels), database or self.database or "")
 
 
 class IssuerConfig(Model):
@@ -297,6 +405,10 @@ class LimitsConfig(Model):
     inspect_max_bytes: Annotated[Whole, Field(ge=1024, le=1 << 30)] = Field(
         default=16777216, description="largest command that is judged; a larger one is denied"
     )
+    inspect_body_bytes: Annotated[Whole, Field(ge=1024, le=1 << 32)] = Field(
+        default=67108864,
+        description="largest HTTP body that is judged whole; a larger one needs a rule that allows `http.stream`",
+    )
     hold_buffer_bytes: Annotated[Whole, Field(ge=1024, le=1 << 24)] = Field(
         default=65536, description="what a held client may still send before its socket is not read any more"
     )
@@ -312,6 +424,7 @@ class NotifyConfig(Model):
     """A webhook that is told what happened. Deliveries are signed and retried."""
 
     url: Url = Field(description="where to send; https, or http on loopback")
+    ca: FilePath | None = Field(default=None, description="CA bundle (PEM) to verify it with; null: the system's")
     secret: SecretRef = Field(description="key of the HMAC-SHA256 signature")
     events: Annotated[tuple[NotifyEvent, ...], AfterValidator(not_empty)] = Field(
         default=("approval.requested", "alert"), description="what to send"

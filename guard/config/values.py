@@ -88,3 +88,12 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_network(value: str) -> str:
+    """A network such as 10.1.0.0/16, host bits zero."""
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError("expected a network such as 10.1.0.0/16 or 2001:db8::/32, host bits zero") from None
+    return value

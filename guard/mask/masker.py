@@ -93,6 +93,12 @@ class Masker:
         self._masking = lru_cache(maxsize=4096)(self._rules_within)
         self._on_column = lru_cache(maxsize=16384)(self._rules_on)
 
+    @classmethod
+    def of(cls, rules: Iterable[MaskRule], key: bytes) -> Masker | None:
+        """A masker of those rules that are about columns; None where there are none."""
+        about_columns = tuple(rule for rule in rules if rule.columns or rule.names)
+        return cls(about_columns, key) if about_columns else None
+
     def touches(self, reads: Iterable[str], read_columns: Iterable[str] = ()) -> bool:
         """Whether some rule could apply to a statement that reads these (as in `ResultShape`)."""
         return any(self._masking(relation) for relation in reads) or any(map(self._on_column, read_columns))

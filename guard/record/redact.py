@@ -49,6 +49,9 @@ _STRONG: Mapping[str, re.Pattern[str] | None] = {
     "mapping": _word("mapping"),
     "subscription": _word("subscription"),
     "identified": _word("identified"),
+    "_encrypt": re.compile(r"(?:aes|des)_encrypt"),  # their second argument is a key
+    "_decrypt": re.compile(r"(?:aes|des)_decrypt"),
+    "authentication": re.compile(r"authentication_string|initial authentication"),
     "private": re.compile(r"private[_ -]?key"),
     "bearer": _word("bearer", r"\s"),
     "authorization": _word("authorization", r"\s*[:=]"),
@@ -78,9 +81,15 @@ _WRITING = re.compile(
     r"\b(?:insert|update|merge|set|set_config|copy|values|call|alter|create|execute|do|prepare|comment|security)\b"
 )
 _LITERALS = frozenset({Kind.STRING, Kind.DOLLAR, Kind.COMMENT, Kind.NUMBER})
+# behind one of these a "..." is a name for either server; anywhere else it may be MySQL's string
+_NAMED = frozenset(
+    [".", "user", "role", "group", "table", "mapping", "server", "for", "into", "from", "on", "column", "schema"]
+    + ["database", "function", "procedure", "to", "rename", "update", "join", "add", "drop", "alter", "exists", "owner"]
+)
 _COMPARING = frozenset(
     ["like", "ilike", "in", "not", "similar", "to", "any", "all", "between", "is", "distinct", "from"]
 )
+_MYSQL_OWN = re.compile(r"[\"#`?]|_[A-Za-z0-9]+\s*'")
 _PLAIN_VALUES = frozenset({"null", "default", "none"})
 
 
@@ -145,17 +154,30 @@ def _plan(text: str) -> _Plan:
     everything = strong or _WRITING.search(lowered) is not None
     spans: set[tuple[int, int]] = set()
     parameters: set[int] = set()
-    for backslash in (False, True):  # the server's setting decides which reading is right: hide what either finds
-        scanned = list(islice(scan(text, backslash=backslash), _MOST + 1))
+    # neither the server nor its settings are known here: hide what any reading finds
+    readings = [(False, False), (True, False)] if "\\" in text else [(False, False)]
+    if _MYSQL_OWN.search(text) is not None:
+        readings += [(backslash, True) for backslash, _ in readings]
+    for backslash, mysql in readings:
+        scanned = list(islice(scan(text, backslash=backslash, mysql=mysql), _MOST + 1))
         if len(scanned) > _MOST:
             return _Plan((), None, whole=True)
         tokens = [token for token in scanned if token.kind is not Kind.SPACE]
         if everything:
             spans.update((token.start, token.end) for token in tokens if _is_literal(text, token))
+            spans.update(_doubles(text, tokens))
         spans.update(_beside_names(text, tokens, parameters, literals=not everything))
-        if "\\" not in text:
-            break
     return _Plan(_merged(spans), None if everything else frozenset(parameters))
+
+
+def _doubles(text: str, tokens: list[Token]) -> Iterable[tuple[int, int]]:
+    """MySQL's "strings", as far as they stand where a value may."""
+    for index, token in enumerate(tokens):
+        if token.kind is Kind.DOUBLE:
+            before = text[tokens[index - 1].start : tokens[index - 1].end].lower() if index else ""
+            after = text[tokens[index + 1].start : tokens[index + 1].end] if index + 1 < len(tokens) else ""
+            if before not in _NAMED and after != ".":
+                yield token.start, token.end
 
 
 def _is_literal(text: str, token: Token) -> bool:
@@ -172,15 +194,17 @@ def _beside_names(text: str, tokens: list[Token], parameters: set[int], *, liter
     tokens = [token for token in tokens if token.kind is not Kind.COMMENT]
     words = [text[token.start : token.end].lower() for token in tokens]
     secret = [
-        token.kind in (Kind.WORD, Kind.QUOTED) and _NAME.search(word) is not None
+        token.kind in (Kind.WORD, Kind.QUOTED, Kind.DOUBLE) and _NAME.search(word) is not None
         for token, word in zip(tokens, words, strict=True)
     ]
+    asked = 0  # MySQL's parameters have no numbers of their own
     for index, (token, word) in enumerate(zip(tokens, words, strict=True)):
-        if token.kind in (Kind.STRING, Kind.DOLLAR, Kind.NUMBER, Kind.PARAMETER):
+        asked += word == "?" and token.kind is Kind.PARAMETER
+        if token.kind in (Kind.STRING, Kind.DOUBLE, Kind.DOLLAR, Kind.NUMBER, Kind.PARAMETER):
             if not literals or not (_named_before(words, secret, tokens, index) or _named_after(words, secret, index)):
                 continue
             if token.kind is Kind.PARAMETER:
-                parameters.add(int(word[1:]))
+                parameters.add(asked if word == "?" else int(word[1:]))
             else:
                 yield token.start, token.end
         elif token.kind in (Kind.WORD, Kind.QUOTED) and word not in _PLAIN_VALUES and _bare_value(words, secret, index):

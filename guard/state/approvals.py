@@ -3,8 +3,9 @@
     pending  -> approved | denied | expired | withdrawn
     approved -> spent | expired | withdrawn
 
-Anything else is an `ApprovalConflict`. Once an approval is final its text and parameters are redacted in place:
-approvers had to see the exact bytes, nobody has to any more.
+Anything else is an `ApprovalConflict`. A *deferred* one is not waited for: it outlives the connection and the gateway
+process that asked, and is spent by whoever sends the same command as the same identity. Once an approval is final its
+text and parameters are redacted in place: approvers had to see the exact bytes, nobody has to any more.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class ApprovalStatus(enum.StrEnum):
 
 
 FINAL = frozenset({ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN, ApprovalStatus.SPENT})
+_OPEN = (ApprovalStatus.APPROVED.value, ApprovalStatus.PENDING.value)
 NEXT: Mapping[ApprovalStatus, frozenset[ApprovalStatus]] = {
     ApprovalStatus.PENDING: frozenset(
         {ApprovalStatus.APPROVED, ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN}
@@ -79,6 +81,8 @@ class Approval:
     votes: tuple[Vote, ...] = ()
     decided_at: float | None = None
     reason: str = ""
+    meaning: bytes = b""  # digest of what the command was found to do: the same bytes may do other things elsewhere
+    deferred: bool = False
 
 
 class Approvals:
@@ -169,8 +173,11 @@ class Approvals:
             bump(connection, "approvals")
             return self._move(connection, found, status, at, reason)
 
-    def spend(self, approval_id: str, digest: bytes, *, at: float) -> Approval:
-        """Use an approval: once, before it expires, for exactly these bytes. The only way to release a held command."""
+    def spend(self, approval_id: str, digest: bytes, *, at: float, session_id: str = "") -> Approval:
+        """Use an approval: once, before it expires, for exactly these bytes. The only way to release a held command.
+
+        `session_id` is where it is used: of a deferred one that is another session than the one that asked.
+        """
         with self._database.write(durable=True) as connection:
             found = self._require(connection, approval_id, ApprovalStatus.APPROVED)
             if not hmac.compare_digest(found.digest, digest):
@@ -178,13 +185,39 @@ class Approvals:
             if at >= found.expires_at:
                 raise ApprovalConflict(f"approval `{approval_id}` has expired")
             bump(connection, "approvals")
-            return self._move(connection, found, ApprovalStatus.SPENT, at, found.reason)
+            return self._move(connection, found, ApprovalStatus.SPENT, at, found.reason, session_id)
+
+    def defer(self, approval_id: str, *, at: float) -> Approval:
+        """From now on it is open to the same command of the same identity, once, until it expires."""
+        with self._database.write(durable=True) as connection:
+            found = self._require(connection, approval_id)
+            if found.status not in (ApprovalStatus.PENDING, ApprovalStatus.APPROVED) or at >= found.expires_at:
+                raise ApprovalConflict(f"approval `{approval_id}` is already {found.status}")
+            if found.deferred:
+                return found
+            table = schema.approvals
+            connection.execute(update(table).where(table.c.id == approval_id).values(deferred=True))
+            bump(connection, "approvals")
+            facts = {"approval": found.id, "s": found.session_id, "subject": found.subject, "resource": found.resource}
+            self._journal("approval.deferred", {**facts, "digest": found.digest.hex()})
+            return replace(found, deferred=True)
+
+    def deferred(self, subject: str, issuer: str, *, at: float) -> Sequence[Approval]:
+        """The open deferred requests of this identity: approved ones first, then by age."""
+        table = schema.approvals
+        query = (
+            select(table)
+            .where(table.c.subject == subject, table.c.issuer == issuer, table.c.deferred, table.c.expires_at > at)
+            .where(table.c.status.in_(_OPEN))
+            .order_by(table.c.status, table.c.requested_at, table.c.id)
+        )
+        with self._database.read() as connection:
+            return [_from_row(values(row), ()) for row in connection.execute(query).all()]
 
     def expire(self, *, at: float) -> Sequence[Approval]:
         """Expire everything past its time; what was approved and never used, too. Returns what expired."""
         table = schema.approvals
-        open_states = (ApprovalStatus.PENDING.value, ApprovalStatus.APPROVED.value)
-        overdue = select(table.c.id).where(table.c.status.in_(open_states), table.c.expires_at <= at)
+        overdue = select(table.c.id).where(table.c.status.in_(_OPEN), table.c.expires_at <= at)
         return self._close(overdue, ApprovalStatus.EXPIRED, at, "nobody decided in time")
 
     def withdraw_session(self, session_id: str, *, at: float, reason: str) -> Sequence[Approval]:
@@ -192,12 +225,12 @@ class Approvals:
         return self._withdraw(schema.approvals.c.session_id == session_id, at, reason)
 
     def withdraw_gateway(self, gateway: str, *, at: float, reason: str) -> Sequence[Approval]:
-        """Called when a gateway starts: the sessions of its earlier life are dead, and so are their requests."""
-        return self._withdraw(schema.approvals.c.gateway == gateway, at, reason)
+        """Called when a gateway starts: the sessions of its earlier life are dead, and what they waited for is too."""
+        table = schema.approvals
+        return self._withdraw((table.c.gateway == gateway) & ~table.c.deferred, at, reason)
 
     def _withdraw(self, condition: Any, at: float, reason: str) -> Sequence[Approval]:
-        open_states = (ApprovalStatus.PENDING.value, ApprovalStatus.APPROVED.value)
-        query = select(schema.approvals.c.id).where(schema.approvals.c.status.in_(open_states), condition)
+        query = select(schema.approvals.c.id).where(schema.approvals.c.status.in_(_OPEN), condition)
         return self._close(query, ApprovalStatus.WITHDRAWN, at, reason)
 
     def _close(self, ids: Any, status: ApprovalStatus, at: float, reason: str) -> Sequence[Approval]:
@@ -221,7 +254,13 @@ class Approvals:
         return found
 
     def _move(
-        self, connection: Connection, found: Approval, status: ApprovalStatus, at: float, reason: str
+        self,
+        connection: Connection,
+        found: Approval,
+        status: ApprovalStatus,
+        at: float,
+        reason: str,
+        used_by: str = "",
     ) -> Approval:
         if status not in NEXT.get(found.status, frozenset()):
             raise ApprovalConflict(f"approval `{found.id}` is already {found.status}")
@@ -241,6 +280,8 @@ class Approvals:
             status, "approval.decided"
         )
         facts = {"approval": found.id, "s": found.session_id, "subject": found.subject, "resource": found.resource}
+        if used_by:
+            facts["used_by"] = used_by
         by = [vote.subject for vote in found.votes if vote.approve == (status is not ApprovalStatus.DENIED)]
         self._journal(kind, {**facts, "status": status.value, "by": by, "reason": reason, "digest": found.digest.hex()})
         return moved

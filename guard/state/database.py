@@ -69,11 +69,15 @@ class Database:
                 connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION}")
             elif found != schema.APPLICATION_ID:
                 raise StateError(f"`{self.path}` is a database of another program; set another state_dir")
-            elif version != schema.VERSION:
+            elif not 1 <= version <= schema.VERSION:
                 raise StateError(
                     f"`{self.path}` has schema version {version}, this release reads {schema.VERSION}; "
                     "start the release that wrote it"
                 )
+            for step in range(version + 1, schema.VERSION + 1) if version else ():
+                for statement in schema.MIGRATIONS[step]:
+                    connection.exec_driver_sql(statement)
+                connection.exec_driver_sql(f"PRAGMA user_version={step}")
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
             if damage != "ok":
                 raise StateError(f"the state database `{self.path}` is damaged; restore it from a backup")

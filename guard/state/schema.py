@@ -5,9 +5,11 @@ Times are seconds since the epoch (float, UTC). JSON columns hold plain text mad
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from collections.abc import Mapping, Sequence
 
-VERSION = 1
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
+
+VERSION = 2
 APPLICATION_ID = 0x534C4754  # "SLGT": an arbitrary SQLite file is not taken for a state database
 
 metadata = MetaData()
@@ -58,8 +60,21 @@ approvals = Table(
     Column("expires_at", Float, nullable=False),
     Column("decided_at", Float),
     Column("reason", Text, nullable=False),
+    # since version 2
+    Column("meaning", LargeBinary, nullable=False, server_default=text("x''")),
+    Column("deferred", Boolean, nullable=False, server_default=text("0")),
     Index("approvals_status", "status", "requested_at"),
+    Index("approvals_deferred", "subject", "deferred", "status"),
 )
+
+# what makes version N of N - 1
+MIGRATIONS: Mapping[int, Sequence[str]] = {
+    2: (
+        "ALTER TABLE approvals ADD COLUMN meaning BLOB NOT NULL DEFAULT x''",
+        "ALTER TABLE approvals ADD COLUMN deferred BOOLEAN NOT NULL DEFAULT 0",
+        "CREATE INDEX approvals_deferred ON approvals (subject, deferred, status)",
+    ),
+}
 
 # The key leaves the issuer out: one person with tokens of two issuers still has one vote.
 votes = Table(

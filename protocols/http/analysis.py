@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from protocols.contract import Analysis, Effect
+from protocols.contract import Analysis, Cacheable, Effect
 from protocols.http.graphql import operations
 from protocols.http.headers import Header, media_type
 from protocols.http.targets import BadTarget, Target, parameters
@@ -74,7 +74,9 @@ def analyse(request: Request, asks: Collection[str] = (), body: bytes | None = b
         found = _graphql(request, kind, body)
         if found:
             facts["http.graphql"] = found
-    return Analysis(kind=request.method, effects=frozenset(effects), shape=_shape(request), facts=facts)
+    return Analysis(
+        kind=request.method, effects=frozenset(effects), shape=_shape(request), cacheable=Cacheable.TEXT, facts=facts
+    )
 
 
 def _effect(method: str) -> Effect:

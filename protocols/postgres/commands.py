@@ -197,7 +197,8 @@ class Commands(Settling):
             entry,
             values,
             lambda: Bind(message.portal, self.nowhere).encode(),
-            hashlib.sha256(b"B" + text + b"\0" + body).digest,
+            # what would run, whatever name this connection's driver has given it
+            hashlib.sha256(b"B" + text + b"\0" + body[len(message.portal) + len(message.statement) + 2 :]).digest,
         )
 
     def _sql_prepared(self, name: bytes, catalog: Catalog | None) -> Verdict | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Generator
 from typing import Any
 
-from protocols.contract import ListenerTerms, SessionPort
-from protocols.postgres import handshake
+from protocols.contract import ListenerTerms, SessionPort, UpstreamLogin
+from protocols.postgres import catalog_source, handshake
+from protocols.postgres.catalog_source import PostgresCatalogSource
 from protocols.postgres.errors import error_response
-from protocols.postgres.framing import CANCEL_REQUEST
 from protocols.postgres.handshake import Handover
 from protocols.postgres.judging import AnalysisCache
 from protocols.postgres.limits import Limits
@@ -22,8 +21,13 @@ class Postgres:
 
     name = "postgres"
     default_port = 5432
+    dsn_schemes: tuple[str, ...] = ("postgresql", "postgres")
+    alpn: tuple[str, ...] = (handshake.ALPN,)
+    password_variable = "PGPASSWORD"  # noqa: S105 - a variable's name
 
-    def handshake(self, terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Handover | None]:
+    def handshake(
+        self, terms: ListenerTerms, nonce: bytes, cache: AnalysisCache
+    ) -> Generator[Any, Any, Handover | None]:
         return handshake.serve(terms, nonce)
 
     def cache(self) -> AnalysisCache:
@@ -42,9 +46,11 @@ class Postgres:
         limits = Limits(inspect_max=inspect_max, response_max=response_max)
         return PostgresSession(session_id, port, handover.state, cache, limits)
 
-    def cancel_request(self, pid: int, secret: bytes) -> bytes:
-        """CancelRequest, section 54.7."""
-        return struct.pack("!III", 12 + len(secret), CANCEL_REQUEST, pid) + secret
+    def catalog_source(self) -> PostgresCatalogSource:
+        return PostgresCatalogSource()
+
+    def cancel(self, login: UpstreamLogin, pid: int, secret: bytes) -> Generator[Any, Any, None]:
+        return catalog_source.cancel(login, pid, secret)
 
     def refusal(self, message: str, code: str = "53300") -> bytes:
         """Last words to a client that cannot be served at all."""

@@ -234,6 +234,9 @@ class Settling(SessionBase):
         elif outcome is Outcome.EXPIRED:
             text = f"denied: nobody approved it in time (rule `{rule}`, request {held.ticket.id})"
             held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "ask an approver, then send the statement again"))
+        elif outcome is Outcome.DEFERRED:
+            text = f"held by rule `{rule}`: {why}"
+            held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, f"ask for request {held.ticket.id}, then send it again"))
         else:
             text = f"denied by an approver (rule `{rule}`, request {held.ticket.id}): {why}"
             held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "talk to the approver before you try again"))

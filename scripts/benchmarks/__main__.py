@@ -1,4 +1,4 @@
-"""`./scripts/bench postgres`."""
+"""`./scripts/bench postgres` and `./scripts/bench mysql`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -20,12 +20,14 @@ from rich.console import Console
 
 from scripts.benchmarks import bulk, connections, report, rules, throughput
 from scripts.benchmarks.load import BenchError, Budget, Pace
-from scripts.benchmarks.rig import IDENTITIES, TARGETS, Rig
-from scripts.support import postgres
-from scripts.support.postgres import Installation
+from scripts.benchmarks.mysql_rig import MySQLRig
+from scripts.benchmarks.rig import IDENTITIES, TARGETS, PostgresRig, Rig
+from scripts.support import lab, postgres
+from scripts.support.lab import AnyInstallation
 from scripts.support.process import StartError
 
 MEASURES = ("main", "bulk", "masked", "idle", "connects", "rules")
+RIGS: Mapping[str, type[Rig]] = {"postgres": PostgresRig, "mysql": MySQLRig}
 _QUICK_MAIN = 28.0  # seconds after the start by which the main cells are done
 _QUICK_ALL = 41.0  # ... and the rest
 _QUICK_END = 43.0  # ... and after which a run that hangs is given up; stopping the servers takes a few more
@@ -36,10 +38,11 @@ examples:
   ./scripts/bench postgres                          everything, a quarter of an hour; the tables go to standard output
   ./scripts/bench postgres --quick --json           every main cell and what else fits, in less than 50 s
   ./scripts/bench postgres --only main --targets direct,gateway --rounds 3 --seconds 1
+  ./scripts/bench mysql --server mysql              MySQL, where MariaDB is installed as well
 
-targets: direct (no proxy), haproxy (TCP mode), pgbouncer (session pooling), mitmdump (reverse:tcp, no addon), gateway
-(`sluicegate serve`, enforcement, masks and recording on). what is not installed is left out. docs/benchmarks.md says
-how each figure is taken. exit status: 0, or 1 when a cell could not be measured.
+targets: direct (no proxy), haproxy (TCP mode), pgbouncer (session pooling; PostgreSQL), mitmdump (reverse:tcp, no
+addon), gateway (`sluicegate serve`, enforcement, masks and recording on). what is not installed is left out.
+docs/benchmarks.md says how each figure is taken. exit status: 0, or 1 when a cell could not be measured.
 """
 
 type Row = dict[str, Any]
@@ -67,7 +70,7 @@ class Bench:
         for name, why in rig.missing.items():
             self.add({"measure": "skipped", "target": name, "why": why})
         if not rig.tls:
-            why = "this PostgreSQL is built without TLS; name another with --postgres"
+            why = "this PostgreSQL is built without TLS; name another with --server"
             self.add({"measure": "skipped", "target": "all", "tls": True, "why": why})
         self.add(facts(rig, self.rounds, self.seconds))
         throughput.warm(rig, self.pace, self.failed)
@@ -103,6 +106,8 @@ class Bench:
         if measure == "idle":
             seconds = 1.0 if self.quick else 5.0
             return connections.measure_idle(rig, self.options.idle, seconds, self.failed, quick=self.quick)
+        if rig.server.installation.protocol != "postgres":
+            return [{"measure": "skipped", "what": measure, "why": "what rules cost is the same for every protocol"}]
         return rules.measure(rig, rounds, budget, pace, self.failed)
 
     def _budget(self, until: float) -> Budget:
@@ -135,7 +140,8 @@ def facts(rig: Rig, rounds: int, seconds: float) -> Row:
         "python": platform.python_version(),
         # an interpreter built without profile-guided optimisation is about a quarter slower
         "python_optimised": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
-        "postgres": rig.server.installation.version,
+        "protocol": rig.server.installation.protocol,
+        "server": describe(rig.server.installation),
         "identity": rig.identity,
         "system": platform.system(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -146,8 +152,16 @@ def facts(rig: Rig, rounds: int, seconds: float) -> Row:
     }
 
 
-def choose(where: str | None) -> Installation:
-    """The named installation; of none the newest with pgbench that speaks TLS, else the embedded one. StartError."""
+def describe(installation: Any) -> str:
+    """The server's name and version."""
+    return f"{getattr(installation, 'name', 'PostgreSQL')} {installation.version}"
+
+
+def choose(where: str | None, protocol: str = "postgres") -> AnyInstallation:
+    """The named installation. Of none: the newest PostgreSQL with pgbench that speaks TLS, else the embedded one; or
+    MariaDB, else MySQL. Raises StartError."""
+    if protocol != "postgres":
+        return lab.find(protocol, where)
     if where is not None:
         found = postgres.find(where)
         if not found.program("pgbench").is_file():
@@ -182,12 +196,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("protocol", choices=("postgres",), help="which kind of database")
+    parser.add_argument("protocol", choices=tuple(RIGS), help="which kind of database")
     parser.add_argument("--json", action="store_true", help="one JSON object per figure on standard output")
     parser.add_argument("--quick", action="store_true", help="end within 50 s, with few and short runs")
     parser.add_argument("--only", action="append", choices=MEASURES, help="only this measure; may be repeated")
-    parser.add_argument("--targets", type=_targets, default=TARGETS, metavar="A,B", help=f"of {','.join(TARGETS)}")
-    parser.add_argument("--postgres", metavar="PATH", help="`embedded` or an installation's folder")
+    parser.add_argument("--targets", type=_targets, metavar="A,B", help=f"of {','.join(TARGETS)}")
+    parser.add_argument(
+        "--server",
+        "--postgres",
+        dest="server",
+        metavar="PATH",
+        help="an installation's folder; or `embedded` (PostgreSQL), `mariadb`, `mysql`",
+    )
     parser.add_argument(
         "--identity",
         choices=IDENTITIES,
@@ -200,6 +220,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--idle", type=_above(int, 1, 10_000), metavar="N", help="idle connections (default 1000, quick: 100)"
     )
     options = parser.parse_args(argv)
+    known = RIGS[options.protocol].all_targets
+    if unknown := [name for name in options.targets or () if name not in known]:
+        parser.error(f"{options.protocol} is not measured through {unknown[0]}; there are {', '.join(known)}")
+    options.targets = options.targets or known
     options.idle = options.idle or (100 if options.quick else 1000)
     return options
 
@@ -216,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     status = 0
     try:
-        installation, connections = choose(options.postgres), options.idle + 30
-        with Rig(installation, options.targets, identity=options.identity, connections=connections) as rig:
+        installation, connections = choose(options.server, options.protocol), options.idle + 30
+        kind = RIGS[options.protocol]
+        with kind(installation, options.targets, identity=options.identity, connections=connections) as rig:
             bench.say(f"servers are up: {', '.join(rig.targets)}")
             bench.run(rig)
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -19,19 +19,10 @@ def query(table: str) -> str:
     return f"SELECT {', '.join(BULK_COLUMNS)} FROM bench_{table}"  # noqa: S608 - our own names
 
 
-def wire_bytes(rig: Rig) -> tuple[int, int]:
-    """What one result is: bytes of DataRow messages for a SELECT (header, column count, a length before each value),
-    and bytes of text for a COPY (a separator behind each value)."""
-    values = " + ".join(f"sum(octet_length({name}::text))" for name in BULK_COLUMNS)
-    with rig.server.connect() as connection:
-        sizes = f"SELECT {values}, count(*) FROM bench_plain"  # noqa: S608 - our own names
-        payload, count = connection.execute(sizes.encode()).fetchone() or (0, 0)
-    return int(payload + count * (7 + 4 * len(BULK_COLUMNS))), int(payload + count * len(BULK_COLUMNS))
-
-
 def measure(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Failed, *, quick: bool) -> Iterator[Row]:
-    """`bulk` rows: SELECT with pgbench (a reader in C that keeps the whole result), COPY TO STDOUT with psql."""
-    select_bytes, copy_bytes = wire_bytes(rig)
+    """`bulk` rows: SELECT with the driver (pgbench keeps the whole result), COPY TO STDOUT with psql."""
+    select_bytes, copy_bytes = rig.wire_bytes()
+    psql = rig.psql
     script = rig.folder / "bulk.sql"
     script.write_text(query("plain") + ";\n")
 
@@ -39,8 +30,9 @@ def measure(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Failed, *
         return select_bytes * _selects(rig, target, tls, seconds, pace, "bulk", script)
 
     def copy(target: Target, tls: bool, seconds: float) -> float:
+        assert psql is not None
         rate = pace.transactions(target.name, ("copy", tls), seconds, least=1)
-        taken = copy_out(rig.psql, target.logins[tls], query("plain"), min(rate, 50), _COPY_LIMIT)
+        taken = copy_out(psql, target.logins[tls], query("plain"), min(rate, 50), _COPY_LIMIT)
         pace.learn(target.name, ("copy", tls), len(taken) / sum(taken), typical=False)
         return copy_bytes * len(taken) / sum(taken)
 
@@ -49,6 +41,7 @@ def measure(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Failed, *
         ways += [("copy", False, copy)]
         if rig.tls:
             ways += [("select", True, select), ("copy", True, copy)]
+    ways = [way for way in ways if psql is not None or way[0] != "copy"]
     _warm(rig, pace)
     for via, tls, run in ways:
         taken: dict[str, list[float | None]] = defaultdict(list)
@@ -108,7 +101,7 @@ def measure_masked(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Fa
 def _selects(rig: Rig, target: Target, tls: bool, seconds: float, pace: Pace, kind: str, script: Path) -> float:
     """Results per second."""
     count = pace.transactions(target.name, (kind, tls), seconds, least=1)
-    run = rig.pgbench.run(target.logins[tls], transactions=min(count, 200), seconds=seconds, script=script)
+    run = rig.driver.run(target.logins[tls], transactions=min(count, 200), seconds=seconds, script=script)
     pace.learn(target.name, (kind, tls), run.tps, typical=False)
     return run.tps
 

@@ -7,11 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
-import psycopg
-
-from scripts.benchmarks.load import BenchError, Budget, Login, Pace
+from scripts.benchmarks.load import BenchError, Budget, Pace
 from scripts.benchmarks.process_facts import cpu_seconds, usage
 from scripts.benchmarks.rig import Rig, Target
 from scripts.benchmarks.throughput import Failed, Row, middle
@@ -38,7 +35,7 @@ def measure_connects(
                 seconds = budget.each(len(rig.targets))
                 count = pace.transactions(target.name, ("connects", tls), seconds, _CLIENTS, least=3)
                 try:
-                    run = rig.pgbench.run(
+                    run = rig.driver.run(
                         target.logins[tls], transactions=count, seconds=seconds, clients=_CLIENTS, reconnect=True
                     )
                     pace.learn(target.name, ("connects", tls), run.tps, typical=False)
@@ -72,21 +69,21 @@ def measure_idle(rig: Rig, connections: int, seconds: float, failed: Failed, *, 
         if pid is None or usage(pid) is None:
             continue  # no process of its own, or a system that does not tell
         try:
-            yield _idle(target, pid, connections, seconds, tls=rig.tls)
+            yield _idle(rig, target, pid, connections, seconds, tls=rig.tls)
             if target is not order[-1]:
                 _wait_closed(rig)
-        except (psycopg.Error, BenchError) as error:
+        except BenchError as error:
             failed(target.name, "idle", BenchError(f"{connections} idle connections: {error}"))
 
 
-def _idle(target: Target, pid: int, connections: int, seconds: float, *, tls: bool) -> Row:
+def _idle(rig: Rig, target: Target, pid: int, connections: int, seconds: float, *, tls: bool) -> Row:
     login = target.logins[tls]
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(8)
         stack.callback(pool.shutdown, cancel_futures=True)
 
         def hold(count: int) -> None:
-            for made in pool.map(lambda _number: _connect(login), range(count)):
+            for made in pool.map(lambda _number: rig.connect(login), range(count)):
                 stack.callback(made.close)
 
         hold(_WARM)
@@ -114,31 +111,10 @@ def _idle(target: Target, pid: int, connections: int, seconds: float, *, tls: bo
     }
 
 
-def _connect(login: Login) -> psycopg.Connection[Any]:
-    connection = psycopg.connect(
-        host=login.host,
-        port=login.port,
-        user=login.user,
-        password=login.password,
-        dbname=login.database,
-        sslmode="verify-full" if login.ca else "disable",
-        sslrootcert=str(login.ca) if login.ca else None,
-        connect_timeout=30,
-        autocommit=True,
-    )
-    connection.execute("SELECT abalance FROM pgbench_accounts WHERE aid = 1")
-    return connection
-
-
 def _wait_closed(rig: Rig) -> None:
     """The next target needs the connections that this one used. Raises BenchError."""
     deadline = time.monotonic() + _CLOSED_WITHIN
-    with rig.server.connect() as connection:
-        while True:
-            row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
-            (count,) = row.fetchone() or (0,)
-            if count <= 40:
-                return
-            if time.monotonic() > deadline:
-                raise BenchError(f"{count} connections were still open {_CLOSED_WITHIN:.0f} s after their clients left")
-            time.sleep(0.1)
+    while (count := rig.open_connections()) > 40:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{count} connections were still open {_CLOSED_WITHIN:.0f} s after their clients left")
+        time.sleep(0.1)

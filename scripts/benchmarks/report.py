@@ -90,7 +90,7 @@ def show(rows: Iterable[Row], *, stderr: bool = False) -> None:
 
 
 def _main(rows: Sequence[Row], console: Console) -> None:
-    table = _table("Small statements (pgbench select-only)", _MAIN)
+    table = _table("Small statements: one row by its primary key", _MAIN)
     kind = None
     for row in rows:
         load = ""

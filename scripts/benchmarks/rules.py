@@ -93,7 +93,7 @@ def _sample(rig: Rig, target: Target, kind: str, script: Path, seconds: float, p
     count = pace.transactions(target.name, kind, seconds)
     pid = target.pids.get(False)
     before = cpu_seconds(pid)
-    run = rig.pgbench.run(target.logins[False], transactions=count, seconds=seconds, script=script)
+    run = rig.driver.run(target.logins[False], transactions=count, seconds=seconds, script=script)
     after = cpu_seconds(pid)
     pace.learn(target.name, kind, run.tps)
     cpu = None if before is None or after is None else (after[0] - before[0]) * 1e6 / len(run.latencies)

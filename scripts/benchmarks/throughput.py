@@ -1,4 +1,4 @@
-"""The main cells: transactions per second and their latency, simple and prepared, one client and sixteen."""
+"""The main cells: transactions per second and their latency, as text and prepared, one client and sixteen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scripts.benchmarks.load import BenchError, Budget, Pace
 from scripts.benchmarks.process_facts import cpu_seconds
 from scripts.benchmarks.rig import Rig, Target
 
-MODES = ("simple", "prepared")
 _WARM = 50  # statements
 CLIENTS = (1, 16)
 
@@ -45,10 +44,10 @@ class Sample:
 type Samples = dict[Cell, dict[str, list[Sample | None]]]  # per target, one item per round
 
 
-def cells(tls: bool) -> list[Cell]:
+def cells(modes: Sequence[str], tls: bool) -> list[Cell]:
     """All of them; those with TLS only where the database has it."""
     kinds = (False, True) if tls else (False,)
-    return [Cell(mode, clients, kind) for kind in kinds for clients in CLIENTS for mode in MODES]
+    return [Cell(mode, clients, kind) for kind in kinds for clients in CLIENTS for mode in modes]
 
 
 def measure(
@@ -56,7 +55,7 @@ def measure(
 ) -> None:
     """Every cell on every target, `rounds` times, the targets in turns. `into` grows, so that an end on the way keeps
     what was measured."""
-    wanted = cells(rig.tls)
+    wanted = cells(rig.modes, rig.tls)
     into.update({cell: {name: [] for name in rig.targets} for cell in wanted})
     left = rounds * len(wanted) * len(rig.targets)
     for number in range(1, rounds + 1):
@@ -77,18 +76,18 @@ def warm(rig: Rig, pace: Pace, failed: Failed) -> None:
     for target in rig.targets.values():
         for login in target.logins.values():
             try:
-                run = rig.pgbench.run(login, transactions=_WARM, seconds=1.0)
+                run = rig.driver.run(login, transactions=_WARM, seconds=1.0, mode=rig.modes[0])
                 pace.learn(target.name, None, run.tps)
             except BenchError as error:
                 failed(target.name, "warm up", error)
 
 
 def sample_of(rig: Rig, target: Target, cell: Cell, seconds: float, pace: Pace) -> Sample:
-    """One run of pgbench. Raises BenchError."""
+    """One run of the driver. Raises BenchError."""
     count = pace.transactions(target.name, cell, seconds, cell.clients)
     pid = target.pids.get(cell.tls)
     before = cpu_seconds(pid)
-    run = rig.pgbench.run(
+    run = rig.driver.run(
         target.logins[cell.tls], transactions=count, seconds=seconds, clients=cell.clients, mode=cell.mode
     )
     after = cpu_seconds(pid)

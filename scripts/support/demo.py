@@ -244,7 +244,7 @@ class Demo:
         return done.returncode, done.stdout
 
     def direct(self, statement: str) -> str:
-        program = self.lab.server.installation.program("psql")
+        program = psql(tls=self.lab.server.authority is not None)
         argv: list[str | Path] = [program, "-X", "-c", statement, self.lab.server.dsn()]
         return subprocess.run(argv, capture_output=True, text=True, timeout=_WAIT_SECONDS).stdout
 

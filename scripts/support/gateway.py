@@ -1,4 +1,4 @@
-"""A gateway in front of one PostgreSQL server: its configuration, its process, its clients' addresses."""
+"""A gateway in front of one database server: its configuration, its process, its clients' addresses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Self
 from ruamel.yaml import YAML
 
 from scripts.support.issuer import Issuer
-from scripts.support.postgres import PostgresServer, uri
 from scripts.support.process import Process, StartError, tail, wait_until
+from scripts.support.servers import DatabaseServer
 from scripts.support.tls import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ class Gateway:
     def __init__(
         self,
         folder: Path,
-        server: PostgresServer,
+        server: DatabaseServer,
         issuers: Sequence[Issuer],
         policies: Sequence[Path],
         authority: Authority,
@@ -73,11 +73,11 @@ class Gateway:
         self.start()
 
     def _describe(
-        self, server: PostgresServer, issuers: Sequence[Issuer], policies: Sequence[Path], authority: Authority
+        self, server: DatabaseServer, issuers: Sequence[Issuer], policies: Sequence[Path], authority: Authority
     ) -> dict[str, Any]:
         listener: dict[str, Any] = {
             "name": LISTENER,
-            "protocol": "postgres",
+            "protocol": server.installation.protocol,
             "listen": f"{self.host}:0",
             "resource": "shop",
             "tls": {"mode": self.tls},
@@ -87,7 +87,7 @@ class Gateway:
             listener["tls"] |= {"certificate": str(pair.certificate), "key": str(pair.key)}
         resource: dict[str, Any] = {
             "name": "shop",
-            "protocol": "postgres",
+            "protocol": server.installation.protocol,
             "host": server.host,
             "port": server.port,
             "database": server.database,
@@ -158,11 +158,10 @@ class Gateway:
         ]  # fmt: skip
 
     def dsn(self, user: str, token: str | None, *, database: str | None = None, **parameters: str) -> str:
-        """A URI to the gateway with `token` as password (None: left out), TLS verified where the listener has it."""
-        usual = {"sslmode": "disable"}
-        if self.tls != "off":
-            usual = {"sslmode": "verify-full", "sslrootcert": str(self.ca_file)}
-        return uri(self.host, self.port, user, token, database or self.server.database, {**usual, **parameters})
+        """A URL to the gateway with `token` as password (None: left out), TLS verified where the listener has it."""
+        ca = self.ca_file if self.tls != "off" else None
+        name = database or self.server.database
+        return self.server.form.build(self.host, self.port, user, token, name, ca, parameters)
 
     def environment(self, token: str) -> dict[str, str]:
         """What the command line needs to reach this gateway as the holder of `token`."""

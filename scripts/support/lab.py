@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 from rich.console import Console
 
-from scripts.support import postgres, sample
+from protocols.registry import PROTOCOLS
+from scripts.support import mysql, postgres
 from scripts.support.gateway import ROOT, Gateway
 from scripts.support.issuer import Issuer
-from scripts.support.postgres import PostgresServer
 from scripts.support.process import StartError
+from scripts.support.servers import DatabaseServer
 from scripts.support.tls import Authority
 
 GROUPS = {
@@ -32,11 +34,14 @@ GROUPS = {
 DEFAULT_POLICY = ROOT / "policies" / "demo.yaml"
 _TOKEN_SECONDS = 12 * 3600.0
 
+type AnyInstallation = postgres.Installation | mysql.Installation
+
 EPILOG = """
 examples:
   ./scripts/lab                                     sample database, demo policy; ctrl-c ends it
   ./scripts/lab --json < /dev/null > lab.json &     for a program: ends on SIGTERM
-  ./scripts/lab --policy policies/read-only.yaml --setup schema.sql --postgres /usr/lib/postgresql/15
+  ./scripts/lab --policy policies/read-only.yaml --setup schema.sql --server /usr/lib/postgresql/15
+  ./scripts/lab --protocol mysql --server mariadb
 
 identities: admin (groups platform, oncall, security), analyst (analysts), agent (agents).
 with --json one object is printed when everything answers; the lab then runs until its standard input closes or
@@ -47,7 +52,8 @@ SIGTERM. where standard input was closed or /dev/null from the start, only SIGTE
 class Lab:
     """The three servers, up and connected. `folder` holds everything they write and goes when the lab stops.
 
-    `setup` fills the database (psql script, run as superuser); None loads the sample shop. Raises StartError.
+    `installation` decides the protocol. `setup` fills the database (a script of the server's own command line client,
+    run as superuser); None loads the sample shop. Raises StartError.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class Lab:
         policies: Sequence[Path] = (DEFAULT_POLICY,),
         *,
         setup: Path | None = None,
-        installation: postgres.Installation | None = None,
+        installation: AnyInstallation | None = None,
         tls: str = "required",
         launcher: str = "mitmdump",
         web: Mapping[str, str] | None = None,
@@ -67,17 +73,16 @@ class Lab:
             if not path.is_file():
                 raise StartError(f"no such file: `{path}`")
         self.folder = folder or Path(tempfile.mkdtemp(prefix="sglab-"))
-        self._parts: list[PostgresServer | Issuer | Gateway] = []
+        self._parts: list[DatabaseServer | Issuer | Gateway] = []
         try:
             self.authority = Authority(self.folder / "tls")
             upstream_tls = self.authority if tls != "off" and installation.tls else None
-            self.server = PostgresServer(installation, authority=upstream_tls)
+            self.server = serve(installation, upstream_tls)
             self._parts.append(self.server)
             if setup is not None:
                 self.server.run_file(setup)
             else:
-                with self.server.connect() as connection:
-                    sample.load(connection)
+                self.server.load_sample()
             self.issuer = Issuer(self.authority)
             self._parts.append(self.issuer)
             self.gateway = Gateway(
@@ -97,7 +102,20 @@ class Lab:
     def describe(self) -> dict[str, Any]:
         """Everything another program needs, as `--json` prints it. Holds secrets of this run: it is a lab."""
         gateway, server = self.gateway, self.server
+        protocol = server.installation.protocol
+        about = {
+            "host": server.host,
+            "port": server.port,
+            "user": server.user,
+            "password": server.password,
+            "dbname": server.database,
+            "version": server.installation.version,
+            "tls": server.authority is not None,
+            "log": str(server.log),
+            "pid": server.process.pid,
+        }
         return {
+            "protocol": protocol,
             "direct_dsn": server.dsn(),
             "gateway_dsn": gateway.dsn("analyst", None),
             "ca_file": str(self.authority.file),
@@ -108,18 +126,8 @@ class Lab:
             "config": str(gateway.config),
             "log": str(gateway.log),
             "pid": gateway.process.pid,
-            "psql": str(psql(tls=gateway.tls != "off")),
-            "postgres": {
-                "host": server.host,
-                "port": server.port,
-                "user": server.user,
-                "password": server.password,
-                "dbname": server.database,
-                "version": server.installation.version,
-                "tls": server.authority is not None,
-                "log": str(server.log),
-                "pid": server.process.pid,
-            },
+            **({"psql": str(psql(tls=gateway.tls != "off"))} if protocol == "postgres" else {}),
+            protocol: about,
             "issuer": {"url": self.issuer.url, "ca_file": str(self.issuer.ca_file)},
         }
 
@@ -134,6 +142,22 @@ class Lab:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def serve(installation: AnyInstallation, authority: Authority | None, **options: Any) -> DatabaseServer:
+    """Start a server of this installation. Raises StartError."""
+    if isinstance(installation, mysql.Installation):
+        return mysql.MySQLServer(installation, authority=authority, **options)
+    return postgres.PostgresServer(installation, authority=authority, **options)
+
+
+def find(protocol: str, where: str | None) -> AnyInstallation:
+    """The named installation of a protocol's server, or the one that is used when none is named. Raises StartError."""
+    if protocol == "postgres":
+        return postgres.find(where or "embedded")
+    if where is not None:
+        return mysql.find(where)
+    return next(mysql.available(), None) or mysql.find("mariadb")
 
 
 def psql(*, tls: bool) -> Path:
@@ -158,7 +182,7 @@ def until_told(lab: Lab) -> int:
             return 0
         if 0 in readable and not os.read(0, 4096):
             return 0
-        for part, name in ((lab.gateway, "the gateway"), (lab.server, "PostgreSQL"), (lab.issuer, "the issuer")):
+        for part, name in ((lab.gateway, "the gateway"), (lab.server, "the database"), (lab.issuer, "the issuer")):
             if not part.process.running:
                 print(f"lab: {name} ended by itself; the gateway's log ends:", file=sys.stderr)
                 print(lab.gateway.log_tail(), file=sys.stderr)
@@ -180,9 +204,7 @@ def _show(lab: Lab) -> None:
     console = Console()
     rows = {
         "direct": told["direct_dsn"],
-        "analyst": f"{told['psql']} '{told['dsns']['analyst']}'",
-        "agent": f"{told['psql']} '{told['dsns']['agent']}'",
-        "admin": f"{told['psql']} '{told['dsns']['admin']}'",
+        **{name: _typed(lab, name) for name in ("analyst", "agent", "admin")},
         "command line": " ".join(f"{name}={value}" for name, value in told["env"].items()),
         "configuration": told["config"],
         "log": told["log"],
@@ -193,16 +215,34 @@ def _show(lab: Lab) -> None:
     console.print("ctrl-c ends it")
 
 
+def _typed(lab: Lab, identity: str) -> str:
+    """What a person types to be this identity."""
+    gateway = lab.gateway
+    if lab.server.installation.protocol == "postgres":
+        return f"{psql(tls=gateway.tls != 'off')} '{lab.dsn(identity)}'"
+    # an option that MySQL's own client and MariaDB's both know
+    tls = f" --ssl-ca={lab.authority.file}" if gateway.tls != "off" else ""
+    address = f"-h {gateway.host} -P {gateway.port} -u {identity}{tls} {lab.server.database}"
+    return f"MYSQL_PWD='{lab.tokens[identity]}' mysql {address}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="lab",
-        description="Bring up PostgreSQL, an OIDC issuer and a gateway, and keep them running.",
+        description="Bring up a database, an OIDC issuer and a gateway, and keep them running.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--policy", action="append", type=Path, metavar="FILE", help="bundle; default: the demo's")
-    parser.add_argument("--setup", type=Path, metavar="FILE.sql", help="psql script for the database; default: sample")
-    parser.add_argument("--postgres", default="embedded", metavar="PATH", help="`embedded` or an installation's folder")
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="postgres", help="default: postgres")
+    parser.add_argument("--setup", type=Path, metavar="FILE.sql", help="script for the database; default: sample")
+    parser.add_argument(
+        "--server",
+        "--postgres",
+        dest="server",
+        metavar="PATH",
+        help="an installation's folder; or `embedded` (PostgreSQL), `mariadb`, `mysql`",
+    )
     parser.add_argument("--tls", choices=("on", "off"), default="on", help="to the gateway, and to a server that can")
     parser.add_argument("--serve", action="store_true", help="start with `sluicegate serve` instead of mitmdump")
     parser.add_argument("--json", action="store_true", help="print one JSON object when ready")
@@ -213,11 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         lab = Lab(
             options.policy or (DEFAULT_POLICY,),
             setup=options.setup,
-            installation=postgres.find(options.postgres),
+            installation=find(options.protocol, options.server),
             tls="required" if options.tls == "on" else "off",
             launcher="serve" if options.serve else "mitmdump",
         )
-    except (StartError, psycopg.Error) as error:
+    except (StartError, psycopg.Error, pymysql.err.MySQLError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

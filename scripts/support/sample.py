@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, LiteralString
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 
 CUSTOMERS = 240
 ORDERS = 720
@@ -49,6 +50,41 @@ CREATE VIEW revenue_by_city AS
     FROM customers AS c JOIN orders AS o ON o.customer_id = c.id
     WHERE o.status <> 'returned' GROUP BY c.city;
 """
+
+_MYSQL_SCHEMA = (
+    """CREATE TABLE customers (
+        id int PRIMARY KEY,
+        name varchar(100) NOT NULL,
+        email varchar(200) NOT NULL UNIQUE,
+        card varchar(30) NOT NULL,
+        national_id varchar(20) NOT NULL,
+        city varchar(50) NOT NULL,
+        created_at datetime NOT NULL
+    )""",
+    """CREATE TABLE orders (
+        id int PRIMARY KEY,
+        customer_id int NOT NULL,
+        item varchar(100) NOT NULL,
+        total decimal(10, 2) NOT NULL CHECK (total >= 0),
+        status enum('new', 'paid', 'shipped', 'returned') NOT NULL,
+        placed_at datetime NOT NULL,
+        KEY orders_customer (customer_id),
+        FOREIGN KEY (customer_id) REFERENCES customers (id)
+    )""",
+    """CREATE TABLE credentials (
+        service varchar(50) PRIMARY KEY,
+        username varchar(50) NOT NULL,
+        secret varchar(100) NOT NULL,
+        rotated_at date NOT NULL
+    )""",
+    """CREATE VIEW customer_orders AS
+        SELECT c.id, c.name, c.email, o.item, o.total, o.status, o.placed_at
+        FROM customers AS c JOIN orders AS o ON o.customer_id = c.id""",
+    """CREATE VIEW revenue_by_city AS
+        SELECT c.city, count(*) AS orders, sum(o.total) AS revenue
+        FROM customers AS c JOIN orders AS o ON o.customer_id = c.id
+        WHERE o.status <> 'returned' GROUP BY c.city""",
+)
 
 _FIRST = (
     "Ada", "Amir", "Bea", "Bruno", "Chidi", "Clara", "Dana", "Emil", "Farah", "Grace", "Hugo", "Ines", "Jonas", "Keiko",
@@ -110,6 +146,10 @@ def orders() -> Iterator[tuple[Any, ...]]:
         )
 
 
+def credentials() -> Iterator[tuple[Any, ...]]:
+    yield from _CREDENTIALS
+
+
 def load(connection: psycopg.Connection[Any]) -> None:
     """Create the sample in an empty database, in one transaction."""
     with connection.transaction(), connection.cursor() as cursor:
@@ -118,6 +158,24 @@ def load(connection: psycopg.Connection[Any]) -> None:
         _copy(cursor, "COPY orders FROM STDIN", orders())
         _copy(cursor, "COPY credentials FROM STDIN", _CREDENTIALS)
     connection.execute("ANALYZE")
+
+
+def load_mysql(connection: pymysql.Connection[Any]) -> None:
+    """The same shop in an empty MySQL or MariaDB database."""
+    with connection.cursor() as cursor:
+        for statement in _MYSQL_SCHEMA:
+            cursor.execute(statement)
+        for table, rows in (("customers", customers()), ("orders", orders()), ("credentials", _CREDENTIALS)):
+            kept = [
+                tuple(v.replace(tzinfo=None) if isinstance(v, datetime.datetime) else v for v in row) for row in rows
+            ]
+            marks = ", ".join(["%s"] * len(kept[0]))
+            cursor.executemany(f"INSERT INTO {table} VALUES ({marks})", kept)  # noqa: S608 - our own names
+        cursor.execute("ANALYZE TABLE customers, orders, credentials")
+
+
+def _without_zone(value: Any) -> Any:
+    return value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
 
 
 def _copy(cursor: psycopg.Cursor[Any], statement: LiteralString, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -16,6 +16,8 @@ with warnings.catch_warnings():
 
     from addons import listeners, suite
     from guard.config.schema import ListenerConfig
+    from protocols.contract import HTTP_PROTOCOLS
+    from protocols.registry import PROTOCOLS
 
 
 def client(mode: str) -> Client:
@@ -30,7 +32,7 @@ def test_connections_of_other_modes_are_refused(mode: str) -> None:
 
 
 def test_connections_of_our_listeners_are_not() -> None:
-    assert list(listeners.MODES) == ["postgres"]
+    assert list(listeners.MODES) == [*PROTOCOLS, *HTTP_PROTOCOLS]
     made = client("postgres:shop-db@127.0.0.1:6432")
     suite.Closed().client_connected(made)
     assert made.error is None
@@ -86,7 +88,7 @@ def test_every_hook_of_the_guard_is_wrapped() -> None:
 
 def test_the_suite_is_made_once() -> None:
     assert suite.suite() == suite.suite()
-    assert [type(addon).__name__ for addon in suite.suite()] == ["Closed", "Gateway"]
+    assert [type(addon).__name__ for addon in suite.suite()] == ["Closed", "Gateway", "HttpAddon"]
 
 
 def test_listeners_without_a_port_get_one_each() -> None:

@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from ruamel.yaml import YAML
 
+from scripts.support import mysql
 from scripts.support.lab import Lab, psql
 from scripts.support.process import Process, free_port, wait_until
 from tests.support.markdown import ROOT, Block, page
@@ -81,7 +82,7 @@ class Desk:
 
 
 def _environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "SLUICEGATE"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "MYSQL", "SLUICEGATE"))}
     return {**kept, "COLUMNS": "120", **more}
 
 
@@ -131,8 +132,31 @@ def test_the_blocks_of_a_page_work(name: str, desk: Desk, shop: Lab) -> None:
         connection.execute("DROP FUNCTION IF EXISTS public.purge(int)")
 
 
+@pytest.fixture(scope="module")
+def mysql_shop(mysql_installation: mysql.Installation) -> Iterator[Lab]:
+    with Lab(installation=mysql_installation) as lab:
+        yield lab
+
+
+def test_the_blocks_of_the_page_about_mysql_work(mysql_shop: Lab, tmp_path: Path) -> None:
+    shutil.copy(mysql_shop.gateway.ca_file, tmp_path / "ca.crt")
+    env = _environment(TOKEN=mysql_shop.tokens["analyst"], DIRECT_DSN=mysql_shop.server.dsn())
+    host, port = mysql_shop.gateway.host, str(mysql_shop.gateway.port)
+    replace = {
+        "gateway.example:3306": f"{host}:{port}",
+        "-h gateway.example -P 3306": f"-h {host} -P {port}",
+        'host="gateway.example", port=3306': f'host="{host}", port={port}',
+    }
+    desk = Desk(tmp_path, env, replace)
+    for block in page("docs/mysql.md").blocks:
+        if "mariadb -h" in block.text and shutil.which("mariadb") is None:
+            continue
+        desk.take(block)
+
+
 def test_every_page_with_blocks_to_run_is_run_here() -> None:
     done = {"README.md", "docs/operator.md", "docs/policy-author.md", "docs/responder.md", "docs/client.md"}
+    done |= {"docs/mysql.md"}
     asked = {path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "<!-- run" in path.read_text()}
     assert {str(path.relative_to(ROOT)) for path in asked} == done
 

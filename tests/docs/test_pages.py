@@ -205,7 +205,11 @@ def test_tests_that_are_named_exist() -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    asked = [
+        *project["project"]["dependencies"],
+        *project["dependency-groups"]["dev"],
+        *project["dependency-groups"]["native"],
+    ]
     wanted = {re.split(r"[\[<>=;! ]", one)[0] for one in asked}
     described = set(re.findall(r"^\| `([\w-]+)` \|", page("docs/dependencies.md").text, re.MULTILINE))
     assert described == wanted

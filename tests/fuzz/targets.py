@@ -17,6 +17,7 @@ from protocols.postgres.render import render
 from protocols.postgres.scram import SCRAM, ScramClient
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import analyse, shape_key
+from tests.fuzz import mysql_wire
 from tests.support import wire
 from tests.support.handshake import NONCE, admitted, play
 from tests.support.talk import SSN, Talk, catalog
@@ -159,4 +160,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "handshake": handshake,
     "login": login,
     "rendering": rendering,
+    "mysql_framer": mysql_wire.framer,
+    "mysql_messages": mysql_wire.messages,
+    "mysql_client": mysql_wire.client,
+    "mysql_upstream": mysql_wire.upstream,
 }

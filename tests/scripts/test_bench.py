@@ -1,4 +1,4 @@
-"""The benchmark: what it reads from pgbench, how it compares, and that a quick run has every cell."""
+"""The benchmark: what it reads from its drivers, how it compares, and that a quick run has every cell."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 from guard.enforce import PolicySet
-from scripts.benchmarks import rules, throughput
+from scripts.benchmarks import mysql_driver, mysql_rig, rules, throughput
 from scripts.benchmarks.__main__ import MEASURES, arguments, choose
 from scripts.benchmarks.load import BenchError, Budget, Login, Pace, Run, call, parse, read_logs
-from scripts.benchmarks.rig import MASKS, TARGETS, program
+from scripts.benchmarks.mysql_driver import Answer, packet, packets
+from scripts.benchmarks.mysql_rig import MySQLDriver, MySQLRig
+from scripts.benchmarks.rig import MASKS, TARGETS, PostgresRig, program
 from scripts.benchmarks.throughput import Cell, Sample
+from scripts.support.mysql import Installation
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = """\
@@ -114,7 +117,14 @@ def test_the_generated_policies_load(size: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["mysql"], ["postgres", "--targets", "direct,odyssey"], ["postgres", "--rounds", "0"], []]
+    "argv",
+    [
+        ["oracle"],
+        ["mysql", "--targets", "direct,pgbouncer"],
+        ["postgres", "--targets", "direct,odyssey"],
+        ["postgres", "--rounds", "0"],
+        [],
+    ],
 )
 def test_what_cannot_be_measured_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -129,9 +139,11 @@ def test_the_documentation_names_every_measure_and_key() -> None:
     assert [word for word in words if f"`{word}`" not in text] == []
 
 
-def run_bench(*words: str, folder: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+def run_bench(
+    *words: str, folder: Path, protocol: str = "postgres"
+) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "scripts.benchmarks", "postgres", "--json", *words],
+        [sys.executable, "-P", "-m", "scripts.benchmarks", protocol, "--json", *words],
         env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -151,7 +163,7 @@ def folder() -> Iterator[Path]:
 
 
 def left(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if not path.name.startswith("sluicegate-postgres-")]
+    return [path.name for path in folder.iterdir() if not path.name.startswith("sluicegate-")]
 
 
 @pytest.mark.e2e
@@ -163,7 +175,7 @@ def test_a_quick_run_has_every_cell_and_leaves_nothing(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     there = [name for name in TARGETS if name not in ("haproxy", "pgbouncer") or program(name)]
     main = [row for row in rows if "measure" not in row]
-    expected = {(name, str(cell)) for name in there for cell in throughput.cells(choose(None).tls)}
+    expected = {(name, str(cell)) for name in there for cell in throughput.cells(PostgresRig.modes, choose(None).tls)}
     assert {(row["target"], str(Cell(row["mode"], row["clients"], row["tls"]))) for row in main} == expected
     assert len(main) == len(expected)
     for row in main:
@@ -174,6 +186,65 @@ def test_a_quick_run_has_every_cell_and_leaves_nothing(folder: Path) -> None:
     assert idle == ({"gateway"} if sys.platform == "linux" else set())
     assert "Small statements" in done.stderr
     assert left(folder) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_quick_run_of_mysql_has_every_cell_and_leaves_nothing(folder: Path, mysql_installation: Installation) -> None:
+    words = ("--quick", "--seconds", "0.02", "--only", "main", "--only", "masked", "--targets", "direct,gateway")
+    done, rows = run_bench(*words, "--server", mysql_installation.flavour, folder=folder, protocol="mysql")
+    assert done.returncode == 0, done.stderr
+    main = [row for row in rows if "measure" not in row]
+    cells = {str(cell) for cell in throughput.cells(MySQLRig.modes, True)}
+    expected = {(name, cell) for name in ("direct", "gateway") for cell in cells}
+    assert {(row["target"], str(Cell(row["mode"], row["clients"], row["tls"]))) for row in main} == expected
+    masked = {(row["target"], row["strategy"]) for row in rows if row.get("measure") == "masked_rows"}
+    assert masked == {("direct", "none"), ("gateway", "none"), ("gateway", "partial"), ("gateway", "tokenise")}
+    assert left(folder) == []
+
+
+# ---------------------------------------------------------------- the driver of MySQL
+
+
+def answer(*payloads: bytes) -> bytes:
+    return b"".join(len(one).to_bytes(3, "little") + bytes((number,)) + one for number, one in enumerate(payloads, 1))
+
+
+END = b"\xfe\0\0\2\0"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [answer(b"\0\0\0\2\0\0\0"), answer(b"\1", b"\3def", END, b"\1x", END), answer(b"\1", b"\3def", END, END)],
+    ids=["ok", "rows", "no rows"],
+)
+def test_an_answer_is_walked_however_it_arrives(sent: bytes) -> None:
+    for size in range(1, len(sent) + 1):
+        walked = Answer()
+        parts = [sent[at : at + size] for at in range(0, len(sent), size)]
+        assert [walked.fed(part) for part in parts] == [False] * (len(parts) - 1) + [True]
+        assert walked.size == len(sent)
+
+
+def test_an_error_of_the_server_ends_the_run() -> None:
+    with pytest.raises(BenchError, match="no such table"):
+        Answer().fed(answer(b"\xff\x7a\x04#42S02no such table"))
+
+
+def test_the_packets_that_are_sent_again_and_again() -> None:
+    assert packet(b"\3SELECT 1") == b"\x09\0\0\0\3SELECT 1"
+    source = mysql_driver.random.Random(1)
+    assert len({len(one) for one in packets("text", None, 0, source)}) == 1
+    assert len({len(one) for one in packets("prepared", None, 7, source)}) == 1
+    assert packets("text", "SELECT 2", 0, source) == [packet(b"\3SELECT 2")]
+
+
+def test_a_driver_that_cannot_connect_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchError, match="Can't connect"):
+        MySQLDriver().run(NOWHERE, transactions=1, seconds=0.1)
+    monkeypatch.setattr(mysql_rig, "_GRACE", -0.9)
+    with pytest.raises(BenchError, match="was not done after"):
+        MySQLDriver().run(NOWHERE, transactions=1, seconds=0.1)
 
 
 @pytest.mark.e2e

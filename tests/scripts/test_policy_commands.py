@@ -14,7 +14,7 @@ import pytest
 from protocols.contract import Action, Analysis, Decision, Effect
 from scripts import policy_judging
 from scripts.cli import main
-from scripts.policy_judging import CatalogSource, judge_stream
+from scripts.policy_judging import CatalogSource, Judge, judge_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 READ_ONLY = str(ROOT / "policies" / "read-only.yaml")
@@ -184,7 +184,7 @@ class TestStream:
     def test_a_line_that_is_too_long_is_denied_without_being_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(policy_judging, "MAX_LINE", 64)
         lines = io.BytesIO(b'{"id": 1, "input": "' + b"x" * 1000 + b'"}\n{"id": 2, "input": "SELECT 1"}\n')
-        answers = list(judge_stream(lines, self.decide, CatalogSource(None)))
+        answers = list(judge_stream(lines, Judge("postgres"), self.decide, CatalogSource(None)))
         assert [(one["id"], one["decision"]) for one in answers] == [(None, "deny"), (2, "allow")]
 
     def test_an_exception_on_one_line_is_shown_and_denied(
@@ -193,8 +193,10 @@ class TestStream:
         def explode(*_: object) -> Any:
             raise ZeroDivisionError("private detail")
 
-        monkeypatch.setattr(policy_judging, "judge_line", explode)
-        (answer,) = judge_stream(io.BytesIO(b'{"id": 7, "input": "SELECT 1"}\n'), self.decide, CatalogSource(None))
+        monkeypatch.setattr("protocols.postgres.judge.judge_line", explode)
+        (answer,) = judge_stream(
+            io.BytesIO(b'{"id": 7, "input": "SELECT 1"}\n'), Judge("postgres"), self.decide, CatalogSource(None)
+        )
         assert (answer["id"], answer["decision"], answer["why"]) == (7, "deny", "cannot be judged: ZeroDivisionError")
         assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -220,7 +222,7 @@ class TestStream:
 
         monkeypatch.setattr(policy_judging, "fetch_dsn", fetch)
         lines = io.BytesIO(b"".join(b'{"id": %d, "input": "SELECT 1"}\n' % n for n in range(300)))
-        answers = list(judge_stream(lines, self.decide, CatalogSource("postgresql://x")))
+        answers = list(judge_stream(lines, Judge("postgres"), self.decide, CatalogSource("postgresql://x")))
         assert [one["id"] for one in answers] == list(range(300))
         assert 1 <= len(fetched) <= 300
 
@@ -230,4 +232,4 @@ def test_text_is_analysed_by_the_code_of_the_data_path() -> None:
     assert Effect.DATA_DELETE in analysis.effects
     assert analysis.where.value == "missing"
     with pytest.raises(ValueError, match="cannot be analysed"):
-        policy_judging.analyse_text("mysql", "SELECT 1")
+        policy_judging.analyse_text("gopher", "SELECT 1")

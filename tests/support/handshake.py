@@ -15,6 +15,7 @@ from protocols.contract import (
     PeerGone,
     Principal,
     Receive,
+    ReserveId,
     Resource,
     Send,
     Side,
@@ -94,6 +95,8 @@ def play(
                 answer = given
         elif isinstance(asked, KeepKey):
             answer = (4711, b"k" * asked.length)
+        elif isinstance(asked, ReserveId):
+            answer = 4711
         else:
             assert isinstance(asked, (Connect, Cancel)), asked
     raise AssertionError("a handshake without end")

@@ -400,3 +400,222 @@ def test_a_future_that_its_connection_cancelled_is_left_alone(bench):
         assert bench.book.get(held.id).status == "approved"
 
     in_loop(work)
+
+
+# ---------------------------------------------------------------- deferred: the client went, the request stays
+
+
+def deferred(bench, **more):
+    held = bench.ask(**more)
+    bench.book.defer(held.id)
+    assert bench.book.waiting == 0
+    assert not held.future.done()
+    return held.id
+
+
+def test_a_deferred_request_approved_late_passes_once_from_another_connection(bench):
+    def work():
+        ticket = deferred(bench)
+        bench.book.vote(ticket, ALICE, True)
+        again = bench.ask()
+        assert again.id == ticket
+        assert again.future.result().approved
+        bench.book.spend(ticket, DIGEST, "s2")
+        assert dict(bench.journal)["approval.spent"]["used_by"] == "s2"
+        assert bench.kinds().count("approval.requested") == 1
+        assert bench.kinds().count("approval.deferred") == 1
+        third = bench.ask()  # spent: people are asked anew
+        assert third.id != ticket
+        assert not third.future.done()
+
+    in_loop(work)
+
+
+def test_a_deferred_request_is_joined_before_its_approval(bench):
+    def work():
+        ticket = deferred(bench)
+        again = bench.ask()
+        assert again.id == ticket
+        assert not again.future.done()
+        assert len([event for event, _ in bench.sent if event == "approval.requested"]) == 1
+        bench.book.defer(ticket)  # its patience ends a second time
+        last = bench.ask()
+        bench.book.vote(ticket, ALICE, True)
+        assert last.future.result().approved
+
+    in_loop(work)
+
+
+def test_approved_elsewhere_and_not_heard_of_yet(bench, path):
+    """The vote came through another process, and the client's patience ended before this one looked."""
+
+    def work():
+        held = bench.ask()
+        other = Bench(path)
+        other.book.vote(held.id, ALICE, True)
+        other.store.close()
+        bench.book.defer(held.id)
+        assert bench.ask().future.result().approved
+
+    in_loop(work)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"principal": replace(AGENT, subject="agent-8")},
+        {"principal": replace(AGENT, issuer="https://other.example")},
+        {"digest": b"\x02" * 32},  # other bytes, or other parameters
+        {"terms": HoldTerms(approver_groups=frozenset({"oncall"}), count=2)},  # the policy became stricter
+        {"terms": HoldTerms(approver_groups=frozenset({"dba"}))},
+        {"rule": "hold-all"},
+        {"resource": Resource("shop-2", "postgres")},
+        {"resource": Resource("shop", "postgres", database="other")},
+        {"analysis": replace(ANALYSIS, writes=("evil.orders",))},  # the same words mean another table here
+        {"analysis": replace(ANALYSIS, functions=("public.f",))},
+    ],
+)
+def test_an_approval_for_later_is_for_the_same_command_of_the_same_identity(bench, change):
+    def work():
+        ticket = deferred(bench)
+        bench.book.vote(ticket, ALICE, True)
+        asked = {"principal": AGENT, "terms": ONCALL, "digest": DIGEST, "rule": "hold-ddl", "resource": SHOP}
+        asked |= {"analysis": ANALYSIS} | change
+        other = bench.book.request(
+            "s9",
+            asked["principal"],
+            asked["resource"],
+            asked["terms"],
+            "DROP TABLE orders",
+            asked["digest"],
+            asked["analysis"],
+            asked["rule"],
+        )
+        assert other.id != ticket
+        assert not other.future.done()
+        assert bench.ask().id == ticket  # while the rightful one still passes
+
+    in_loop(work)
+
+
+def test_two_connections_with_one_deferred_command(bench):
+    """One approval lets one of them through."""
+
+    def work():
+        ticket = deferred(bench)
+        first, second = bench.ask(), bench.ask()
+        assert first.id == ticket
+        assert second.id != ticket
+        bench.book.vote(ticket, ALICE, True)
+        bench.book.spend(ticket, DIGEST)
+        assert not second.future.done()
+        refused(lambda: bench.book.spend(ticket, DIGEST), "already spent")
+
+    in_loop(work)
+
+
+def test_two_gateways_with_one_deferred_command(bench, path):
+    def work():
+        ticket = deferred(bench)
+        other = Bench(path)
+        here, there = bench.ask(), other.ask()
+        assert (here.id, there.id) == (ticket, ticket)
+        bench.book.vote(ticket, ALICE, True)
+        other.book.poll()
+        assert there.future.result().approved
+        other.book.spend(ticket, DIGEST)
+        refused(lambda: bench.book.spend(ticket, DIGEST), "already spent")
+        other.store.close()
+
+    in_loop(work)
+
+
+def test_a_deferred_request_ends_with_its_hold(bench):
+    def work():
+        ticket = deferred(bench)
+        bench.book.vote(ticket, ALICE, True)
+        bench.now += 600
+        bench.book.poll()
+        assert bench.book.get(ticket).status == "expired"
+        assert bench.book.get(ticket).text == "DROP TABLE orders"
+        assert bench.ask().id != ticket
+
+    in_loop(work)
+
+
+def test_an_overdue_approval_is_not_used_before_anybody_looked(bench):
+    def work():
+        ticket = deferred(bench)
+        bench.book.vote(ticket, ALICE, True)
+        bench.now += 600
+        assert bench.ask().id != ticket
+
+    in_loop(work)
+
+
+def test_a_deferred_request_survives_a_restart_and_a_waiting_one_does_not(bench, path):
+    def work():
+        ticket = deferred(bench)
+        waiting = bench.ask(digest=b"\x03" * 32)
+        bench.book.vote(ticket, ALICE, True)
+        bench.store.close()
+        bench.store = (second := Bench(path)).store
+        second.book.start()
+        assert second.book.get(waiting.id).status == "withdrawn"
+        again = second.ask()
+        assert again.id == ticket
+        assert again.future.result().approved
+        second.book.spend(ticket, DIGEST)
+
+    in_loop(work)
+
+
+def test_who_joined_a_deferred_request_and_leaves_does_not_take_it_along(bench):
+    def work():
+        ticket = deferred(bench)
+        again = bench.ask()
+        bench.book.withdraw(ticket, "the client connection is gone")
+        assert again.future.result().status == "withdrawn"
+        assert bench.book.get(ticket).status == "pending"
+        bench.book.vote(ticket, ALICE, True)
+        assert bench.ask().future.result().approved
+
+    in_loop(work)
+
+
+def test_what_is_decided_cannot_be_deferred(bench):
+    def work():
+        held = bench.ask()
+        bench.book.vote(held.id, ALICE, False, "no")
+        refused(lambda: bench.book.defer(held.id), "already denied")
+        other = bench.ask(digest=b"\x04" * 32)
+        bench.now += 600
+        refused(lambda: bench.book.defer(other.id), "already pending|expired")
+        refused(lambda: bench.book.defer("nothing"), "no approval")
+
+    in_loop(work)
+
+
+def test_a_journal_that_fails_leaves_it_waiting(bench):
+    def work():
+        held = bench.ask()
+        bench.store.approvals._journal = failing
+        refused(lambda: bench.book.defer(held.id), "cannot record")
+        assert bench.book.waiting == 1
+        bench.store.approvals._journal = bench.event
+        assert not bench.book.get(held.id).deferred
+
+    def failing(kind, payload):
+        raise RecordError("disk full")
+
+    in_loop(work)
+
+
+def test_deferred_requests_count_among_the_open_ones(bench):
+    def work():
+        for number in range(MAX_OPEN_PER_SUBJECT):
+            deferred(bench, digest=bytes([number]) * 32)
+        refused(lambda: bench.ask(digest=b"\xff" * 32), "requests open")
+        bench.ask(digest=b"\x07" * 32)  # joins its own
+
+    in_loop(work)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from guard.config import Config, ConfigError, check, load
-from protocols.contract import Resource
+from guard.config.wire import WIRE
+from protocols.contract import HTTP_PROTOCOLS, ProtocolName, Resource
+from protocols.registry import PROTOCOLS
+from tests.guard.config.conftest import BASE, Write
 
 # a value that stands for a secret in a wrong place: no problem may ever repeat it
 SECRET = "hunter2-hunter2"
@@ -82,11 +85,11 @@ def test_every_problem_in_one_run_configuration_and_policies(write: Any, tmp_pat
         ('"127.0.0.1:6432"', "'::1:6432'", 5, "address:port"),
         ('"127.0.0.1:6432"', "'[localhost]:6432'", 5, "IPv6"),
         ("    resource: shop\n", "    resource: shpo\n", 6, "no resource `shpo`; did you mean `shop`?"),
-        ("protocol: postgres\n    listen", "protocol: mysql\n    listen", 4, "`mysql` is not known here"),
+        ("protocol: postgres\n    listen", "protocol: redis\n    listen", 4, "`redis` is not known here"),
         ("name: shop\n", "name: 'a b'\n", 8, "expected a name"),
         ("provider: env, name: SHOP_DB_PASSWORD", "provider: env", 13, "`name` is required with `provider: env`"),
         ("provider: env,", "provider: none,", 13, "`name` means nothing with `provider: none`"),
-        ("user: app, ", "", 13, "`user` is required"),
+        ("user: app, ", "", 8, "`credential.user` is required"),
         ("audience: sluicegate", "audience: ''", 15, "not empty"),
         ("audience: sluicegate", "audience: s, algorithms: [HS256]", 15, "`HS256` is not known here"),
         ("audience: sluicegate", "audience: s, leeway: 60", 15, "less than or equal to 30"),
@@ -253,3 +256,51 @@ def test_a_document_of_another_shape_is_a_problem_not_a_crash(write: Any, text: 
     assert check(path)
     with pytest.raises(ConfigError):
         load(path)
+
+
+# ---------------------------------------------------------------- protocols
+
+
+def test_the_configuration_knows_the_protocols_that_exist() -> None:
+    """The guard may not import the registry: here they are compared. Policies' tests have the same choice."""
+    assert set(WIRE) == {*PROTOCOLS, *HTTP_PROTOCOLS} == set(get_args(ProtocolName))
+    for name, protocol in PROTOCOLS.items():
+        assert (protocol.name, protocol.default_port) == (name, WIRE[name].port)
+
+
+MYSQL = BASE.replace("protocol: postgres", "protocol: mysql").replace("    database: shop\n", "")
+
+
+def test_a_mysql_resource_has_its_own_port_and_needs_no_database(write: Write) -> None:
+    config = load(write(text=MYSQL))
+    resource = config.resources[0]
+    assert (resource.port, resource.database, resource.opens("anything")) == (3306, None, True)
+    assert resource.as_resource() == Resource("shop", "mysql", {"env": "prod"}, "")
+    assert resource.as_resource("sales").database == "sales"
+    named = load(write(text=MYSQL.replace("host:", "database: shop\n    port: 3307\n    host:"))).resources[0]
+    assert (named.port, named.opens("shop"), named.opens("other")) == (3307, True, False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("    resource: shop\n", "    resource: shop\n    client_auth: oauth\n", 3, "does not exist in mysql"),
+        ("    host:", "    databases: [other]\n    host:", 8, "name the first in `database`"),
+        ("    resource: shop\n", "    resource: shop\n    hold_wait: 0\n", 7, "greater than 0"),
+    ],
+)
+def test_what_mysql_does_not_have(write: Write, old: str, new: str, line: int, words: str) -> None:
+    found = check(write(text=MYSQL.replace(old, new)))
+    assert [(p.line, words in p.message) for p in found] == [(line, True)], found
+
+
+def test_postgres_needs_its_database(write: Write) -> None:
+    (problem,) = check(write("    database: shop\n", ""))
+    assert problem.line == 8
+    assert "`database` is required" in problem.message
+
+
+def test_hold_wait(write: Write) -> None:
+    assert load(write()).listeners[0].hold_wait is None
+    path = write("    resource: shop\n", "    resource: shop\n    hold_wait: 20.5\n")
+    assert load(path).listeners[0].hold_wait == 20.5

@@ -270,3 +270,34 @@ def test_a_full_disk_is_an_error_and_heals(tmp_path: Path) -> None:
             assert "late" in store.contained()
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_database_of_the_first_version_is_taken_along(tmp_path: Path) -> None:
+    """Before requests could be deferred: what was open then is not deferred."""
+    path = tmp_path / "state.db"
+    with StateStore(path) as store:
+        store.contain("mallory", "rita", "leak", 1.0)
+    with sqlite3.connect(path) as direct:
+        direct.execute("DROP INDEX approvals_deferred")
+        direct.execute("ALTER TABLE approvals DROP COLUMN deferred")
+        direct.execute("ALTER TABLE approvals DROP COLUMN meaning")
+        direct.execute(
+            "INSERT INTO approvals (id, session_id, gateway, subject, issuer, resource, text, digest, params, rule,"
+            " terms, details, status, requested_at, expires_at, reason)"
+            " VALUES ('a1', 's', 'g', 'ada', 'i', 'shop', 'DROP', x'01', '[]', 'r',"
+            """ '{"groups": [], "subjects": [], "count": 1, "expires_s": 9}', '{}', 'pending', 1, 99, '')"""
+        )
+        direct.execute("PRAGMA user_version=1")
+    direct.close()
+    for _ in range(2):
+        with StateStore(path) as store:
+            assert store.contained() == {"mallory"}
+            found = store.approvals.get("a1")
+            assert found is not None
+            assert (found.deferred, found.meaning) == (False, b"")
+            assert store.approvals.deferred("ada", "i", at=5.0) == []
+    with sqlite3.connect(path) as direct:
+        (columns,) = direct.execute("SELECT sql FROM sqlite_master WHERE name = 'approvals'").fetchone()
+        assert direct.execute("PRAGMA user_version").fetchone() == (2,)
+    direct.close()
+    assert "deferred" in columns

@@ -34,14 +34,17 @@ def test_a_failed_stage_fails_the_run_even_when_the_tests_pass(
 
     def fake_pytest(argv: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         ran.append(argv)
-        assert env["SLUICEGATE_TEST_POSTGRES"] == "embedded"
+        assert (env["SLUICEGATE_TEST_POSTGRES"], env["SLUICEGATE_TEST_MYSQL"]) == ("embedded", "first")
         return subprocess.CompletedProcess(argv, 0)
 
+    prepared: list[bool] = []
+    monkeypatch.setattr(checks.machine, "prepare", lambda _root, *, install_missing: prepared.append(install_missing))
     monkeypatch.setattr(checks, "run_stage", lambda one: one.name != "mypy")
     monkeypatch.setattr(checks.subprocess, "run", fake_pytest)
     monkeypatch.delenv("CI", raising=False)
     assert checks.main(["--fast", "tests/guard", "-x"]) == 1
     assert ran[0][1:] == ["-m", "pytest", "-m", "not slow", "tests/guard", "-x"]
+    assert prepared == [False]  # nobody waits for packages in the fast lane
     assert "FAILED before the tests: mypy" in capsys.readouterr().out
 
 

@@ -34,8 +34,8 @@ def lab(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def left(folder: Path) -> list[str]:
-    """What a lab left behind; the cache of copied binaries may stay."""
-    return [path.name for path in folder.iterdir() if not path.name.startswith("sluicegate-postgres-")]
+    """What a lab left behind; the caches of copied binaries and data may stay."""
+    return [path.name for path in folder.iterdir() if not path.name.startswith("sluicegate-")]
 
 
 def gone(pid: int) -> bool:

@@ -1,0 +1,210 @@
+"""HTTP listeners: mitmproxy's hooks that are ours, TLS with both sides, and one gate for each client connection."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from mitmproxy import connection, tls
+from mitmproxy.proxy import commands, context, events, layer, server_hooks
+from mitmproxy.proxy.layers import tls as tls_layers
+from mitmproxy.proxy.layers.http import HTTPMode
+from OpenSSL import SSL
+
+from addons import runtime, takeover
+from addons.http_gate import HttpGate
+from addons.http_layer import GuardedLayer, Inner, Step
+from guard.config.schema import ResourceConfig
+
+if TYPE_CHECKING:
+    from addons.runtime import Runtime
+
+log = logging.getLogger("sluicegate.http")
+
+_HOST_FLAGS = 0x4 | 0x20  # X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
+_H2, _H1 = b"h2", b"http/1.1"
+_UPSTREAMS = 1000  # connections to one server that a client connection may have: each watch can need one
+
+_gates: dict[str, HttpGate] = {}
+
+
+class HttpFront(layer.Layer):
+    """The first layer of an HTTP listener: TLS or not, then the guarded HTTP layer."""
+
+    def __init__(self, context: context.Context, protocol: str, listener: str) -> None:
+        super().__init__(context)
+        self._protocol = protocol
+        self._listener = listener
+        self._child: layer.Layer | None = None
+        self.gate: HttpGate | None = None
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if self._child is not None:
+            yield from self._child.handle_event(event)
+        elif isinstance(event, events.Start):
+            if not self._begin():
+                yield commands.CloseConnection(self.context.client)
+        elif isinstance(event, events.DataReceived):
+            child = self._choose(event.data)
+            if child is None:
+                yield commands.CloseConnection(self.context.client)
+                return
+            self._child = child
+            yield from child.handle_event(events.Start())
+            yield from child.handle_event(event)
+        elif isinstance(event, events.ConnectionClosed):
+            yield commands.CloseConnection(self.context.client)
+
+    def _begin(self) -> bool:
+        current = runtime.current()
+        gate = current.http_gate(self._protocol, self._listener, self.context.client) if current is not None else None
+        if gate is None:
+            return False
+        handler = takeover.handler_of(self.context.client.id)
+        takeover.disarm_timeout(handler)
+        takeover.widen(handler, _UPSTREAMS)
+        self.gate = _gates[self.context.client.id] = gate
+        return True
+
+    def _choose(self, data: bytes) -> layer.Layer | None:
+        gate = self.gate
+        if gate is None:
+            return None
+        secure = data[:1] == b"\x16"
+        mode = gate.listener.tls.mode
+        if (secure and mode == "off") or (not secure and mode == "required"):
+            log.info("%s: %s", gate.listener.name, "TLS is not offered here" if secure else "TLS is required here")
+            return None
+        http_mode = HTTPMode.regular
+        if not gate.forward_proxy:
+            http_mode = HTTPMode.transparent
+            resource = gate.resource
+            self.context.server.address = (cast(str, resource.host), resource.port)
+            self.context.server.tls = resource.tls.mode != "off"
+            self.context.server.sni = resource.tls.server_name or resource.host
+        if not secure:
+            return GuardedLayer(self.context, http_mode, gate)
+        outer = tls_layers.ClientTLSLayer(self.context)
+        cast(Any, outer).child_layer = GuardedLayer(self.context.fork(), http_mode, gate)
+        return outer
+
+
+def _gate_of(client: connection.Client) -> HttpGate | None:
+    return _gates.get(client.id)
+
+
+def _or_refuse(refuse: Callable[[Any], None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Wraps a hook: where it raises, `refuse` is applied to what it was given."""
+
+    def wrap(hook: Callable[..., None]) -> Callable[..., None]:
+        def guarded(self: Any, data: Any) -> None:
+            try:
+                hook(self, data)
+            except Exception:
+                log.exception("hook %s failed; refused", hook.__name__)
+                refuse(data)
+
+        guarded.__name__ = hook.__name__
+        return guarded
+
+    return wrap
+
+
+def _no_server(data: server_hooks.ServerConnectionHookData) -> None:
+    data.server.error = "refused by the gateway"
+
+
+def _no_tls(data: tls.TlsData) -> None:
+    data.ssl_conn = None
+
+
+class HttpAddon:
+    """The hooks of HTTP listeners."""
+
+    async def sluicegate_step(self, step: Step) -> None:
+        await step.run()
+
+    @_or_refuse(_no_server)
+    def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
+        gate = _gate_of(data.client)
+        if gate is None:
+            return  # a database connection: `addons.wire_layer` has opened it
+        if why := gate.connect(data.server):
+            data.server.error = why
+
+    def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        if gate := _gate_of(data.client):
+            gate.closed(data.server)
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        if gate := _gates.pop(client.id, None):
+            gate.disconnected()
+
+    @_or_refuse(_no_tls)
+    def tls_start_client(self, data: tls.TlsData) -> None:
+        """The listener's own certificate. In a CONNECT tunnel mitmproxy mints one for the destination."""
+        gate = _gate_of(data.context.client)
+        if gate is None or any(isinstance(x, Inner) for x in data.context.layers):
+            return
+        data.ssl_conn = SSL.Connection(gate.runtime.http.listener_tls(gate.listener, gate.forward_proxy))
+        data.ssl_conn.set_accept_state()
+
+    @_or_refuse(_no_tls)
+    def tls_start_server(self, data: tls.TlsData) -> None:
+        gate = _gate_of(data.context.client)
+        if gate is None:
+            return
+        server = cast(connection.Server, data.conn)
+        offers = [_H2, _H1] if data.context.client.alpn == _H2 else [_H1]
+        data.ssl_conn = upstream_tls(gate.runtime, gate.resource, server.sni or "", offers)
+
+    def tls_failed_client(self, data: tls.TlsData) -> None:
+        """A client that does not take our certificate: it may be pinned. Worth knowing."""
+        gate = _gate_of(data.context.client)
+        if gate is not None and gate.tunnel is not None:
+            gate.runtime.note(
+                "tls.refused",
+                {
+                    "s": gate.tunnel.id,
+                    "subject": gate.tunnel.principal.subject,
+                    "resource": gate.resource.name,
+                    "host": data.context.client.sni or "",
+                    "why": "the client did not accept the gateway's certificate; to let it pass unopened, allow "
+                    "`http.opaque` for this host",
+                },
+            )
+
+
+def upstream_tls(owner: Runtime, resource: ResourceConfig, name: str, offers: list[bytes]) -> SSL.Connection:
+    """A TLS connection to the upstream, with its name verified as the resource says."""
+    ssl_conn = SSL.Connection(owner.http.upstream_tls(resource))
+    verify = resource.tls.mode not in ("require",)
+    if verify and not name:
+        raise ValueError("an upstream without a name cannot be verified")
+    if name:
+        library = cast(Any, SSL)._lib
+        parameters = library.SSL_get0_param(cast(Any, ssl_conn)._ssl)
+        library.X509_VERIFY_PARAM_set_hostflags(parameters, _HOST_FLAGS)
+        try:
+            address = ipaddress.ip_address(name).packed
+        except ValueError:
+            host = name.encode("idna")
+            ssl_conn.set_tlsext_host_name(host)
+            ok = (
+                library.X509_VERIFY_PARAM_set1_host(parameters, host, len(host))
+                if resource.tls.mode != "verify-ca"
+                else 1
+            )
+        else:
+            ok = (
+                library.X509_VERIFY_PARAM_set1_ip(parameters, address, len(address))
+                if resource.tls.mode != "verify-ca"
+                else 1
+            )
+        if ok != 1:
+            raise ValueError("the upstream's name cannot be verified")
+    ssl_conn.set_alpn_protos(offers)
+    ssl_conn.set_connect_state()
+    return ssl_conn

@@ -1,0 +1,84 @@
+"""Where the gateway itself connects to for HTTP clients: resolved once, checked, pinned.
+
+A name is resolved here, every address that it has is checked, and the connection goes to an address that was checked:
+no second look-up can lead it elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_TIMEOUT = 5.0  # seconds for a name to be resolved
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class DestinationRefused(Exception):
+    """The gateway does not connect there; the text is for the client."""
+
+
+class Destinations:
+    """`named`: networks that are open although they are not public. The gateway's own `ports` never are."""
+
+    def __init__(self, named: Iterable[Network] = (), ports: Iterable[int] = ()) -> None:
+        self._named = tuple(named)
+        self._ports = frozenset(ports)
+
+    async def resolve(self, host: str, port: int) -> str:
+        """The address to connect to. Raises `DestinationRefused`."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise DestinationRefused(f"`{host}` has no address that the gateway can find") from None
+        except TimeoutError:
+            raise DestinationRefused(f"`{host}` could not be resolved in time; try again") from None
+        return self.choose(host, port, [str(entry[4][0]) for entry in found])
+
+    def choose(self, host: str, port: int, addresses: Sequence[str]) -> str:
+        """The first address, if every one of them may be reached. Raises `DestinationRefused`."""
+        if not addresses:
+            raise DestinationRefused(f"`{host}` has no address that the gateway can find")
+        for text in addresses:
+            address = ipaddress.ip_address(text.partition("%")[0])
+            for meant in _meanings(address):
+                if not self._open(meant):
+                    raise DestinationRefused(
+                        f"`{host}` leads to an address that is not public; it must be named in the resource's "
+                        "`private_networks` to be reached"
+                    )
+                if port in self._ports and (meant.is_loopback or str(meant) in _own_addresses()):
+                    raise DestinationRefused(f"`{host}:{port}` is the gateway itself")
+        return addresses[0]
+
+    def _open(self, address: Address) -> bool:
+        if any(address in network for network in self._named if network.version == address.version):
+            return True
+        return address.is_global and not address.is_multicast
+
+
+def _meanings(address: Address) -> list[Address]:
+    """The address, and the IPv4 address that is wrapped in it."""
+    found: list[Address] = [address]
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            # a mapped address is nothing else than that IPv4 address
+            found = [inner] if address.ipv4_mapped else [address, inner]
+    return found
+
+
+def _own_addresses() -> frozenset[str]:
+    """The machine's own addresses, as far as its name leads to them."""
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return frozenset()
+    return frozenset(str(entry[4][0]) for entry in found)

@@ -1,0 +1,281 @@
+"""One HTTP client connection: who sends through it, where it may go, what is closed when it must end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from mitmproxy import connection, http
+
+from addons.http_destinations import DestinationRefused, Destinations
+from addons.http_exchange import HttpExchange
+from addons.http_live import HttpSession, NotAdmitted
+from addons.takeover import handler_of
+from guard.config.schema import ListenerConfig, ResourceConfig
+from guard.identity import IdentityError
+from guard.record.errors import RecordError
+from guard.secrets import SecretError
+from guard.state.database import StateError
+from guard.state.registry import SessionEntry
+from protocols.contract import Credential, SessionFacts
+from protocols.http.headers import Header
+from protocols.http.problems import CONTENT_TYPE, problem
+
+if TYPE_CHECKING:
+    from addons.runtime import Runtime
+
+log = logging.getLogger("sluicegate.http")
+
+_CREDENTIAL_AGE = 30.0  # seconds after which a credential is asked for again
+_HOLD_WAIT = 25.0  # seconds that a client waits for an approval unless its listener says otherwise
+_MAX_IDENTITIES = 64  # different tokens on one client connection
+
+
+class HttpGate:
+    """See `addons.http_layer.Gate`. Made when a client connects to an HTTP listener."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        listener: ListenerConfig,
+        resource: ResourceConfig,
+        client: connection.Client,
+        destinations: Destinations,
+        make: Callable[..., HttpExchange] = HttpExchange,
+    ) -> None:
+        self.runtime = runtime
+        self.listener = listener
+        self.resource = resource
+        self.watched = runtime.watched
+        self.client = client
+        self.peer = str(client.peername[0]) if client.peername else ""
+        self.destinations = destinations
+        self.forward_proxy = not resource.host
+        self.pins: dict[tuple[str, int], str] = {}
+        self.opened: dict[str, tuple[str, int]] = {}  # server connection id -> what it was opened for
+        self.tunnel: HttpSession | None = None
+        self._make = make
+        self._sessions: dict[str, HttpSession] = {}
+        self._over = False
+        self._credential: list[Header] | None = None
+        self._credential_until = 0.0
+
+    def exchange(self, request: http.Request, stream: Any, tunnelled: tuple[str, int] | None) -> HttpExchange:
+        return self._make(self, request, stream, tunnelled)
+
+    def internal_error(self) -> http.Response:
+        return self.refusal(503, "internal error in the gateway")
+
+    def refusal(self, status: int, text: str, **more: str) -> http.Response:
+        """An answer of the gateway's own."""
+        headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
+        if status == 407:
+            headers["proxy-authenticate"] = 'Basic realm="sluicegate: any user, an OIDC token as password"'
+        elif status == 401:
+            headers["www-authenticate"] = 'Bearer realm="sluicegate"'
+        return http.Response.make(status, problem(status, text, **more), headers)
+
+    # ------------------------------------------------------------ identities
+
+    def known(self, token: str) -> HttpSession | None:
+        """The session of a token that was verified on this connection, while it may go on."""
+        session = self._sessions.get(_digest(token))
+        if session is None or session.end_reason or time.time() >= session.principal.expires_at:
+            return None
+        return session
+
+    async def identify(self, token: str, application: str) -> HttpSession:
+        """The session of whoever this token belongs to. Raises `NotAdmitted`, on record."""
+        session = self.known(token)
+        if session is not None:
+            return session
+        public, detail, subject = "", "", ""
+        missing = 407 if self.forward_proxy else 401
+        try:
+            if not token:
+                public = "this gateway needs a token: as proxy password or bearer token"
+                raise NotAdmitted(missing, public)
+            session = await self._admit(token, application)
+        except IdentityError as e:
+            public, detail = str(e), getattr(e, "detail", "")
+            raise NotAdmitted(missing, f"authentication failed: {e}") from None
+        except NotAdmitted as e:
+            public = str(e)
+            raise
+        except (RecordError, StateError) as e:
+            log.error("%s refuses requests: %s", self.listener.name, e)
+            raise NotAdmitted(503, "the gateway cannot record or check state; nothing passes until it can") from None
+        finally:
+            if session is None and public:
+                self._refused(public, detail, subject, application)
+        return session
+
+    async def _admit(self, token: str, application: str) -> HttpSession:
+        runtime = self.runtime
+        if runtime.draining or runtime.stopped:
+            raise NotAdmitted(503, runtime.stopped or "the gateway shuts down")
+        if len(self._sessions) >= _MAX_IDENTITIES:
+            raise NotAdmitted(403, "too many identities on one connection; open another")
+        principal = await runtime.verifier.verify(token)
+        resource = self.resource.as_resource()
+        facts = SessionFacts(self.peer, application[:256], time.time())
+        policy = runtime.policies.for_session(principal, resource, facts)
+        if not policy.may_connect:
+            raise NotAdmitted(403, f"no policy opens `{resource.name}` to you; ask its owner for a rule")
+        session = HttpSession(runtime, secrets.token_hex(8), principal, resource, facts, policy, self.close)
+        session.listener = self.listener.name
+        session.hold_wait = self.listener.hold_wait or _HOLD_WAIT
+        if why := session.refusal():
+            raise NotAdmitted(403, why)
+        if self._over:
+            raise NotAdmitted(503, "the connection is closed")
+        runtime.recorder.session_start(
+            session.id,
+            {
+                "subject": principal.subject,
+                "issuer": principal.issuer,
+                "groups": sorted(principal.groups),
+                "token_id": principal.token_id,
+                "expires_at": principal.expires_at,
+                "resource": resource.name,
+                "protocol": resource.protocol,
+                "database": "",
+                "listener": self.listener.name,
+                "client": self.peer,
+                "application": facts.application,
+                "claimed_user": "",
+                "policy": policy.version,
+            },
+        )
+        runtime.store.sessions.start(
+            SessionEntry(
+                session.id,
+                runtime.name,
+                principal.subject,
+                principal.issuer,
+                resource.name,
+                resource.protocol,
+                self.peer,
+                facts.application,
+                facts.started_at,
+                principal.expires_at,
+            )
+        )
+        self._sessions[_digest(token)] = session
+        runtime.sessions[session.id] = session
+        return session
+
+    def _refused(self, public: str, detail: str, subject: str, application: str) -> None:
+        if detail:
+            log.info("%s: refused %s: %s", self.listener.name, self.peer, detail)
+        self.runtime.note(
+            "session.refused",
+            {
+                "listener": self.listener.name,
+                "resource": self.resource.name,
+                "client": self.peer,
+                "subject": subject,
+                "claimed_user": "",
+                "application": application[:256],
+                "why": public,
+                "detail": detail,
+            },
+        )
+
+    def credential_at_hand(self) -> list[Header] | None:
+        """The headers that log the gateway in upstream, while they need not be fetched anew."""
+        if self._credential is None or time.monotonic() > self._credential_until:
+            return None
+        return None if self.resource.name in self.runtime.stale_credentials else self._credential
+
+    async def credential_headers(self) -> list[Header]:
+        """The headers that log the gateway in upstream. Raises `NotAdmitted`."""
+        headers = self.credential_at_hand()
+        if headers is None:
+            credential = await self._resolve()
+            headers = self._credential = credential_headers(self.resource, credential)
+            self._credential_until = time.monotonic() + _CREDENTIAL_AGE
+        return headers
+
+    async def _resolve(self) -> Credential:
+        config = self.resource
+        try:
+            stale = config.name in self.runtime.stale_credentials
+            secret = await self.runtime.secrets.resolve(config.credential, fresh=stale)
+            self.runtime.stale_credentials.discard(config.name)
+        except SecretError as e:
+            log.error("credential of %s: %s", config.name, e)
+            text = "the gateway has no credential for this resource; its log says why"
+            raise NotAdmitted(503, text) from None
+        return Credential(config.credential.user or secret.username or "", secret.password)
+
+    # ------------------------------------------------------------ connections upstream
+
+    async def pin(self, host: str, port: int) -> None:
+        """Finds the address to connect to, once for this client connection. Raises `NotAdmitted`."""
+        if (host, port) in self.pins:
+            return
+        try:
+            self.pins[host, port] = await self.destinations.resolve(host, port)
+        except DestinationRefused as e:
+            raise NotAdmitted(403, str(e)) from None
+
+    def connect(self, server: connection.Server) -> str:
+        """Called as a server connection opens: leads it to the pinned address. Why it must not; empty: it may."""
+        logical = server.address
+        if logical is None or self._over:
+            return "the gateway opens no such connection"
+        address = self.pins.get((logical[0], logical[1]))
+        if address is None:
+            return "the gateway has not checked this destination"
+        self.opened[server.id] = (logical[0], logical[1])
+        server.address = (address, logical[1])
+        return ""
+
+    def closed(self, server: connection.Server) -> None:
+        self.opened.pop(server.id, None)
+
+    # ------------------------------------------------------------ the end
+
+    def close(self, why: str) -> None:
+        """Cuts the client connection: every request on it ends."""
+        log.info("%s: connection of %s ends: %s", self.listener.name, self.peer, why)
+        try:
+            handler = handler_of(self.client.id)
+            io = handler.transports.get(self.client)
+        except KeyError:
+            return  # it is gone already
+        if io is not None and io.writer is not None:
+            # at once: what is still to be sent is not sent
+            cast(asyncio.StreamWriter, io.writer).transport.abort()
+
+    def disconnected(self) -> None:
+        """The client is gone."""
+        self._over = True
+        sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            self.runtime.sessions.pop(session.id, None)
+            self.runtime.note_end(session, session.end_reason or "the client closed the connection")
+
+
+def credential_headers(resource: ResourceConfig, credential: Credential) -> list[Header]:
+    """How this resource wants its credential."""
+    http_auth = resource.http_auth
+    if credential.password == "" or http_auth.kind == "none":
+        return []
+    if http_auth.kind == "bearer":
+        return [("authorization", f"Bearer {credential.password}")]
+    if http_auth.kind == "basic":
+        pair = f"{credential.username}:{credential.password}".encode()
+        return [("authorization", f"Basic {base64.b64encode(pair).decode()}")]
+    return [(http_auth.header, credential.password)]
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

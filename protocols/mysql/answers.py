@@ -1,0 +1,286 @@
+"""What an answer of the server means: results, OK and ERR; what a completed statement changes in the session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from protocols.contract import Effect
+from protocols.mysql.errors import ProtocolError
+from protocols.mysql.framing import HEADER, packet, payload
+from protocols.mysql.lineage import opens
+from protocols.mysql.masking import Masking
+from protocols.mysql.messages import (
+    ERR,
+    LOCAL_INFILE,
+    OK,
+    Command,
+    Eof,
+    Err,
+    Ok,
+    Status,
+    Track,
+    column_count,
+    local_infile,
+)
+from protocols.mysql.pending import Awaited, Cursor, Pending, Verdict
+from protocols.mysql.statements import Statement
+
+# plain integers: an enum's operators cost more than everything else about a packet
+_MORE_RESULTS = int(Status.MORE_RESULTS)
+_CURSOR_EXISTS = int(Status.CURSOR_EXISTS)
+_LAST_ROW_SENT = int(Status.LAST_ROW_SENT)
+_STATE_CHANGED = int(Status.STATE_CHANGED)
+
+# commands that run statements: one that fails may have changed something all the same
+_RUNS = frozenset((Command.QUERY, Command.STMT_EXECUTE, Command.STMT_FETCH, Command.INIT_DB))
+
+
+class Answers(Masking):
+    """Mixed into `MysqlSession`. A handler answers None: pass the packet on unchanged; else the bytes in its place."""
+
+    # ------------------------------------------------------------ the first packet of an answer
+
+    def _first(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        head = buf[pos + HEADER]
+        if head == OK:
+            return self._ok(entry, buf, pos, stop)
+        if head == ERR:
+            return self._error(entry, buf, pos, stop)
+        body = payload(buf, pos, stop)
+        if head == LOCAL_INFILE:
+            return self._local_infile(entry, buf, pos, stop, local_infile(body))
+        entry.left = column_count(body)
+        if entry.left > self.limits.columns_max:
+            raise ProtocolError(f"a result of {entry.left} columns")
+        entry.definitions = []
+        entry.head = b""
+        entry.awaited = Awaited.DEFINITIONS
+        self._pass_head(entry, buf[pos:stop])
+        return None
+
+    def _pass_head(self, entry: Pending, message: bytes) -> None:
+        self._capture(entry, message)
+        if entry.size > self.limits.inspect_max:
+            raise ProtocolError("definitions above the inspection limit")
+        if entry.keeps_head:
+            entry.head += message
+
+    def _ok(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        ok = Ok.decode(payload(buf, pos, stop), self.capabilities)
+        entry.rows = ok.affected
+        entry.tag = b"OK, %d affected" % ok.affected
+        if ok.info:
+            entry.tag += b" (" + ok.info[:256] + b")"
+        replaced: bytes | None = None
+        if self.masking and ok.last_id and entry.verdict is not None and _chooses_id(entry.verdict):
+            # LAST_INSERT_ID(expression) makes an id of any value: it is not told where a masked column is in reach
+            replaced = packet(buf[pos + 3], replace(ok, last_id=0).encode(self.capabilities))
+        self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        self._completed(entry, ok.status, ok)
+        return replaced
+
+    def _local_infile(self, entry: Pending, buf: bytes, pos: int, stop: int, name: bytes) -> bytes | None:
+        """The server asks the client for a file: only where the statement in flight says so, and only for its file."""
+        verdict = entry.verdict
+        statements = verdict.command.statements if verdict is not None else ()
+        asked = statements[entry.index] if entry.certain and entry.index < len(statements) else None
+        if asked is None or Effect.DATA_COPY_IN not in asked.analysis.effects or not _names(asked, name):
+            raise ProtocolError("the upstream asks for a file that no statement names")
+        self._capture(entry, buf[pos:stop])
+        entry.room = max(entry.room, self.limits.response_max)
+        self._begin_input(entry, self._from_server.expected)
+        return None
+
+    # ------------------------------------------------------------ results
+
+    def _definition(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        assert entry.definitions is not None
+        if self.masking:
+            entry.definitions.append(payload(buf, pos, stop))
+        self._pass_head(entry, buf[pos:stop])
+        entry.left -= 1
+        if not entry.left:
+            if self.deprecate_eof:
+                self._described(entry)
+            else:
+                entry.awaited = Awaited.DEFINITIONS_END
+        return None
+
+    def _definitions_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        eof = Eof.decode(payload(buf, pos, stop))
+        self._described(entry)
+        self._pass_head(entry, buf[pos:stop])
+        if eof.status & _CURSOR_EXISTS and entry.keeps_head:
+            self._opened(entry, eof.status)
+        return None
+
+    def _described(self, entry: Pending) -> None:
+        """All columns of the result are known, before any of its rows."""
+        if self.masking:
+            entry.rewriter, entry.columns = self._masks(entry)
+        entry.awaited = Awaited.ROWS
+
+    def _rows_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        """Behind the rows: EOF, or OK in its place, or ERR."""
+        if buf[pos + HEADER] == ERR:
+            return self._error(entry, buf, pos, stop)
+        ok, status = self._end(payload(buf, pos, stop))
+        if status & _CURSOR_EXISTS and entry.keeps_head and not entry.rows:
+            self._capture(entry, buf[pos:stop])
+            self._opened(entry, status)
+            return None
+        self._capture(entry, buf[pos:stop])
+        entry.tag = b"%d rows" % entry.rows
+        self._completed(entry, status, ok)
+        return None
+
+    def _end(self, body: bytes) -> tuple[Ok | None, int]:
+        if self.deprecate_eof and len(body) == 7 and body[:3] == b"\xfe\0\0":  # the usual one: nothing but its flags
+            status = body[3] | body[4] << 8
+            if not status & _STATE_CHANGED:
+                return None, status
+        if not self.deprecate_eof:
+            return None, Eof.decode(body).status
+        ok = Ok.decode(body, self.capabilities)
+        if not ok.eof:
+            raise ProtocolError("a result that ends as none does")
+        return ok, ok.status
+
+    def _opened(self, entry: Pending, status: int) -> None:
+        """The server keeps the rows until they are fetched."""
+        assert entry.prepared is not None
+        if status & _MORE_RESULTS:
+            raise ProtocolError("a cursor with further results")
+        entry.prepared.cursor = Cursor(entry, self.port.policy_epoch())
+        self._after(entry)
+        self._flags(status)
+        self._finish(entry, b"suspended")
+        self._done()
+
+    def _fetched_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        if buf[pos + HEADER] == ERR:
+            return self._error(entry, buf, pos, stop)
+        _, status = self._end(payload(buf, pos, stop))
+        if status & _MORE_RESULTS:
+            raise ProtocolError("a cursor with further results")
+        self._capture(entry, buf[pos:stop])
+        entry.tag = b"%d rows" % entry.rows
+        self._flags(status)
+        self._finish(entry, b"ok" if status & _LAST_ROW_SENT else b"suspended")
+        self._done()
+        return None
+
+    # ------------------------------------------------------------ what an answer changes
+
+    def _completed(self, entry: Pending, status: int, ok: Ok | None) -> None:
+        """One result is complete: what its statement changes is in force now."""
+        more = bool(status & _MORE_RESULTS)
+        self._after(entry, more=more)
+        if ok is not None and ok.changes:
+            self._tracked(ok)
+        self._flags(status)
+        self._finish(entry, b"ok")
+        if not more:
+            self._done()
+            return
+        entry.awaited = Awaited.FIRST
+        entry.rewriter = None
+        entry.definitions = None
+        entry.head = entry.columns = entry.tag = b""
+        entry.started = self.port.now_ns()
+        entry.room = self.limits.response_max
+
+    def _after(self, entry: Pending, *, more: bool = False) -> None:
+        verdict = entry.verdict
+        if verdict is None:
+            return
+        if verdict.touches:
+            self.tainted = True
+            self.insert_id = self.insert_id or _chooses_id(verdict)
+        statements = verdict.command.statements
+        if more:
+            if entry.certain and entry.index < len(statements) - 1 and not _several(statements[entry.index]):
+                self._applied(statements[entry.index : entry.index + 1], verdict.changes)
+                entry.index += 1
+            else:
+                entry.certain = False  # which statement the next result belongs to cannot be told
+            return
+        if verdict.changes:
+            self._applied(statements[entry.index :], changes=True)
+        if verdict.renames:
+            self.port.catalog_changed()
+
+    def _applied(self, statements: tuple[Statement, ...], changes: bool) -> None:
+        if not changes:
+            return
+        for statement in statements:
+            self.state.applied(statement)
+        if self.state.definitions_changed:
+            self.port.catalog_changed()
+        self.status = -1  # the flags are looked at again
+
+    def _tracked(self, ok: Ok) -> None:
+        for kind, name, value in ok.tracked():
+            if kind is Track.SYSTEM_VARIABLES:
+                self.state.tracked(name, value)
+            elif kind is Track.SCHEMA:
+                self.state.tracked_schema(value)
+        self.status = -1
+
+    def _flags(self, status: int) -> None:
+        if status != self.status:
+            self.status = status
+            self.state.status(status)
+
+    def _done(self) -> None:
+        """The command in flight is answered."""
+        self.current = None
+
+    def _error(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        err = Err.decode(payload(buf, pos, stop))
+        verdict = entry.verdict
+        replaced: bytes | None = None
+        if verdict is not None:
+            if entry.command == Command.STMT_PREPARE:
+                self._command(entry, b"prepare")  # it never gets an execution: on record with its error
+            if self.masking and verdict.touches:
+                self.tainted = True
+                replaced = self._scrubbed(buf, pos, stop)
+            if verdict.changes and entry.command in _RUNS:
+                self._failed(entry, verdict.command.statements)
+            if verdict.renames and entry.command in _RUNS:
+                self.port.catalog_changed()  # a part of it may have been done
+        self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        self._finish(entry, b"error", err.sqlstate)
+        self._done()
+        return replaced
+
+    def _failed(self, entry: Pending, statements: tuple[Statement, ...]) -> None:
+        """The server stops at the first error: what is behind it did not run, where it is known which one it was."""
+        stop = entry.index + 1 if entry.certain else len(statements)
+        for statement in statements[entry.index : stop]:
+            self.state.failed(statement)
+        if self.state.definitions_changed:
+            self.port.catalog_changed()
+        self.status = -1
+
+    def _scrubbed(self, buf: bytes, pos: int, stop: int) -> bytes:
+        """An ERR packet without what quotes data."""
+        return packet(buf[pos + 3], self._scrub(payload(buf, pos, stop)))
+
+
+def _chooses_id(verdict: Verdict) -> bool:
+    """Whether the statement may have made an id of a masked value."""
+    return verdict.touches and (b"insert_id" in verdict.text.lower() or opens(verdict.command.analysis))
+
+
+def _several(statement: Statement) -> bool:
+    """Whether it may give more than one result: it runs code that is not in its text."""
+    return any(e is Effect.UNKNOWN or e.value.startswith("exec.") for e in statement.analysis.effects)
+
+
+def _names(statement: Statement, name: bytes) -> bool:
+    """Whether the statement names this file: as it is, or with its backslashes and quotes escaped."""
+    escaped = name.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+    doubled = name.replace(b"'", b"''")
+    return bool(name) and any(form in statement.text for form in (name, escaped, doubled))

@@ -1,0 +1,311 @@
+"""An immutable picture of the names on one server, as far as the gateway's own account sees them.
+
+Built from the rows of `catalog_queries`; every look-up afterwards is a dictionary's. MySQL shows an account only what
+it has a privilege on, so a name that is not here may exist: `None` means "not known", never "does not exist".
+
+Names: columns, routines and aliases of functions ignore letter case everywhere; schemas and tables do where
+`lower_case_table_names` is 1 or 2. Names in `information_schema` never have a case of their own.
+
+INVARIANT: no I/O in this module; a Catalog is never changed after it was built but for its memos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocols.mysql.catalog_queries import SCHEMA_ONLY, CatalogRows
+
+__all__ = ["Catalog", "Column", "Relation", "Routine", "Trigger", "build", "builtin_catalog", "schema_only"]
+
+SYSTEM_SCHEMAS = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
+_CASELESS_SCHEMAS = frozenset({"information_schema", "performance_schema", "sys"})
+_EVENTS = frozenset({"insert", "update", "delete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`visible`: taken by `*` (an INVISIBLE column is not). `generated`: the expression behind it, or ""."""
+
+    name: str
+    type: str = ""  # DATA_TYPE, lower case: `varchar`, `bigint`, ...
+    generated: str = ""
+    visible: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    name: str
+    timing: str  # before | after
+    event: str  # insert | update | delete
+    body: str = field(repr=False)
+    sql_mode: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table, view or sequence. `columns` in their order; empty where the account sees none of them."""
+
+    schema: str
+    name: str
+    kind: str  # table | view | system view | sequence
+    columns: tuple[Column, ...] = ()
+    definition: str | None = field(default=None, repr=False)  # of a view; None: the account may not see it
+    charset: str = ""  # of the client that made the view
+    triggers: tuple[Trigger, ...] | None = ()  # None: the account may not see them
+    _by_name: Mapping[str, Column] = field(default_factory=dict, repr=False, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {c.name.lower(): c for c in self.columns})
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    def column(self, name: str) -> Column | None:
+        return self._by_name.get(name.lower())
+
+    def has_triggers(self, event: str) -> bool | None:
+        """Whether an `insert`, `update` or `delete` runs a trigger; None: not known."""
+        if event not in _EVENTS:
+            raise ValueError(f"a trigger has no event `{event}`")
+        if self.triggers is None:
+            return None
+        return any(t.event == event for t in self.triggers)
+
+
+@dataclass(frozen=True, slots=True)
+class Routine:
+    """A stored or loadable function, or a procedure. `body` None: the account may not see it, or there is no text."""
+
+    schema: str  # "" for a loadable function: it belongs to none
+    name: str
+    kind: str  # function | procedure | loadable | package
+    body: str | None = field(default=None, repr=False)
+    deterministic: bool = False
+    data_access: str = ""  # contains sql | no sql | reads sql data | modifies sql data: what its author claims
+    sql_mode: frozenset[str] = frozenset()
+
+
+class Catalog:
+    """See the module's docstring. `open_world`: made without a server, so names that are not here say nothing."""
+
+    __slots__ = (
+        "_memo", "_relations", "_routines", "character_sets", "charset_server", "collations", "flavour",
+        "loadable_known", "lower_case_table_names", "open_world", "routines_known", "schemas", "server_version",
+        "sql_mode", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        version: str,
+        flavour: str,
+        server_version: tuple[int, ...],
+        *,
+        lower_case_table_names: int = 0,
+        sql_mode: frozenset[str] = frozenset(),
+        charset_server: str = "utf8mb4",
+        schemas: Sequence[str] = (),
+        relations: Sequence[Relation] = (),
+        routines: Sequence[Routine] = (),
+        collations: Mapping[int, tuple[str, str]] | None = None,
+        loadable_known: bool = True,
+        routines_known: bool = True,
+        open_world: bool = False,
+    ) -> None:
+        self.version = version
+        self.flavour = flavour  # mysql | mariadb
+        self.server_version = server_version
+        self.lower_case_table_names = lower_case_table_names
+        self.sql_mode = sql_mode  # the global one: what a new session starts with
+        self.charset_server = charset_server
+        self.collations = collations or {}  # id -> (collation, character set)
+        self.character_sets = frozenset(charset for _, charset in self.collations.values())
+        self.loadable_known = loadable_known  # the list of loadable functions could be read
+        self.routines_known = routines_known  # the account sees every routine of every schema
+        self.open_world = open_world
+        self.schemas = frozenset(self._fold(s) for s in schemas)
+        self._relations = {self._key(r.schema, r.name): r for r in relations}
+        self._routines: dict[tuple[str, str], list[Routine]] = {}
+        for routine in routines:
+            self._routines.setdefault((self._fold(routine.schema), routine.name.lower()), []).append(routine)
+        self._memo: dict[Hashable, Any] = {}
+
+    def _fold(self, name: str) -> str:
+        lowered = name.lower()
+        return lowered if self.lower_case_table_names or lowered in _CASELESS_SCHEMAS else name
+
+    def _key(self, schema: str, name: str) -> tuple[str, str]:
+        folded = self._fold(schema)
+        return folded, name.lower() if self.lower_case_table_names or folded in _CASELESS_SCHEMAS else name
+
+    def same_table(self, one: str, other: str) -> bool:
+        """Whether two table names or aliases are the same on this server."""
+        return one == other or (bool(self.lower_case_table_names) and one.lower() == other.lower())
+
+    def has_schema(self, name: str) -> bool:
+        return self._fold(name) in self.schemas
+
+    def relation(self, schema: str, name: str) -> Relation | None:
+        """None: not known (it may not exist, or the gateway's account may not see it)."""
+        return self._relations.get(self._key(schema, name))
+
+    def routine(self, schema: str, name: str, kind: str | None = None) -> Routine | None:
+        """A routine of a schema (`kind` function, procedure or None for either); a loadable one with schema ""."""
+        for routine in self._routines.get((self._fold(schema), name.lower()), ()):
+            if kind is None or routine.kind == kind:
+                return routine
+        return None
+
+    @property
+    def relations(self) -> Sequence[Relation]:
+        return tuple(self._relations.values())
+
+    @property
+    def routines(self) -> Sequence[Routine]:
+        return tuple(r for found in self._routines.values() for r in found)
+
+    def memo(self) -> dict[Hashable, Any]:
+        """What others worked out of this snapshot (bounded by its number of names): the lineage of views."""
+        return self._memo
+
+
+def schema_only(schema: str, name: str) -> bool:
+    """Whether a system table holds names and settings only, and nothing of any row or of a session's text."""
+    return name.lower() in SCHEMA_ONLY.get(schema.lower(), frozenset())
+
+
+def modes(text: str | None) -> frozenset[str]:
+    return frozenset(m.strip().upper() for m in (text or "").split(",") if m.strip())
+
+
+def server_version(text: str) -> tuple[str, tuple[int, ...]]:
+    """(flavour, numbers) of `version()`: `9.7.4-2`, `10.11.19-MariaDB-0+deb12u1`, `5.5.5-10.6.1-MariaDB`."""
+    plain = text.removeprefix("5.5.5-")
+    numbers = plain.partition("-")[0].split(".")
+    if not numbers or not all(n.isdigit() for n in numbers):
+        raise ValueError("the server's version is no version")
+    return "mariadb" if "mariadb" in text.lower() else "mysql", tuple(int(n) for n in numbers[:3])
+
+
+def build(rows: CatalogRows) -> Catalog:
+    """The catalog behind the rows of `catalog_queries` (text values, None for NULL).
+
+    Its version is a digest of the rows: a refresh that finds the same names gives the same version.
+    Raises KeyError or ValueError for rows that are not those queries'.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(rows):
+        digest.update(name.encode())
+        for row in sorted(rows[name], key=repr):
+            digest.update(repr(tuple(row)).encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+    (server,) = rows["server"]
+    flavour, numbers = server_version(_text(server[0]))
+    grants = _Grants(rows["grants"], partial=server[5] not in ("0", "OFF"))
+    columns: dict[tuple[str, str], list[Column]] = {}
+    for schema, table, column_name, kind, extra, expression in rows["columns"]:
+        flags = (extra or "").upper()
+        column = Column(
+            _text(column_name),
+            (kind or "").lower(),
+            expression or ("unknown" if "GENERATED" in flags and "DEFAULT_GENERATED" not in flags else ""),
+            "INVISIBLE" not in flags,
+        )
+        columns.setdefault((_text(schema), _text(table)), []).append(column)
+    triggers: dict[tuple[str, str], list[Trigger]] = {}
+    for schema, table, trigger_name, timing, events, body, mode in rows["triggers"]:
+        for event in _text(events).lower().split(","):
+            trigger = Trigger(_text(trigger_name), _text(timing).lower(), event.strip(), body or "", modes(mode))
+            triggers.setdefault((_text(schema), _text(table)), []).append(trigger)
+    views = {(row[0], row[1]): row for row in rows["views"]}
+    relations = []
+    for schema, table, kind in rows["tables"]:
+        at = (_text(schema), _text(table))
+        view = views.get(at)
+        visible = grants.on("TRIGGER", *at) or at in triggers or _text(schema).lower() in SYSTEM_SCHEMAS
+        relations.append(
+            Relation(
+                *at,
+                _KINDS.get((kind or "").upper(), "table"),
+                tuple(columns.get(at, ())),
+                (view[2] or None) if view is not None else None,
+                (view[3] or "") if view is not None else "",
+                tuple(triggers.get(at, ())) if visible else None,
+            )
+        )
+    routines = [
+        Routine(_text(r[0]), _text(r[1]), _text(r[2]).lower(), r[3], r[4] == "YES", _text(r[5]).lower(), modes(r[6]))
+        for r in rows["routines"]
+    ]
+    loadable = {_text(r[0]) for name in ("loadable", "loadable_now") for r in rows.get(name, ())}
+    routines += [Routine("", name, "loadable") for name in sorted(loadable)]
+    collations = [*rows["collations"], *rows.get("collations_full", ())]
+    return Catalog(
+        digest.hexdigest(),
+        flavour,
+        numbers,
+        lower_case_table_names=int(server[2] or 0),
+        sql_mode=modes(server[3]),
+        charset_server=_text(server[4]),
+        schemas=[_text(row[0]) for row in rows["schemas"]],
+        relations=relations,
+        routines=routines,
+        collations={int(r[0] or 0): (_text(r[1]), _text(r[2])) for r in collations},
+        loadable_known="loadable" in rows,
+        routines_known=grants.everywhere("EXECUTE"),
+    )
+
+
+_KINDS = {
+    "VIEW": "view", "SYSTEM VIEW": "system view", "SEQUENCE": "sequence", "BASE TABLE": "table",
+    "SYSTEM VERSIONED": "table", "TEMPORARY": "table", "TEMPORARY TABLE": "table",
+}  # fmt: skip
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        raise ValueError("a name in the catalog is NULL")
+    return value
+
+
+class _Grants:
+    """Where the account holds a privilege directly; what it has through a role is not listed, and so not counted."""
+
+    def __init__(self, rows: Sequence[Sequence[str | None]], *, partial: bool) -> None:
+        self._partial = partial  # `partial_revokes`: a global privilege may be taken back for one schema
+        self._held = {(_literal(r[0]), r[1], r[2]) for r in rows}
+
+    def everywhere(self, privilege: str) -> bool:
+        return not self._partial and (None, None, privilege) in self._held
+
+    def on(self, privilege: str, schema: str, table: str) -> bool:
+        named = {(schema, None, privilege), (schema, table, privilege)}
+        return self.everywhere(privilege) or not named.isdisjoint(self._held)
+
+
+def _literal(schema: str | None) -> str | None:
+    # a granted schema is a pattern: only one that stands for itself is taken
+    return schema.replace("\\_", "_").replace("\\%", "%") if schema is not None else None
+
+
+def builtin_catalog(flavour: str = "mysql", version: tuple[int, ...] | None = None) -> Catalog:
+    """A catalog without a server: for judging text alone. Every table and routine of a user is unknown in it."""
+    if flavour not in ("mysql", "mariadb"):
+        raise ValueError(f"`{flavour}` is neither mysql nor mariadb")
+    numbers = version or ((9, 7, 0) if flavour == "mysql" else (10, 11, 0))
+    relations = [
+        Relation(schema, name, "system view") for schema, names in SCHEMA_ONLY.items() for name in sorted(names)
+    ]
+    return Catalog(
+        f"builtin {flavour} {'.'.join(map(str, numbers))}",
+        flavour,
+        numbers,
+        schemas=sorted(SYSTEM_SCHEMAS),
+        relations=relations,
+        loadable_known=False,
+        routines_known=False,
+        open_world=True,
+    )

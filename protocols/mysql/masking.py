@@ -1,0 +1,125 @@
+"""The masks of a session's results: which columns, how, and what its errors may say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from protocols.mysql import origins
+from protocols.mysql.base import SessionBase
+from protocols.mysql.catalog import Catalog
+from protocols.mysql.errors import ProtocolError
+from protocols.mysql.lineage import opens
+from protocols.mysql.messages import ColumnDefinition, Command, Err
+from protocols.mysql.pending import Pending
+from protocols.mysql.results import RowRewriter
+from protocols.mysql.scrub import scrub
+from protocols.mysql.statements.model import Statement
+
+_MAX_KNOWN = 256  # results remembered, with how they are masked
+_MAX_DEFINITIONS = 65536  # bytes of the definitions of one that is remembered
+
+
+class _Known:
+    """How a result was masked, and everything that this followed from."""
+
+    __slots__ = ("catalog", "columns", "insert_id", "masker", "meaning", "rewriter", "statement", "tainted")
+
+    def __init__(self, session: Masking, statement: Statement | None, catalog: object) -> None:
+        self.statement = statement
+        self.catalog = catalog
+        self.masker = session.port.masker
+        self.meaning = session.state.meaning_key()
+        self.tainted = session.tainted
+        self.insert_id = session.insert_id
+        self.rewriter: RowRewriter | None = None
+        self.columns = b""
+
+    def same(self, other: _Known) -> bool:
+        return (
+            self.statement is other.statement
+            and self.catalog is other.catalog
+            and self.masker is other.masker
+            and self.tainted == other.tainted
+            and self.insert_id == other.insert_id
+            and self.meaning == other.meaning
+        )
+
+
+class Masking(SessionBase):
+    """Mixed into `MysqlSession`."""
+
+    known_results: dict[bytes, _Known]  # by binary form and definitions; made with the first
+    insert_id = False  # LAST_INSERT_ID(expression) ran over masked columns: its value may come from one of them
+
+    def _masks(self, entry: Pending) -> tuple[RowRewriter | None, bytes]:
+        """-> (how to mask the rows of the result whose columns are now known, None where no column needs it; what the
+        record says of its columns).
+        """
+        assert self.port.masker is not None
+        assert entry.definitions is not None
+        binary = entry.command in (Command.STMT_EXECUTE, Command.MARIADB_STMT_BULK_EXECUTE, Command.STMT_FETCH)
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        statement = self._answered(entry)
+        now = _Known(self, statement, catalog)
+        key = b"".join((b"b" if binary else b"t", *entry.definitions))
+        if not hasattr(self, "known_results"):
+            self.known_results = {}
+        known = self.known_results.get(key)
+        if known is not None and statement is not None and known.same(now):
+            return known.rewriter, known.columns
+        definitions = [ColumnDefinition.decode(body) for body in entry.definitions]
+        verdict = entry.verdict
+        if verdict is None:
+            raise ProtocolError("a result of a command that has none")
+        shape = origins.shape(
+            definitions,
+            statement,
+            verdict.command.analysis,
+            catalog,
+            self.state,
+            self.port.masker.touches,
+            tainted=self.tainted,
+            insert_id=self.insert_id,
+        )
+        plan = self.port.masker.plan(shape)
+        if plan is not None:
+            collations = catalog.collations if catalog is not None else None
+            now.rewriter = RowRewriter(plan, definitions, collations, binary=binary)
+            now.columns = _columns(definitions, now.rewriter)
+        if len(key) <= _MAX_DEFINITIONS:
+            if len(self.known_results) >= _MAX_KNOWN:
+                self.known_results.clear()
+            self.known_results[key] = now
+        return now.rewriter, now.columns
+
+    @staticmethod
+    def _answered(entry: Pending) -> Statement | None:
+        """The statement whose result this is; None where it cannot be told."""
+        statements = entry.verdict.command.statements if entry.verdict is not None else ()
+        return statements[entry.index] if entry.certain and entry.index < len(statements) else None
+
+    def _masked(self, rewriter: RowRewriter, buf: bytes, packets: Sequence[tuple[int, int, int]]) -> bytes:
+        """These rows, masked. A row that cannot be is a `MaskError`, which ends the session."""
+        return rewriter.rewrite_packets(buf, packets)
+
+    def _scrub(self, body: bytes) -> bytes:
+        """An ERR packet's payload without what may quote masked data."""
+        error = Err.decode(body)
+        verdict = self.current.verdict if self.current is not None else None
+        message = error.message.decode("utf-8", "backslashreplace")
+        code = verdict is not None and opens(verdict.command.analysis)
+        text = scrub(error.errno, error.sqlstate, message, opens=code)
+        if text == message:
+            return body
+        return Err(error.errno, error.sqlstate, text.encode()).encode()
+
+
+def _columns(definitions: Sequence[ColumnDefinition], rewriter: RowRewriter) -> bytes:
+    columns = [
+        {"name": d.name.decode("utf-8", "replace"), "masked": m.rule if m is not None else None}
+        for d, m in zip(definitions, rewriter.plan.columns, strict=True)
+    ]
+    return b',"columns":' + orjson.dumps(columns)

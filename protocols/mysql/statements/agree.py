@@ -1,0 +1,202 @@
+"""Two readers of one query: the tokens of our lexer, and sqlglot's tree of the same tokens. Both must agree.
+
+The tokens are written out in a canonical form that no setting changes (names in backticks, strings without escapes,
+no comments), and sqlglot reads that. It must see the same tokens, parse them as the statement that the first word says,
+and lose no name: it is lenient by design, so what it drops or guesses must not pass unnoticed.
+
+INVARIANT: sqlglot is only given SELECT, INSERT, UPDATE and DELETE, in words that `keywords` lists.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sqlglot import ErrorLevel, exp
+from sqlglot.dialects.mysql import MySQL
+from sqlglot.errors import SqlglotError
+
+from protocols.mysql.functions import FUNCTIONS
+from protocols.mysql.settings import charset_of
+from protocols.mysql.statements.keywords import QUERY_WORDS, RESERVED, RESERVED_BY_MYSQL
+from protocols.mysql.statements.lexer import Kind, Token, Unreadable
+
+# its warnings quote the statement, which may hold secrets
+logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
+
+_FOR_MARIADB = RESERVED - RESERVED_BY_MYSQL
+_DIALECT = MySQL()
+MAX_NESTING = 60  # brackets inside brackets
+MAX_CHAIN = 6000  # operators in a row: each is a level of the tree
+
+
+def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> tuple[str, list[str], Counter[str]]:
+    """(text for sqlglot, the tokens that it must see, the names that its tree must hold)."""
+    out: list[str] = []
+    expected: list[str] = []
+    names: Counter[str] = Counter()
+    braces: list[bool] = []
+    depth = 0
+    index, count = 0, len(tokens)
+    while index < count:
+        kind, text, upper, _, _ = tokens[index]
+        index += 1
+        if kind is Kind.WORD:
+            before = tokens[index - 2] if index > 1 else None
+            after = tokens[index] if index < count else None
+            if (
+                text[0] == "_" and after is not None and after.kind in (Kind.STRING, Kind.HEX, Kind.BITS)
+                and charset_of(text[1:]) is not None
+            ):  # fmt: skip
+                continue  # an introducer: it says how to read the bytes of the literal
+            if (
+                upper == "N"
+                and after is not None
+                and after.kind is Kind.STRING
+                and after.start == tokens[index - 1].end
+            ):
+                continue
+            dotted = before is not None and before.upper == "."
+            if upper in ("INT", "INTEGER") and before is not None and before.upper in ("SIGNED", "UNSIGNED"):
+                continue  # CAST(... AS UNSIGNED INTEGER)
+            call = after is not None and after.upper == "("
+            if dotted or (after is not None and after.upper == "." and upper not in reserved):
+                quoted = not (call and dotted)
+            elif upper in QUERY_WORDS or (call and upper in FUNCTIONS):
+                quoted = False
+            elif upper in reserved:
+                raise Unreadable(f"the keyword {upper} is not understood here")
+            else:
+                quoted = not call
+            if quoted:
+                out.append(f"`{text}`")
+                expected.append(text)
+                names[text] += 1
+            else:
+                out.append(text)
+                expected.append(upper)
+        elif kind is Kind.NAME:
+            out.append("`" + text.replace("`", "``") + "`")
+            expected.append(text)
+            names[text] += 1
+        elif kind is Kind.STRING:
+            parts = [text]
+            while index < count and tokens[index].kind is Kind.STRING:
+                parts.append(tokens[index].text)
+                index += 1
+            value = "".join(parts)
+            out.append("'" + value.replace("\\", "\\\\").replace("'", "''") + "'")
+            expected.append(value)
+        elif kind is Kind.NUMBER:
+            plain = f"0{text}" if text[0] == "." else text
+            plain = f"{plain}0" if plain[-1] == "." else plain.replace(".e", ".0e").replace(".E", ".0e")
+            out.append(plain)
+            expected.append(plain.upper())
+        elif kind is Kind.HEX:
+            out.append(f"x'{text}'")
+            expected.append(text)
+        elif kind is Kind.BITS:
+            out.append(f"b'{text}'")
+            expected.append(text)
+        elif kind is Kind.VARIABLE:
+            if not text.replace("_", "a").isalnum() or not text.isascii() or text[0].isdigit():
+                raise Unreadable("a variable whose name is not plain")
+            out.append(f"@`{text}`")
+            expected += ("@", text)
+            names[text] += 1
+        elif kind is Kind.SYSTEM:
+            index = _system(tokens, index, out, expected)
+        elif kind is Kind.PARAMETER:
+            out.append("?")
+            expected.append("?")
+        elif kind is Kind.OPERATOR:
+            if upper == "{":
+                if index >= count or tokens[index].kind not in (Kind.WORD, Kind.NAME):
+                    raise Unreadable("a brace that opens no escape of ODBC")
+                if tokens[index].upper not in ("D", "T", "TS", "FN", "OJ"):
+                    raise Unreadable("a brace that opens no escape of ODBC that is known")
+                index += 1
+                upper = "("
+            elif upper == "}":
+                upper = ")"
+            if upper == "(":
+                depth += 1
+                if depth > MAX_NESTING:
+                    raise Unreadable("the statement is nested too deeply to be judged")
+            elif upper == ")":
+                depth -= 1
+            elif upper in (":", ":="):
+                raise Unreadable("an assignment inside a statement")
+            out.append(upper)
+            expected += upper if upper in ("<<", ">>") else (upper,)
+        # a HINT was read before, and means nothing here
+    del braces
+    return " ".join(out), expected, names
+
+
+def _system(tokens: Sequence[Token], index: int, out: list[str], expected: list[str]) -> int:
+    """@@name and @@scope.name, in one piece."""
+    parts: list[str] = []
+    while index < len(tokens) and tokens[index].kind in (Kind.WORD, Kind.NAME) and len(parts) < 2:
+        parts.append(tokens[index].text)
+        index += 1
+        if index < len(tokens) and tokens[index].upper == "." and len(parts) < 2:
+            index += 1
+        else:
+            break
+    if not parts or not all(p.replace("_", "a").isalnum() and p.isascii() and not p[0].isdigit() for p in parts):
+        raise Unreadable("a system variable that is not understood")
+    if len(parts) == 2 and parts[0].upper() not in ("GLOBAL", "SESSION", "LOCAL", "PERSIST"):
+        raise Unreadable("a system variable of two parts that is not understood")
+    out.append("@@" + ".".join(parts))
+    expected.append("@@")
+    if len(parts) == 2:
+        expected += (parts[0].upper(), ".")
+    expected.append(parts[-1].upper())
+    return index
+
+
+def parse(tokens: Sequence[Token], wanted: type[Any] | tuple[type[Any], ...], flavour: str = "") -> Any:
+    """sqlglot's tree of these tokens, which must be a `wanted` expression. Raises Unreadable."""
+    text, expected, names = canonical(tokens, _FOR_MARIADB if flavour == "mariadb" else RESERVED)
+    try:
+        seen = _DIALECT.tokenize(text)
+        _same(seen, expected)
+        trees = _DIALECT.parser(error_level=ErrorLevel.IMMEDIATE).parse(seen, text)
+    except SqlglotError:
+        raise Unreadable("the statement does not parse") from None
+    if len(trees) != 1 or not isinstance(trees[0], wanted):
+        raise Unreadable("the two parsers do not read the same statement")
+    tree = trees[0]
+    found: Counter[str] = Counter()
+    for node in tree.walk():
+        if isinstance(node, exp.Command):
+            raise Unreadable("the statement does not parse")
+        for value in node.args.values():
+            if type(value) is str:
+                found[value] += 1
+            elif type(value) is list:
+                for one in value:
+                    if type(one) is str:
+                        found[one] += 1
+    if any(found[name] < number for name, number in names.items()):
+        raise Unreadable("a name is lost between the two parsers")
+    return tree
+
+
+def _same(seen: Sequence[Any], expected: Sequence[str]) -> None:
+    """sqlglot joins some keywords (`GROUP BY`); otherwise the tokens must be the very same."""
+    position, count = 0, len(expected)
+    for token in seen:
+        text = token.text
+        if position < count and (text == expected[position] or text.upper() == expected[position]):
+            position += 1
+            continue
+        for part in text.upper().split():
+            if position >= count or part != expected[position]:
+                raise Unreadable("the two lexers do not read the same tokens")
+            position += 1
+    if position != count:
+        raise Unreadable("the two lexers do not read the same tokens")

@@ -1,0 +1,158 @@
+"""From a text's bytes to what it does: decode, lex under each reading, judge statement by statement.
+
+Each statement is lexed after the one before it has run, as the server does: a new sql_mode counts at once. Executable
+comments are judged as this server's version reads them, and also with all of them run and with all of them skipped:
+what any reading does counts.
+
+`analyse` never raises: whatever goes wrong is UNKNOWN, with a reason.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from protocols.contract import Analysis, Cacheable, Effect, Where
+from protocols.mysql.catalog import Catalog, builtin_catalog
+from protocols.mysql.statements.commands import statement
+from protocols.mysql.statements.lexer import MAX_TOKENS, Lexed, Rules, Unreadable, lex
+from protocols.mysql.statements.model import CommandAnalysis, Statement, unknown
+from protocols.mysql.statements.programs import Blocks, has_block
+from protocols.mysql.statements.text import decode, encode, rules
+from protocols.mysql.statements.walk import STRENGTH
+
+if TYPE_CHECKING:
+    from protocols.mysql.state import SessionState
+
+MAX_STATEMENTS = 1000
+_RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
+_BLANK = " \t\n\v\f\r"
+
+
+def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
+    """What a text does in this session, by this catalog. Never raises.
+
+    Without a catalog every statement that names anything is unknown.
+    """
+    try:
+        return _analyse(text, state, catalog)
+    except Unreadable as error:
+        return unknown(str(error), text=text)
+    except RecursionError:
+        return unknown("the statement is nested too deeply to be judged", text=text)
+    except Exception as error:
+        return unknown(f"the analysis failed ({type(error).__name__}); report this statement", text=text)
+
+
+def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
+    known = bool(state.flavour and state.version)
+    found, conditional = _read(raw, state, catalog, "exact" if known else "run")
+    parts = [s.analysis for s in found]
+    if conditional:
+        for reading in ("run", "skip") if known else ("skip",):
+            try:
+                other, _ = _read(raw, state, catalog, reading)
+            except Unreadable as error:
+                other = [Statement(unknown(f"read with comments {reading}: {error}").analysis)]
+            parts += [s.analysis for s in other if s.analysis.kind != "empty"]
+    if not found:
+        raise Unreadable("an empty text: the server refuses it")
+    if len(parts) == 1:
+        return CommandAnalysis(parts[0], tuple(found), raw)
+    whole = merged(parts, [s.analysis.kind for s in found])
+    if conditional and len(found) == 1:
+        analysis = dataclasses.replace(whole, kind=found[0].analysis.kind)
+        found = [dataclasses.replace(found[0], analysis=analysis)]
+    return CommandAnalysis(whole, tuple(found), raw)
+
+
+def _read(raw: bytes, state: SessionState, catalog: Catalog | None, reading: str) -> tuple[list[Statement], bool]:
+    """The statements of a text under one reading, and whether it has executable comments."""
+    names = catalog if catalog is not None else builtin_catalog(state.flavour or "mysql", state.version or None)
+    charset = state.charset
+    text = decode(raw, charset)
+    found: list[Statement] = []
+    ahead = state
+    position, conditional = 0, False
+    while True:
+        try:
+            reading_rules = rules(ahead, reading, text[position:])
+            lexed = lex(text, position, reading_rules)
+            if lexed.semicolon and has_block(lexed.tokens):
+                lexed = _whole_program(text, lexed, reading_rules)
+        except Unreadable as error:
+            if not found:
+                raise
+            found.append(_rest(text[position:], charset, str(error)))
+            return found, conditional
+        conditional = conditional or lexed.conditional
+        last = not lexed.semicolon or not text[lexed.end :].strip(_BLANK)
+        body = encode(text[position : lexed.end - 1 if lexed.semicolon else lexed.end], charset).strip(_BLANK.encode())
+        if not lexed.tokens:
+            if not lexed.commented:
+                one = _rest("", charset, "an empty statement: the server refuses it")
+                return [*found, one], conditional
+            one = Statement(Analysis(kind="empty", effects=frozenset(), cacheable=Cacheable.TEXT), body)
+        else:
+            one = statement(lexed.tokens, ahead, names, text, body, without=catalog is None)
+        found.append(one)
+        if last:
+            return found, conditional
+        if len(found) >= MAX_STATEMENTS:
+            raise Unreadable(f"more than {MAX_STATEMENTS} statements in one text")
+        if one.changes or ahead is state:
+            ahead = ahead.fork() if ahead is state else ahead
+            ahead.applied(one)
+            if ahead.charset != charset and (not raw.isascii() or ahead.charset == "swe7"):
+                # the rest of the bytes was decoded otherwise, and the server reads it anew
+                why = "the character set changes inside a text that goes on beyond ASCII"
+                return [*found, _rest(text[lexed.end :], charset, why)], conditional
+        position = lexed.end
+
+
+def _rest(text: str, charset: str | None, why: str) -> Statement:
+    """What is left of a text, where it cannot be judged."""
+    return unknown(why, text=encode(text, charset)).statements[0]
+
+
+def _whole_program(text: str, first: Lexed, reading: Rules) -> Lexed:
+    """A stored program with all of its body: up to the semicolon behind its last block."""
+    blocks = Blocks()
+    lexed, tokens, commented = first, list(first.tokens), first.commented
+    blocks.feed(lexed.tokens)
+    while blocks.open:
+        if not lexed.semicolon:
+            raise Unreadable("a stored program whose end is not found")
+        lexed = lex(text, lexed.end, reading)
+        if lexed.conditional:
+            raise Unreadable("an executable comment inside a stored program")
+        tokens += lexed.tokens
+        if len(tokens) > MAX_TOKENS:
+            raise Unreadable("the text has too many tokens to be judged")
+        blocks.feed(lexed.tokens)
+    return Lexed(tokens, lexed.end, lexed.semicolon, commented, first.conditional)
+
+
+def merged(parts: list[Analysis], kinds: list[str]) -> Analysis:
+    """One text's analysis: the union of its statements'."""
+    kinds = list(dict.fromkeys(kinds))
+    shown = "; ".join(kinds[:6]) + ("; ..." if len(kinds) > 6 else "")
+
+    def joined(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value for part in parts for value in getattr(part, name)))
+
+    return Analysis(
+        kind=shown,
+        effects=frozenset[Effect]().union(*(a.effects for a in parts)),
+        reads=joined("reads"),
+        writes=joined("writes"),
+        columns=joined("columns"),
+        predicates=joined("predicates"),
+        functions=joined("functions"),
+        where=max((a.where for a in parts), key=lambda w: STRENGTH[w], default=Where.NONE),
+        why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
+        shape=parts[0].shape if len(parts) == 1 else "",
+        cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
+    )

@@ -1,0 +1,66 @@
+"""Texts that a statement runs without showing them: the bodies of views.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocols.contract import Analysis, Effect
+from protocols.mysql.catalog import Catalog, Relation
+from protocols.mysql.statements.lexer import Unreadable
+from protocols.mysql.statements.scope import Outputs
+
+MAX_DEPTH = 20  # views on views
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a view's query does, and its columns with what stands behind each (None: not known)."""
+
+    analysis: Analysis
+    outputs: Outputs | None = None
+
+
+def view_body(view: Relation, catalog: Catalog, depth: int = 0) -> Body:
+    """The body of a view, worked out once for each catalog."""
+    memo = catalog.memo()
+    key = ("statements", "view", view.schema, view.name)
+    body: Body | None = memo.get(key)
+    if body is None:
+        body = _read(view, catalog, depth)
+        if depth == 0:
+            memo[key] = body
+    return body
+
+
+def _opaque(why: str) -> Body:
+    return Body(Analysis(kind="view", effects=frozenset({Effect.UNKNOWN}), why=why))
+
+
+def _read(view: Relation, catalog: Catalog, depth: int) -> Body:
+    from protocols.mysql.state import SessionState
+    from protocols.mysql.statements.queryread import read_query
+    from protocols.mysql.statements.walk import Walk
+
+    name = view.qualified
+    if depth >= MAX_DEPTH:
+        return _opaque(f"the view `{name}` rests on too many others")
+    if view.schema.lower() in ("sys", "information_schema", "performance_schema"):
+        # the server's own: what they show beyond names and settings counts as secret where they are read
+        return Body(Analysis(kind="view", effects=frozenset({Effect.DATA_SELECT})))
+    if view.definition is None:
+        return _opaque(f"the body of the view `{name}` is not known to the catalog")
+    state = SessionState(
+        flavour=catalog.flavour,
+        version=catalog.server_version,
+        database=view.schema,
+        lower_case_table_names=catalog.lower_case_table_names,
+    )
+    walk = Walk(state, catalog, depth + 1)
+    try:
+        outputs = read_query(view.definition, walk)
+    except (Unreadable, RecursionError):
+        return _opaque(f"the body of the view `{name}` is not understood")
+    return Body(walk.analysis("view"), outputs)

@@ -1,0 +1,83 @@
+"""EXPLAIN, DESCRIBE and ANALYZE: what only plans, and what runs after all.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from protocols.contract import Effect, Where
+from protocols.mysql.statements.administration import tables_of
+from protocols.mysql.statements.lexer import Kind, Token, Unreadable
+from protocols.mysql.statements.queries import Queries
+from protocols.mysql.statements.queryread import VERBS
+from protocols.mysql.statements.reader import Reader
+from protocols.mysql.statements.walk import Walk
+
+# planning runs constant subqueries and functions of constants, but writes nothing
+_PLANNED_AWAY = frozenset(
+    {Effect.DATA_INSERT, Effect.DATA_UPDATE, Effect.DATA_DELETE, Effect.DATA_WRITE, Effect.ADMIN_LOCK}
+)
+
+
+def explain(
+    tokens: Sequence[Token], walk: Walk, dispatch: Callable[[Sequence[Token], Walk], tuple[str, Any]]
+) -> tuple[str, Any]:
+    """(kind, None)."""
+    reader = Reader(tokens)
+    first = reader.take().upper
+    runs = first == "ANALYZE"
+    if runs and (reader.sees("TABLE") or reader.peek().upper in ("LOCAL", "NO_WRITE_TO_BINLOG", "TABLES")):
+        reader.any_of(("LOCAL", "NO_WRITE_TO_BINLOG"))
+        reader.take()
+        tables_of(reader, walk)
+        reader.rest()
+        walk.add(Effect.ADMIN_MAINT)
+        return "analyze table", None
+    while True:
+        if reader.accept("ANALYZE"):
+            runs = True
+        elif reader.sees("FORMAT", "="):
+            reader.expect("FORMAT", "=")
+            if reader.take().kind not in (Kind.WORD, Kind.STRING):
+                raise Unreadable("an EXPLAIN that is not understood")
+        elif not reader.accept("EXTENDED") and not reader.accept("PARTITIONS"):
+            break
+    if reader.accept("FOR"):
+        reader.expect("CONNECTION")
+        reader.take()
+        reader.end()
+        walk.add(Effect.SHOW, Effect.SECRET_READ)
+        return "explain", None
+    if reader.peek().upper in VERBS:
+        inner = Walk(walk.state, walk.catalog, walk.depth)
+        kind, _ = dispatch(reader.rest(), inner)
+        if not runs:
+            inner.effects -= _PLANNED_AWAY
+            inner.reads.update(inner.writes)
+            inner.writes.clear()
+            inner.where = Where.NONE
+        walk.merge(inner.analysis(kind))
+        walk.named, walk.constants = inner.named, inner.constants
+        walk.add(Effect.SHOW)
+        if runs:
+            walk.changes += inner.changes
+        return ("analyze" if runs else "explain"), None
+    if runs or first == "ANALYZE":
+        raise Unreadable("an EXPLAIN that is not understood")
+    schema, name = reader.qualified()
+    if not reader.done and reader.take().kind not in (Kind.WORD, Kind.NAME, Kind.STRING):
+        raise Unreadable("a DESCRIBE that is not understood")
+    reader.end()
+    before = dict(walk.reads)
+    secret = Effect.SECRET_READ in walk.effects
+    inner = Walk(walk.state, walk.catalog, walk.depth)
+    Queries(inner).relation(schema, name)  # only its columns are shown
+    walk.reads = {**before, **dict.fromkeys(list(inner.reads)[:1])}
+    walk.named = True
+    if not secret:
+        walk.effects.discard(Effect.SECRET_READ)
+    walk.add(Effect.SHOW)
+    return "describe", None

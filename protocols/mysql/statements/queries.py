@@ -1,0 +1,303 @@
+"""What a query reads: relations, columns, predicates, through views, CTEs and derived tables.
+
+It walks sqlglot's tree of a text on whose tokens both readers agree (`agree`); functions were judged from the tokens
+(`calls`), so that nothing rests on how sqlglot names them.
+
+INVARIANT: no I/O in this module; a node that is not expected makes the statement unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlglot import exp
+
+from protocols.contract import Effect
+from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, union
+from protocols.mysql.statements.sources import Sources, renamed
+from protocols.mysql.statements.walk import Walk
+
+MAX_QUERIES = 40  # queries inside queries
+MAX_STAR = 4096  # columns that a star is spelt out to
+
+_STATEMENTS = (
+    exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.Command, exp.Into, exp.Set,
+    exp.Use, exp.Transaction, exp.Commit, exp.Rollback, exp.Kill, exp.Describe, exp.Show, exp.LoadData, exp.Copy,
+    exp.Pivot, exp.Lateral, exp.Dot, exp.Table,
+)  # fmt: skip
+_QUERY = (exp.Select, exp.SetOperation, exp.Subquery, exp.Values)
+_SELECT_PARTS = frozenset(
+    {"with_", "with", "kind", "expressions", "hint", "distinct", "from_", "from", "joins", "laterals", "where", "group",
+     "having", "order", "limit", "offset", "windows", "locks", "operation_modifiers", "sample", "options"}
+)  # fmt: skip
+
+
+class Queries(Sources):
+    """Reads queries into a `Walk`."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self.depth = 0
+
+    # ------------------------------------------------------------ queries
+
+    def query(self, node: Any, parent: Scope | None) -> Outputs | None:
+        """The output columns of a query, or None where they are not known."""
+        self.depth += 1
+        try:
+            if self.depth > MAX_QUERIES:
+                self.walk.unknown("queries nested too deeply to be judged")
+                return None
+            if isinstance(node, exp.Select):
+                return self._select(node, parent)
+            if isinstance(node, exp.SetOperation):
+                return self._set_operation(node, parent)
+            if isinstance(node, exp.Subquery):
+                return self.bracketed(node, parent)
+            if isinstance(node, exp.Values):
+                return self.values(node, parent)
+            self.walk.unknown("a kind of query that is not understood")
+            return None
+        finally:
+            self.depth -= 1
+
+    def _with(self, node: Any, scope: Scope) -> None:
+        clause = node.args.get("with_") or node.args.get("with")
+        if clause is None:
+            return
+        for cte in clause.expressions:
+            alias = cte.args.get("alias")
+            name = alias.name if alias is not None else ""
+            names = [c.name.lower() for c in alias.args.get("columns") or ()] if alias is not None else []
+            if clause.args.get("recursive"):
+                body = cte.this
+                first = body
+                while isinstance(first, exp.SetOperation):
+                    first = first.this
+                start = None
+                if first is not body:  # the columns of the first part are those of the whole
+                    quiet = Queries(Walk(self.walk.state, self.walk.catalog, self.walk.depth))
+                    quiet.depth = self.depth
+                    start = quiet.query(first, scope)
+                    scope.ctes[name] = renamed(start, names)
+                else:
+                    scope.ctes[name] = None
+            outputs = self.query(cte.this, scope)
+            scope.ctes[name] = renamed(outputs, names)
+
+    def _set_operation(self, node: Any, parent: Scope | None) -> Outputs | None:
+        scope = Scope(parent)
+        self._with(node, scope)
+        parts = []
+        while isinstance(node, exp.SetOperation):  # a chain leans to the left: no recursion for its length
+            parts.append(node.expression)
+            self.tail(node, scope, None)
+            if node.args.get("on") or node.args.get("by_name") or node.args.get("side"):
+                self.walk.unknown("a set operation that is not MySQL's")
+            node = node.this
+        first = self.query(node, scope)
+        outputs = first
+        for part in reversed(parts):
+            more = self.query(part, scope)
+            if outputs is None or more is None or len(outputs) != len(more):
+                outputs = None
+            else:
+                outputs = [(a[0], a[1] | b[1]) for a, b in zip(outputs, more, strict=True)]
+        return outputs
+
+    def bracketed(self, node: Any, parent: Scope | None) -> Outputs | None:
+        scope = Scope(parent)
+        self._with(node, scope)
+        outputs = self.query(node.this, scope)
+        self.tail(node, scope, outputs)
+        return outputs
+
+    def tail(self, node: Any, scope: Scope, outputs: Outputs | None) -> None:
+        """ORDER BY and LIMIT behind a set operation or brackets."""
+        order = node.args.get("order")
+        if order is not None:
+            inner = Scope(scope)
+            if outputs is not None:
+                inner.aliases = dict(outputs)
+            self.walk.predicate(self._order(order, inner, outputs))
+        for part in ("limit", "offset"):
+            if node.args.get(part) is not None:
+                self.expression(node.args[part], scope)
+
+    def values(self, node: Any, parent: Scope | None) -> Outputs | None:
+        width = None
+        rows = []
+        for row in node.expressions:
+            cells = row.expressions if isinstance(row, exp.Tuple) else [row]
+            rows.append([self.expression(cell, parent or Scope()) for cell in cells])
+            width = len(cells) if width in (None, len(cells)) else -1
+        if not width or width < 0:
+            return None
+        return [(f"column_{i}", union(row[i] for row in rows)) for i in range(width)]
+
+    def _select(self, node: Any, parent: Scope | None) -> Outputs | None:
+        walk = self.walk
+        walk.add(Effect.DATA_SELECT)
+        scope = Scope(parent)
+        args = node.args
+        for name, value in args.items():
+            if value and name not in _SELECT_PARTS:
+                walk.unknown(f"the clause `{name}` is not understood")
+        if args.get("kind") or args.get("sample") or args.get("options"):
+            walk.unknown("a clause of SELECT that is not understood")
+        self._with(node, scope)
+        self.tables(node, scope)
+        if not node.expressions:
+            walk.unknown("a SELECT of nothing")
+        outputs: list[tuple[str, Origins]] | None = []
+        for item in node.expressions:
+            wide = self._star(item, scope)
+            if wide is not None:
+                known, more = wide
+                if not known:
+                    outputs = None
+                elif outputs is not None:
+                    outputs += more
+                continue
+            origins = self.expression(item, scope)
+            if outputs is not None:
+                outputs.append((item.alias_or_name.lower(), origins))
+        if outputs is not None:
+            scope_after = dict(outputs)
+            scope.aliases = {n: o for n, o in scope_after.items() if n}
+        distinct = args.get("distinct")
+        if distinct is not None and distinct.args.get("on"):
+            walk.unknown("DISTINCT ON is not MySQL's")
+        if args.get("where") is not None:
+            walk.predicate(self.expression(args["where"], scope))
+        group = args.get("group")
+        if group is not None:
+            walk.predicate(self._grouping(group, scope, outputs))
+        if args.get("having") is not None:
+            walk.predicate(self.expression(args["having"], scope))
+        for window in args.get("windows") or ():
+            walk.predicate(self.expression(window, scope))
+        if args.get("order") is not None:
+            walk.predicate(self._order(args["order"], scope, outputs))
+        for part in ("limit", "offset"):
+            if args.get(part) is not None:
+                self.expression(args[part], scope)
+        return outputs
+
+    def _star(self, item: Any, scope: Scope) -> tuple[bool, list[tuple[str, Origins]]] | None:
+        """`*` or `t.*`: (whether all columns are known, them); None: it is no star."""
+        if isinstance(item, exp.Star):
+            sources = scope.sources
+        elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+            source = scope.source(item.table, item.args["db"].name if item.args.get("db") else "")
+            if source is None:
+                self.walk.unknown("a star behind a name that is not in sight")
+                return False, []
+            sources = [source]
+        else:
+            return None
+        found: list[tuple[str, Origins]] = []
+        known = True
+        for source in sources:
+            for origin in source.everything:
+                self.walk.columns[origin] = None
+            if source.columns is None:
+                known = False
+            else:
+                found += source.columns.items()
+        if len(found) > MAX_STAR:
+            return False, []
+        return known, found
+
+    # ------------------------------------------------------------ expressions
+
+    def _grouping(self, node: Any, scope: Scope, outputs: Outputs | None) -> Origins:
+        return self._positions(node.expressions, scope, outputs) | union(
+            self.expression(part, scope)
+            for name, value in node.args.items()
+            if name != "expressions" and value
+            for part in (value if isinstance(value, list) else [value])
+            if isinstance(part, exp.Expression)
+        )
+
+    def _order(self, node: Any, scope: Scope, outputs: Outputs | None) -> Origins:
+        return self._positions([o.this for o in node.expressions], scope, outputs)
+
+    def _positions(self, nodes: Sequence[Any], scope: Scope, outputs: Outputs | None) -> Origins:
+        found: set[str] = set()
+        for node in nodes:
+            if isinstance(node, exp.Literal) and not node.is_string:
+                self.walk.constants = True
+                position = int(node.this) - 1 if node.this.isdigit() else -1
+                if outputs is not None and 0 <= position < len(outputs):
+                    found |= outputs[position][1]
+                    continue
+                found |= union(s.everything for s in scope.sources)
+            else:
+                found |= self.expression(node, scope)
+        return frozenset(found)
+
+    def expression(self, start: Any, scope: Scope) -> Origins:
+        """All columns that an expression depends on. Iterative: expressions may be long chains."""
+        walk = self.walk
+        found: set[str] = set()
+        stack = [start]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, exp.Column):
+                found |= self._column(node, scope)
+            elif isinstance(node, _QUERY):
+                outputs = self.query(node, scope)
+                if outputs is None:
+                    found |= walk.columns.keys()
+                else:
+                    found |= union(o for _, o in outputs)
+            elif isinstance(node, _STATEMENTS) or (
+                isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
+            ):
+                walk.unknown("something inside an expression that is not understood")
+            elif isinstance(node, exp.Parameter):
+                name = node.name.lower()
+                variable = walk.state.variable(name)
+                for source in variable.sources:
+                    walk.reads[source] = None
+                    found.add(f"{source}.*")
+                if not variable.known:
+                    walk.why.append(f"the variable `@{name}` may hold anything")
+            elif isinstance(node, exp.Window):
+                parts = [p for key in ("partition_by", "order") if (p := node.args.get(key))]
+                for part in parts:
+                    for one in part if isinstance(part, list) else [part]:
+                        origins = self.expression(one, scope)
+                        walk.predicate(origins)
+                        found |= origins
+                stack.append(node.this)
+            else:
+                stack.extend(node.iter_expressions())
+        return frozenset(found)
+
+    def _column(self, node: Any, scope: Scope) -> Origins:
+        walk = self.walk
+        if node.args.get("catalog"):
+            walk.unknown("a name of four parts")
+            return NOTHING
+        name = node.name.lower()
+        if isinstance(node.this, exp.Star):
+            walk.unknown("a star inside an expression")
+            return NOTHING
+        table = node.table
+        if table:
+            schema = node.args["db"].name if node.args.get("db") else ""
+            source = scope.source(table, schema)
+            origins = source.column(name) if source is not None else None
+            if source is not None and origins is None:
+                # the server refuses it, or knows the column since a moment ago
+                origins = frozenset({f"{source.relation}.{name}"}) if source.relation else source.everything
+        else:
+            origins = scope.find(name)
+        if origins is None:
+            return NOTHING
+        for origin in origins:
+            walk.columns[origin] = None
+        return origins

@@ -1,0 +1,142 @@
+"""From the tokens of a query, a data change or an expression to what it reads and does: both readers, then the walk.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sqlglot import exp
+
+from protocols.contract import Effect
+from protocols.mysql.statements.agree import parse
+from protocols.mysql.statements.calls import judge_calls
+from protocols.mysql.statements.lexer import Kind, Token, Unreadable, lex
+from protocols.mysql.statements.prepare import simplified
+from protocols.mysql.statements.queries import Queries
+from protocols.mysql.statements.scope import Origins, Outputs, Scope
+from protocols.mysql.statements.text import rules
+from protocols.mysql.statements.walk import Walk
+from protocols.mysql.statements.writes import Writes
+
+_SELECT = Token(Kind.WORD, "SELECT", "SELECT", -8, -2)
+_BRACKETS = (Token(Kind.OPERATOR, "(", "(", -1, 0), Token(Kind.OPERATOR, ")", ")", -1, 0))
+QUERY = (exp.Select, exp.SetOperation, exp.Subquery)
+VERBS = frozenset({"SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "WITH", "(", "VALUES", "TABLE"})
+
+
+def read_query(text: str, walk: Walk) -> Outputs | None:
+    """A whole text that must be one query. Raises Unreadable."""
+    lexed = lex(text, 0, rules(walk.state, "exact"))
+    if lexed.semicolon:
+        raise Unreadable("more than one statement")
+    return query(lexed.tokens, walk)[1]
+
+
+def query(tokens: Sequence[Token], walk: Walk) -> tuple[Any, Outputs | None]:
+    """A query's tokens: (tree, output columns)."""
+    tree = parse(_as_select(simplified(tokens, walk)), QUERY, walk.catalog.flavour)
+    _calls(tokens, tree, walk)
+    return tree, Queries(walk).query(tree, None)
+
+
+def _word(text: str) -> Token:
+    return Token(Kind.WORD, text, text, -1, -1)
+
+
+def _as_select(tokens: list[Token]) -> list[Token]:
+    """VALUES (1),(2) and TABLE t, written as sqlglot reads them."""
+    first = tokens[0].upper if tokens else ""
+    if first == "VALUES":
+        rows = [t for i, t in enumerate(tokens) if not (t.upper == "ROW" and tokens[i - 1].upper in ("VALUES", ","))]
+        end = next(
+            (i for i, t in enumerate(rows) if t.upper in ("ORDER", "LIMIT", "UNION", "EXCEPT", "INTERSECT")), len(rows)
+        )
+        name = Token(Kind.NAME, "values", "", -1, -1)
+        star = Token(Kind.OPERATOR, "*", "*", -1, -1)
+        return [_SELECT, star, _word("FROM"), _BRACKETS[0], *rows[:end], _BRACKETS[1], _word("AS"), name, *rows[end:]]
+    if first == "TABLE":
+        star = Token(Kind.OPERATOR, "*", "*", -1, -1)
+        return [_SELECT, star, _word("FROM"), *tokens[1:]]
+    return tokens
+
+
+def change(tokens: Sequence[Token], walk: Walk) -> tuple[Any, str]:
+    """An INSERT, REPLACE, UPDATE or DELETE: (tree, kind)."""
+    verb = verb_of(tokens)
+    plain = simplified(tokens, walk)
+    seen = _as_insert(plain) if verb in ("INSERT", "REPLACE") else plain
+    tree = parse(
+        seen,
+        {"INSERT": exp.Insert, "REPLACE": exp.Insert, "UPDATE": exp.Update, "DELETE": exp.Delete}[verb],
+        walk.catalog.flavour,
+    )
+    _calls(tokens, tree, walk)
+    if verb == "REPLACE":
+        walk.add(Effect.DATA_DELETE)
+    Writes(walk).change(tree, replaces=verb == "REPLACE")
+    return tree, verb.lower()
+
+
+def verb_of(tokens: Sequence[Token]) -> str:
+    """The verb behind a WITH clause, or the first word."""
+    if not tokens or tokens[0].upper != "WITH":
+        return tokens[0].upper if tokens else ""
+    depth = 0
+    for token in tokens:
+        if token.upper == "(":
+            depth += 1
+        elif token.upper == ")":
+            depth -= 1
+        elif depth == 0 and token.upper in ("SELECT", "UPDATE", "DELETE", "INSERT", "REPLACE", "VALUES", "TABLE"):
+            return token.upper
+    raise Unreadable("a WITH clause without a statement")
+
+
+def _as_insert(tokens: list[Token]) -> list[Token]:
+    """REPLACE as INSERT, the optional INTO, and VALUE as VALUES."""
+    at = next(i for i, t in enumerate(tokens) if t.upper in ("INSERT", "REPLACE"))
+    out = [*tokens[:at], Token(Kind.WORD, "INSERT", "INSERT", tokens[at].start, tokens[at].end)]
+    rest = tokens[at + 1 :]
+    if not rest or rest[0].upper != "INTO":
+        out.append(_word("INTO"))
+    depth = 0
+    for index, token in enumerate(rest):
+        depth += token.upper == "("
+        depth -= token.upper == ")"
+        following = rest[index + 1].upper if index + 1 < len(rest) else ""
+        if token.upper == "VALUE" and depth == 0 and following == "(" and index and rest[index - 1].upper in (")", ""):
+            token = Token(Kind.WORD, "VALUES", "VALUES", token.start, token.end)
+        out.append(token)
+    return out
+
+
+def expression(tokens: Sequence[Token], walk: Walk) -> Origins:
+    """An expression's tokens, read as the one column of a SELECT."""
+    if not tokens:
+        raise Unreadable("an expression is missing")
+    depth = 0
+    for token in tokens:
+        depth += token.upper == "("
+        depth -= token.upper == ")"
+        if depth < 0:
+            raise Unreadable("a bracket that nothing opens")
+    tree = parse([_SELECT, _BRACKETS[0], *simplified(tokens, walk), _BRACKETS[1]], exp.Select, walk.catalog.flavour)
+    if len(tree.expressions) != 1 or tree.args.get("from_"):
+        raise Unreadable("an expression that is not one")
+    _calls(tokens, tree, walk)
+    return Queries(walk).expression(tree.expressions[0], Scope())
+
+
+def _calls(tokens: Sequence[Token], tree: Any, walk: Walk) -> None:
+    structural: Counter[str] = Counter()
+    for alias in tree.find_all(exp.TableAlias):
+        if alias.args.get("columns"):
+            structural[alias.name.lower()] += 1
+    target = tree.this if isinstance(tree, exp.Insert) else None
+    if isinstance(target, exp.Schema):
+        structural[target.this.name.lower()] += 1
+    judge_calls(tokens, walk, ignore_space=walk.state.mode("IGNORE_SPACE"), structural=structural)

@@ -1,0 +1,91 @@
+"""Which names a query sees, and which columns of which relations stand behind them.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Origins = frozenset[str]
+NOTHING: Origins = frozenset()
+Outputs = Sequence[tuple[str, Origins]]  # of a query: (name in lower case, what it shows)
+
+
+@dataclass(slots=True)
+class Source:
+    """One entry of FROM. `columns` None: not known which it has; then any name may be one of it."""
+
+    alias: str
+    columns: Mapping[str, Origins] | None
+    relation: str = ""  # `schema.name`
+    schema: str = ""  # as the text may write it in front of the alias
+    everything: Origins = NOTHING
+    target: bool = False  # of an UPDATE or DELETE
+
+    def column(self, name: str) -> Origins | None:
+        """None: it has no such column."""
+        if self.columns is None:
+            return frozenset({f"{self.relation}.{name}"}) if self.relation else self.everything
+        return self.columns.get(name)
+
+
+@dataclass(slots=True)
+class Scope:
+    parent: Scope | None = None
+    sources: list[Source] = field(default_factory=list)
+    ctes: dict[str, Outputs | None] = field(default_factory=dict)  # by exact name
+    aliases: dict[str, Origins] = field(default_factory=dict)  # of the select list
+
+    def cte(self, name: str) -> tuple[str, Outputs | None]:
+        """(the name that was found, its columns): "" for none. It may differ from `name` in case."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.ctes:
+                return name, scope.ctes[name]
+            scope = scope.parent
+        scope = self
+        while scope is not None:
+            for known, outputs in scope.ctes.items():
+                if known.lower() == name.lower():
+                    return known, outputs
+            scope = scope.parent
+        return "", None
+
+    def source(self, alias: str, schema: str = "") -> Source | None:
+        """The nearest entry of this name, compared without case: taking one too many is the stricter error."""
+        alias, schema = alias.lower(), schema.lower()
+        scope: Scope | None = self
+        while scope is not None:
+            for source in scope.sources:
+                if source.alias.lower() == alias and (not schema or source.schema.lower() == schema):
+                    return source
+            scope = scope.parent
+        return None
+
+    def find(self, name: str) -> Origins | None:
+        """What a name without a table stands for; None: nothing in sight has it."""
+        scope: Scope | None = self
+        while scope is not None:
+            found: set[str] = set()
+            hit = False
+            for source in scope.sources:
+                origins = source.column(name)
+                if origins is not None:
+                    hit = True
+                    found |= origins
+            if name in scope.aliases:
+                hit = True
+                found |= scope.aliases[name]
+            if hit:
+                return frozenset(found)
+            scope = scope.parent
+        return None
+
+
+def union(sets: Iterable[Origins]) -> Origins:
+    found: set[str] = set()
+    for one in sets:
+        found |= one
+    return frozenset(found)

@@ -1,0 +1,162 @@
+"""The servers of a MySQL benchmark, and the driver that puts load on them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pymysql  # type: ignore[import-untyped]  # it ships no types
+
+from scripts.benchmarks import mysql_driver
+from scripts.benchmarks.load import BenchError, Login, Run
+from scripts.benchmarks.rig import BULK_COLUMNS, ROWS, STRATEGIES, Rig
+from scripts.support.gateway import ROOT
+from scripts.support.mysql import Installation, MySQLServer
+
+_GRACE = 20.0  # seconds that a run may take beyond ten times what was expected of it
+_CHUNK = 10_000  # rows of one INSERT
+_SMALL = (
+    "CREATE TABLE bench_small (id int PRIMARY KEY, k int NOT NULL, c char(120) NOT NULL, pad char(60) NOT NULL,"
+    " KEY by_k (k))"
+)
+_BULK = (
+    "CREATE TABLE bench_plain (id int PRIMARY KEY, customer int, status int, name varchar(60), email varchar(80),"
+    " city varchar(40), street varchar(60), phone varchar(30), item varchar(40), note varchar(120))"
+)
+
+
+class MySQLDriver:
+    """Runs `mysql_driver` in processes of their own; several clients that connect each time are as many processes."""
+
+    def __init__(self) -> None:
+        self.cpu_us: float | None = None  # of the last run's driver, per transaction
+
+    def run(
+        self,
+        login: Login,
+        *,
+        transactions: int,
+        seconds: float,
+        clients: int = 1,
+        mode: str = "text",
+        script: Path | None = None,
+        reconnect: bool = False,
+    ) -> Run:
+        """See `rig.Driver`."""
+        spec = {
+            "login": {
+                "host": login.host,
+                "port": login.port,
+                "user": login.user,
+                "password": login.password,
+                "database": login.database,
+                "ca": str(login.ca) if login.ca else None,
+            },
+            "transactions": transactions,
+            "clients": clients,
+            "mode": mode,
+            "script": script.read_text().strip().removesuffix(";") if script else None,
+            "reconnect": reconnect,
+        }
+        limit = 10 * seconds + _GRACE
+        if reconnect:  # a login is work for the client as well
+            with ThreadPoolExecutor(clients) as pool:
+                told = list(pool.map(lambda _number: _child(spec, limit), range(clients)))
+        else:
+            told = [_child(spec, limit)]
+        latencies = sorted(number for one in told for number in one["latencies"])
+        if not latencies:
+            raise BenchError("the driver reported no transactions")
+        self.cpu_us = sum(one["cpu_s"] for one in told) * 1e6 / len(latencies)
+        return Run(len(latencies) / max(one["seconds"] for one in told), latencies)
+
+
+def _child(spec: dict[str, Any], limit: float) -> dict[str, Any]:
+    argv = [sys.executable, "-P", "-m", "scripts.benchmarks.mysql_driver"]
+    try:
+        done = subprocess.run(argv, input=json.dumps(spec), capture_output=True, text=True, timeout=limit, cwd=ROOT)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"the driver was not done after {limit:.0f} s") from None
+    if done.returncode != 0:
+        raise BenchError((done.stderr.strip().splitlines() or ["the driver failed"])[-1])
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+class MySQLRig(Rig):
+    """MySQL or MariaDB: no pooler beside it that is as common as PgBouncer."""
+
+    all_targets = ("direct", "haproxy", "mitmdump", "gateway")
+    modes = ("text", "prepared")
+    server: MySQLServer
+
+    def _serve(self, installation: Installation) -> MySQLServer:
+        return MySQLServer(
+            installation,
+            authority=self._authority,
+            log_statements=False,
+            settings={"max-connections": str(self._connections + 50), "innodb-buffer-pool-size": "256M"},
+        )
+
+    def _fill(self) -> None:
+        self.driver = MySQLDriver()
+        with closing(self.server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(_SMALL)
+            cursor.execute(_BULK)
+            first = mysql_driver.SMALL_ROWS
+            for start in range(0, first, _CHUNK):
+                values = ",".join(
+                    f"({first + n},{n % 5000},'{n:0120d}','{n:060d}')" for n in range(start, start + _CHUNK)
+                )
+                cursor.execute(f"INSERT INTO bench_small VALUES {values}")  # noqa: S608 - our own values
+            for start in range(1, ROWS + 1, _CHUNK):
+                values = ",".join(_bulk_row(n) for n in range(start, min(start + _CHUNK, ROWS + 1)))
+                cursor.execute(f"INSERT INTO bench_plain VALUES {values}")  # noqa: S608 - our own values
+            for name in STRATEGIES:
+                cursor.execute(f"CREATE TABLE bench_{name} LIKE bench_plain")
+                cursor.execute(f"INSERT INTO bench_{name} SELECT * FROM bench_plain")  # noqa: S608 - our own names
+            names = ", ".join(f"bench_{name}" for name in ("small", "plain", *STRATEGIES))
+            cursor.execute(f"ANALYZE TABLE {names}")
+
+    def wire_bytes(self) -> tuple[int, int]:
+        """A row: four bytes of header, and a length of one byte before each value."""
+        values = " + ".join(f"sum(length({name}))" for name in BULK_COLUMNS)
+        with closing(self.server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SELECT {values}, count(*) FROM bench_plain")  # noqa: S608 - our own names
+            payload, count = cursor.fetchone()
+        return int(payload) + int(count) * (4 + len(BULK_COLUMNS)), 0
+
+    def connect(self, login: Login) -> Any:
+        try:
+            made = mysql_driver.connect(
+                {
+                    "host": login.host,
+                    "port": login.port,
+                    "user": login.user,
+                    "password": login.password,
+                    "database": login.database,
+                    "ca": str(login.ca) if login.ca else None,
+                }
+            )
+            with made.cursor() as cursor:
+                cursor.execute(mysql_driver.SMALL.format(mysql_driver.SMALL_ROWS))
+        except (pymysql.err.MySQLError, OSError) as error:
+            raise BenchError(str(error)) from error
+        return made
+
+    def open_connections(self) -> int:
+        with closing(self.server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW STATUS LIKE 'Threads_connected'")
+            return int(cursor.fetchone()[1]) - 1
+
+
+def _bulk_row(n: int) -> str:
+    return (
+        f"({n},{n * 7 % 5000},{n % 5},'Given Family {n % 1000}','given.family.{n}@example.com','City {n % 100}',"
+        f"'{n % 300} Long Street, Second Floor','+351 555 {100000 + n}','item number {n % 800}','{'note ' * 10}{n}')"
+    )
