@@ -90,6 +90,7 @@ class Gate:
             self._listener.client_auth == "oauth",
             issuer.issuer.rstrip("/") + "/.well-known/openid-configuration",
             issuer.scope,
+            self._listener.local_files,
         )
         return self._protocol.handshake(terms, nonce, self._cache())
 

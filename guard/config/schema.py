@@ -169,6 +169,11 @@ class ListenerConfig(Model):
         "answer: the command is then refused with its ticket, and once that is approved the same command of the same "
         "identity passes once; null: as long as the hold lasts",
     )
+    local_files: Flag = Field(
+        default=False,
+        description="mysql: offer clients LOAD DATA LOCAL; a statement still needs a rule that allows `data.copy_in`, and "
+        "what the client sends goes on record",
+    )
     tls: ListenerTls = Field(default=ListenerTls(), description="TLS towards clients")
     insecure_plaintext: Flag = Field(
         default=False,
@@ -178,6 +183,8 @@ class ListenerConfig(Model):
 
     @model_validator(mode="after")
     def _can_authenticate(self) -> Self:
+        if self.local_files and self.protocol != "mysql":
+            raise ValueError("`local_files` is MySQL's: leave it out here")
         able = WIRE[self.protocol].client_auth
         if self.client_auth not in able:
             raise ValueError(

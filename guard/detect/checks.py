@@ -69,7 +69,7 @@ def card(value: bytes) -> bool:
     return known and len(set(number)) > 1 and luhn(number)
 
 
-_IBAN_LENGTHS = {
+IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28,
     "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18,
     "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22,
@@ -78,18 +78,12 @@ _IBAN_LENGTHS = {
     "PK": 24, "PL": 28, "PS": 29, "PT": 25, "QA": 29, "RO": 24, "RS": 22, "SA": 24, "SC": 31, "SE": 24, "SI": 19,
     "SK": 24, "SM": 27, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20,
 }  # fmt: skip
-IBAN_COUNTRIES = tuple(_IBAN_LENGTHS)
-
-
-def iban_length(value: bytes) -> int:
-    """How many letters and digits an IBAN that begins like this has; 0 when no country's does."""
-    return _IBAN_LENGTHS.get(value[:2].decode("ascii", "replace").upper(), 0)
 
 
 def iban(value: bytes) -> bool:
     """The country's length, and the remainder by 97."""
     text = _compact(value)
-    if len(text) != _IBAN_LENGTHS.get(text[:2]) or not text.isascii() or not text.isalnum():
+    if len(text) != IBAN_LENGTHS.get(text[:2]) or not text.isascii() or not text.isalnum():
         return False
     return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
@@ -325,8 +319,3 @@ def password(value: bytes) -> bool:
         and not stripped.startswith(_REFERENCE)
         and len(set(stripped)) > 1
     )
-
-
-def a_jwt(value: bytes) -> bool:
-    """Three parts; the first two are base64url of JSON objects (`eyJ` is `{"`)."""
-    return value.count(b".") == 2

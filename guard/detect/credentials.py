@@ -6,8 +6,6 @@ often holds something harmless (`token`, `secret`) asks for a value that looks g
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 
 from guard.detect import checks
@@ -115,14 +113,8 @@ def _not_code(value: bytes) -> bool:
     return checks.password(value) and not _DOTTED.match(value)
 
 
-def _begins_as_a_private_key(value: bytes) -> bool:
-    head = value.translate(None, b"\r\n\\nr")[:80] if b"\\" in value[:120] else value.translate(None, b"\r\n")[:80]
-    try:
-        return b"PRIVATE KEY" in base64.b64decode(head[: len(head) & ~3])
-    except (ValueError, binascii.Error):
-        return False
-
-
+# base64 of "-----BEGIN ", of some words, and of "PRIVATE KEY" at each of its alignments
+_PEM_IN_BASE64 = rb"LS0tLS1CRUdJTi[A-Za-z0-9+/]{1,28}?(?:UFJJVkFURSBLRV|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)"
 _PEM_BODY = rb"(?:[A-Za-z0-9+/=\s:,.()]|-(?!-)|\\[nrt])"
 
 NAMED: tuple[Pattern, ...] = (
@@ -133,10 +125,10 @@ NAMED: tuple[Pattern, ...] = (
             _STRONG_NAME + _SUFFIX + rb"(?:"
             + _GAP + rb"(?:=>|:=|[:=])\s{0,8}" + _QUOTED + rb")"
             # without quotes: `name=value`, as in forms, and elsewhere only what has a digit in it
-            + rb"|=(?!/)(" + _BARE + rb"{4,256})(?!" + _BARE + rb"|[({\[])"
+            + rb"|=(?!/)(" + _BARE + rb"{4,1024}+)(?![({\[])"
             + rb"|\s{0,8}[:=]\s{1,8}(?=" + _BARE + rb"{0,60}[0-9])(?!/)"
-            + rb"(" + _BARE + rb"{4,256})(?!" + _BARE + rb"|[({\[])"
-            + rb"|>([^<>\r\n]{3,256})<)"
+            + rb"(" + _BARE + rb"{4,1024}+)(?![({\[])"
+            + rb"|>([^<>\r\n]{3,1024})<)"
         ),
         _open(_STRONG_NAME), _not_code, inner=True,
     ),
@@ -171,7 +163,7 @@ NAMED: tuple[Pattern, ...] = (
         ),
         re.compile(
             _WEAK_NAME + _SUFFIX + _GAP
-            + rb"(?:=>|:=|[:=>])\s{0,8}\\?[\"']?([A-Za-z0-9_./+=~-]{16,1024})(?![A-Za-z0-9(])"
+            + rb"(?:=>|:=|[:=>])\s{0,8}\\?[\"']?([A-Za-z0-9_./+=~-]{16,1024}+)(?!\()"
         ),
         _open(_WEAK_NAME), checks.random_looking, inner=True,
     ),
@@ -194,22 +186,21 @@ NAMED: tuple[Pattern, ...] = (
         ),
         Reach(
             _MOST_KEY * 2 + 300,
-            open=re.compile(rb"-----BEGIN (?:[A-Za-z0-9+/=\s:,.()-]|\\[nrt]){0,%d}\\?\Z" % (_MOST_KEY + 100)),
+            # from the first line of a key to the end, or to the end of its last line
+            open=re.compile(
+                rb"-----BEGIN (?:[A-Z0-9 ]{0,40}-{0,5}|[A-Z0-9 ]{0,30}PRIVATE KEY[^-]*+(?:-(?!----END )[^-]*+)*+"
+                rb"(?:-----END [A-Z0-9 ]{0,40}-{0,5})?)\Z"
+            ),
         ),
     ),
     Pattern(
-        "private-key", _C, (Anchor(rb"LS0tLS1CRUdJTi[A-Za-z0-9+/]", 15),),
-        re.compile(rb"LS0tLS1CRUdJTi(?:[A-Za-z0-9+/=]|\r?\n|\\n){20,%d}" % _MOST_KEY),
+        "private-key", _C, (Anchor(_PEM_IN_BASE64, 0, som=True),),
+        re.compile(_PEM_IN_BASE64 + rb"(?:[A-Za-z0-9+/=]|\r?\n|\\n){0,%d}" % _MOST_KEY),
         Reach(
             _MOST_KEY * 2 + 200,
-            open=re.compile(rb"LS0tLS1CRUdJTi(?:[A-Za-z0-9+/=\r\n]|\\n){0,%d}\\?\Z" % (_MOST_KEY * 2)),
+            open=re.compile(rb"LS0tLS1CRUdJTi(?:[A-Za-z0-9+/=\r\n]|\\n){0,%d}+\\?\Z" % (_MOST_KEY * 2)),
         ),
-        _begins_as_a_private_key,
     ),
 )  # fmt: skip
 
 CREDENTIALS = (*KEYS, *NAMED)
-
-# a field's name that says that its value is a credential, whatever that looks like; and one that only suggests it
-SAYS_PASSWORD = re.compile(rb"(?i)passw(?:or)?d|passphrase|(?<![a-z])pwd(?![a-z])|private[_-]?key|client[_-]?secret")
-SUGGESTS_SECRET = re.compile(_WEAK_NAME)

@@ -22,11 +22,13 @@ def _number(name: str, check: Callable[[bytes], bool], regex: bytes, *anchors: t
     return Pattern(name, _P, found, re.compile(_LEFT + regex + _ALONE), _NUMBER, check)
 
 
-def _any(_value: bytes) -> bool:
-    return True
-
-
-_CODES = "|".join(checks.IBAN_COUNTRIES).encode()
+_CODES = "|".join(checks.IBAN_LENGTHS).encode()
+# as long as the country's are: behind a number in groups a word of four letters looks like one more
+_IBANS = b"|".join(
+    rb"(?:%s)[0-9]{2}(?:[ -]?[A-Z0-9]){%d}"
+    % ("|".join(c for c, n in checks.IBAN_LENGTHS.items() if n == size).encode(), size - 4)
+    for size in sorted(set(checks.IBAN_LENGTHS.values()))
+)
 _MONTH_DAY = rb"[01][0-9][0-3][0-9]"
 
 PERSONAL: tuple[Pattern, ...] = (
@@ -47,11 +49,7 @@ PERSONAL: tuple[Pattern, ...] = (
             Anchor(_EDGE + rb"(?:" + _CODES + rb")[0-9]{2}[A-Z0-9]{8}", 12, caseless=True),
             Anchor(_EDGE + rb"(?:" + _CODES + rb")[0-9]{2}[ -][A-Z0-9]{4}[ -]", 10, caseless=True),
         ),
-        re.compile(
-            _LEFT
-            + rb"[A-Za-z]{2}[0-9]{2}(?:[A-Za-z0-9]{11,30}|(?:[ -][A-Za-z0-9]{4}){2,7}(?:[ -][A-Za-z0-9]{1,3})?)"
-            + _ALONE
-        ),
+        re.compile(_LEFT + rb"(?i:" + _IBANS + rb")" + _ALONE),
         _NUMBER,
         checks.iban,
     ),
@@ -210,6 +208,3 @@ def _named(name: str, word: bytes, value: bytes, check: Callable[[bytes], bool])
 
 
 PERSONAL = (*PERSONAL, *(_named(*one) for one in _NAMED))
-NAMED_NUMBERS = tuple(
-    (name, re.compile(rb"(?i)(?<![a-z])(?:" + word + rb")"), check) for name, word, _, check in _NAMED
-)

@@ -23,6 +23,7 @@ LEFT = 128  # bytes of left context that a match may depend on
 PATTERNS: tuple[Pattern, ...] = (*CREDENTIALS, *PERSONAL)
 NAMES = tuple(dict.fromkeys(pattern.name for pattern in PATTERNS))
 OWN = "gateway-secret"  # the detector's name for the gateway's own secrets
+KINDS = {**{pattern.name: pattern.kind for pattern in PATTERNS}, OWN: Kind.CREDENTIAL}
 
 
 class Scanner:

@@ -132,6 +132,24 @@ class Fingerprints:
         strong = sum(owner.entries[digest].strong for digest in found)
         return Leak(strong, len(found) - strong, texts.complete)
 
+    def knows(self, principal: str) -> bool:
+        """Whether there is anything to look for."""
+        return principal in self._owners
+
+    def search(self, principal: str, text: bytes, now: float, found: set[bytes]) -> None:
+        """`find` for one form of a text, as it is: adds the fingerprints that are in it. For texts in slices."""
+        self._expire(principal, now)
+        owner = self._owners.get(principal)
+        if owner is not None:
+            self._search(principal, owner, text, found)
+
+    def leak(self, principal: str, found: set[bytes]) -> Leak:
+        """What `search` has found, weighed."""
+        owner = self._owners.get(principal)
+        entries = owner.entries if owner is not None else {}
+        strong = sum(entry.strong for entry in map(entries.get, found) if entry is not None)
+        return Leak(strong, len(found) - strong)
+
     def forget(self, principal: str) -> None:
         """Drop everything kept for an identity."""
         owner = self._owners.pop(principal, None)

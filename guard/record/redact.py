@@ -83,8 +83,11 @@ _WRITING = re.compile(
 _LITERALS = frozenset({Kind.STRING, Kind.DOLLAR, Kind.COMMENT, Kind.NUMBER})
 # behind one of these a "..." is a name for either server; anywhere else it may be MySQL's string
 _NAMED = frozenset(
-    [".", "user", "role", "group", "table", "mapping", "server", "for", "into", "from", "on", "column", "schema"]
-    + ["database", "function", "procedure", "to", "rename", "update", "join", "add", "drop", "alter", "exists", "owner"]
+    {
+        *(".", "user", "role", "group", "table", "mapping", "server", "for", "into", "from", "on", "column", "schema"),
+        *("database", "function", "procedure", "to", "rename", "update", "join", "add", "drop", "alter", "exists"),
+        "owner",
+    }
 )
 _COMPARING = frozenset(
     ["like", "ilike", "in", "not", "similar", "to", "any", "all", "between", "is", "distinct", "from"]
@@ -172,17 +175,18 @@ def _plan(text: str) -> _Plan:
 
 def _doubles(text: str, tokens: list[Token]) -> Iterable[tuple[int, int]]:
     """MySQL's "strings", as far as they stand where a value may."""
+    prepares = re.match(r"\s*(?:prepare|execute)\b", text, re.IGNORECASE) is not None  # FROM "a text"
     for index, token in enumerate(tokens):
         if token.kind is Kind.DOUBLE:
             before = text[tokens[index - 1].start : tokens[index - 1].end].lower() if index else ""
             after = text[tokens[index + 1].start : tokens[index + 1].end] if index + 1 < len(tokens) else ""
-            if before not in _NAMED and after != ".":
+            if (before not in _NAMED or (prepares and before == "from")) and after != ".":
                 yield token.start, token.end
 
 
 def _is_literal(text: str, token: Token) -> bool:
     """An identifier whose quote is never closed swallows the rest of the text, whatever that is: it goes, too."""
-    unclosed = token.kind is Kind.QUOTED and not (text[token.end - 1] == '"' and token.end - token.start > 1)
+    unclosed = token.kind is Kind.QUOTED and (text[token.end - 1] not in '"`' or token.end - token.start < 2)
     return token.kind in _LITERALS or unclosed
 
 

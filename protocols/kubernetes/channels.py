@@ -185,8 +185,9 @@ class ExecWebSocket:
         self._stdin_closed = False
         self.finished = False
 
-    def client(self, message: bytes, *, text: bool = False) -> Piece:
-        channel, data = _message(message, text)
+    def client(self, message: bytes) -> Piece:
+        """A client's message, binary or (as UTF-8) text: the official Python client sends text as such."""
+        channel, data = _message(message)
         match channel:
             case Channel.STDIN:
                 if self._stdin_closed and data:
@@ -202,7 +203,9 @@ class ExecWebSocket:
         raise StreamError(f"a client sends on channel {channel}")
 
     def server(self, message: bytes, *, text: bool = False) -> Piece:
-        channel, data = _message(message, text)
+        if text:
+            raise StreamError("a text message of a server: channels carry binary ones")
+        channel, data = _message(message)
         if self.finished and data:
             raise StreamError("data behind the final status")
         match channel:
@@ -240,9 +243,7 @@ class ExecWebSocket:
         return [bytes([Channel.ERROR]) + status]
 
 
-def _message(message: bytes, text: bool) -> tuple[int, bytes]:
-    if text:
-        raise StreamError("a text message: channels carry binary ones")
+def _message(message: bytes) -> tuple[int, bytes]:
     if not message:
         raise StreamError("a message without a channel")
     if len(message) > MAX_MESSAGE:

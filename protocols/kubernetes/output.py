@@ -41,17 +41,21 @@ class _Held:
 
     def __init__(self, masker: Masker) -> None:
         self.masker = masker
-        self.since = 0  # ns; when something was first held back; 0: nothing is
+        self.since: int | None = None  # ns; since when something is held back
 
     def feed(self, data: bytes, now_ns: int) -> bytes:
         shown = self.masker.feed(data)
         # a mask may be longer or shorter than its value, so that counting bytes says nothing: a masker that gave back
         # exactly what it was fed holds nothing, any other may
-        self.since = 0 if shown == data and not self.since else now_ns
+        if shown == data and self.since is None:
+            return shown
+        # what comes without pause and is never let go (a progress bar without line ends) must not wait for a pause
+        if shown or self.since is None:
+            self.since = now_ns
         return shown
 
     def flush(self) -> bytes:
-        self.since = 0
+        self.since = None
         return self.masker.flush()
 
 
@@ -87,7 +91,7 @@ class MaskedOutput:
     @property
     def due_ns(self) -> int | None:
         """When `tick` should be called next; None while nothing is held."""
-        waiting = [held.since for held in self._held.values() if held.since]
+        waiting = [held.since for held in self._held.values() if held.since is not None]
         return min(waiting) + self._delay if waiting else None
 
     def tick(self, now_ns: int) -> Shown:
@@ -95,7 +99,7 @@ class MaskedOutput:
         wire: list[bytes] = []
         output: list[tuple[Channel, bytes]] = []
         for channel, held in self._held.items():
-            if held.since and now_ns - held.since >= self._delay:
+            if held.since is not None and now_ns - held.since >= self._delay:
                 self._say(Carried(channel, held.flush()), wire, output)
         return Shown(wire, tuple(output))
 
@@ -108,7 +112,7 @@ class MaskedOutput:
 
     def _flush(self, wire: list[bytes], output: list[tuple[Channel, bytes]]) -> None:
         for channel, held in self._held.items():
-            if held.since:
+            if held.since is not None:
                 self._say(Carried(channel, held.flush()), wire, output)
 
     def _say(self, event: Carried, wire: list[bytes], output: list[tuple[Channel, bytes]]) -> None:

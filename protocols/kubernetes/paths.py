@@ -18,7 +18,7 @@ MAX_PARAMETERS = 512
 
 # RFC 3986, section 3.3: what stands for itself in a path segment. Encoded, each of these would be a second spelling.
 _PLAIN = frozenset((string.ascii_letters + string.digits + "-._~" + "$&+,;=:@").encode())
-_EITHER = frozenset(b"!'()*")  # Go's client encodes these, others do not; both mean the same
+# `!'()*` may stand for themselves or be encoded: Go's client encodes them, others do not, and no reader splits at them
 _SEGMENT = re.compile(rb"(?:[A-Za-z0-9\-._~$&+,;=:@!'()*]|%[0-9A-F]{2})*\Z")
 _QUERY = re.compile(rb"(?:[!-$&-~]|%[0-9A-Fa-f]{2})*\Z")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")

@@ -12,7 +12,7 @@ from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.lineage import opens
 from protocols.mysql.messages import ColumnDefinition, Command, Err
-from protocols.mysql.pending import Pending
+from protocols.mysql.pending import Pending, Verdict
 from protocols.mysql.results import RowRewriter
 from protocols.mysql.scrub import scrub
 from protocols.mysql.statements.model import Statement
@@ -115,6 +115,16 @@ class Masking(SessionBase):
         if text == message:
             return body
         return Err(error.errno, error.sqlstate, text.encode()).encode()
+
+
+def chooses_id(verdict: Verdict) -> bool:
+    """Whether the insert id in the answer to this command may be a masked value, or computed from one.
+
+    It is what LAST_INSERT_ID(expression) was given, or the number that an INSERT put into its key: out of a row that it
+    read, or by code of its own.
+    """
+    analysis = verdict.command.analysis
+    return verdict.touches and (b"insert_id" in verdict.text.lower() or bool(analysis.reads) or opens(analysis))
 
 
 def _columns(definitions: Sequence[ColumnDefinition], rewriter: RowRewriter) -> bytes:

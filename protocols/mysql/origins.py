@@ -28,7 +28,12 @@ def relations(analysis: Analysis) -> tuple[str, ...]:
     """Every relation whose rows can show in the answers to a command; `*` where it may read what it does not show."""
     named = (*analysis.reads, *analysis.writes)
     system = any(_shows_rows(name) for name in named)
-    return (*named, ANY_RELATION) if system or opens(analysis) else named
+    # SIGNAL answers with any text, a variable's for one
+    says = _SAYS.search(analysis.kind) is not None
+    return (*named, ANY_RELATION) if system or says or opens(analysis) else named
+
+
+_SAYS = re.compile(r"\b(?:re)?signal\b")
 
 
 def _shows_rows(name: str) -> bool:

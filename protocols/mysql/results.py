@@ -12,7 +12,6 @@ from typing import Any
 
 from protocols.contract import MaskPlan
 from protocols.mysql import rows
-from protocols.mysql.errors import ProtocolError
 from protocols.mysql.framing import HEADER, MAX_PART, packet, parts, payload
 from protocols.mysql.messages import ColumnDefinition, string
 from protocols.mysql.values import MaskError, scalar, value_rewriter
@@ -41,7 +40,6 @@ class RowRewriter:
         self.plan = plan
         self.width = len(definitions)
         self.binary = binary
-        self._types = [d.type for d in definitions]
         # per column None (passes), the bytes that stand for every value, or the function that masks one; in text form
         # with the length in front
         self._actions: list[Any] = []
@@ -56,6 +54,14 @@ class RowRewriter:
                 self._actions.append(_Constant(made.value))
             else:
                 self._actions.append(_text_value(made.value))
+
+        # of a binary row: where a column's NULL bit is (from the row's first byte), its size, its action
+        self._steps: list[tuple[int, int, int, Any]] = []
+        if binary:
+            self._steps = [
+                (1 + ((i + 2) >> 3), 1 << ((i + 2) & 7), _size(d.type), action)
+                for i, (d, action) in enumerate(zip(definitions, self._actions, strict=True))
+            ]
 
     def rewrite(self, body: bytes) -> bytes:
         """The payload of one row, masked. Raises MaskError for a payload that is not exactly one row of this result."""
@@ -112,16 +118,71 @@ class RowRewriter:
         return b"".join(out)
 
     def _binary(self, body: bytes) -> bytes:
+        """A row of binary values: a zero, the NULL bitmap (two bits of offset), the values ("Binary Protocol")."""
+        start = 1 + ((self.width + 9) >> 3)
+        end = len(body)
+        if end < start or body[0]:
+            raise MaskError("a binary row that does not begin as one")
+        nulls: bytearray | None = None  # once it changes
+        out: list[bytes] = []
+        at = copied = start
         try:
-            values = rows.binary_row(body, self._types)
-            for i, action in enumerate(self._actions):
-                if action is not None and (value := values[i]) is not None:
-                    values[i] = action.value if action.__class__ is _Constant else action(value)
-            return rows.encode_binary_row(values, self._types)
-        except MaskError:
-            raise
-        except ProtocolError as e:
-            raise MaskError(str(e)) from None
+            for index, bit, size, action in self._steps:
+                if body[index] & bit:
+                    continue
+                first = at
+                if size < 0:
+                    n = body[at]
+                    at += 1
+                    if size == _TEMPORAL:
+                        if n not in _TEMPORAL_SIZES:
+                            raise MaskError("a temporal value of a wrong length")
+                    elif n >= 0xFB:
+                        if n in (0xFB, 0xFF):
+                            raise MaskError("a value with an impossible length")
+                        wide = 2 if n == 0xFC else 3 if n == 0xFD else 8
+                        n = int.from_bytes(body[at : at + wide], "little")
+                        at += wide
+                else:
+                    n = size
+                at += n
+                if at > end:
+                    raise MaskError("a row's values run past its end")
+                if action is not None:
+                    value = action.value if action.__class__ is _Constant else action(body[at - n : at])
+                    out.append(body[copied:first])
+                    copied = at
+                    if value is None:
+                        nulls = nulls or bytearray(body[:start])
+                        nulls[index] |= bit
+                    elif size == _STRING:
+                        out.append(string(value))
+                    elif size == _TEMPORAL:
+                        out.append(bytes((len(value),)) + value)
+                    else:
+                        out.append(value)
+        except IndexError:
+            raise MaskError("a row with too few values") from None
+        if at != end:
+            raise MaskError("a row's values do not fill it")
+        out.append(body[copied:end])
+        return (bytes(nulls) if nulls is not None else body[:start]) + b"".join(out)
+
+
+_STRING, _TEMPORAL = -1, -2  # in place of a size
+_TEMPORAL_SIZES = frozenset((0, 4, 7, 8, 11, 12))
+
+
+def _size(kind: int) -> int:
+    """Bytes of a binary value. One of an unknown type cannot be measured."""
+    fixed = 0 if kind == rows.FieldType.NULL else rows.FIXED.get(kind)
+    if fixed is not None:
+        return fixed
+    if kind in rows.TEMPORAL:
+        return _TEMPORAL
+    if kind in rows.STRINGS:
+        return _STRING
+    raise MaskError(f"a binary value of an unknown type {kind}")
 
 
 class _Constant:

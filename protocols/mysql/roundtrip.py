@@ -1,8 +1,8 @@
 """The answer that most traffic is made of, taken as one: a whole result, in one piece, of the only statement of its
 command, which changes nothing and whose rows need no mask.
 
-It does exactly what `answers` would do packet by packet, in half the time. Whatever does not fit the pattern to the last
-byte goes the long way, before anything has happened.
+It does exactly what `answers` would do packet by packet, in half the time. Whatever does not fit the pattern to the
+last byte goes the long way, before anything has happened.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ HARMLESS = words(
     """
     autocommit wait_timeout interactive_timeout net_read_timeout net_write_timeout
     time_zone lc_time_names lc_messages div_precision_increment group_concat_max_len
-    character_set_results character_set_connection collation_connection default_week_format
+    character_set_results default_week_format
     max_sort_length sort_buffer_size join_buffer_size read_buffer_size read_rnd_buffer_size tmp_table_size
     max_heap_table_size optimizer_switch optimizer_search_depth optimizer_prune_level optimizer_trace_limit
     optimizer_use_condition_selectivity optimizer_selectivity_sampling_limit join_cache_level mrr_buffer_size
@@ -57,7 +57,7 @@ _PARSE_STATE = words(
     """
     sql_mode character_set_client character_set_filesystem character_set_server
     character_set_database collation_server collation_database lower_case_table_names old_mode old
-    default_collation_for_utf8mb4 character_set_collations
+    default_collation_for_utf8mb4 character_set_collations character_set_connection collation_connection
     """
 )
 _CHARACTER_SETS = words(
@@ -69,6 +69,7 @@ _CHARACTER_SETS = words(
 )
 # a client may switch to these: bytes beyond ASCII never hide a quote or a backslash in them, and they are decoded here
 SAFE_CHARACTER_SETS = words("utf8 utf8mb3 utf8mb4 latin1 ascii binary")
+SAFE_COLLATIONS = SAFE_CHARACTER_SETS | {"uca1400"}  # by what their names begin with
 
 # modes that change how a text is read; a text under any of the last group is not judged
 LEXING = words("ANSI_QUOTES NO_BACKSLASH_ESCAPES PIPES_AS_CONCAT IGNORE_SPACE HIGH_NOT_PRECEDENCE")
@@ -140,6 +141,10 @@ def set_effect(name: str, value: str | None) -> Effect:
         return Effect.SESSION_SET
     if name in _PARSE_STATE:
         if name == "character_set_client" and charset_of(value) in SAFE_CHARACTER_SETS:
+            return Effect.SESSION_SET
+        if name == "character_set_connection" and charset_of(value) in SAFE_CHARACTER_SETS:
+            return Effect.SESSION_SET
+        if name == "collation_connection" and (value or "").lower().partition("_")[0] in SAFE_COLLATIONS:
             return Effect.SESSION_SET
         if name == "sql_mode":
             modes = modes_of(value)

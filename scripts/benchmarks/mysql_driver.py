@@ -1,6 +1,6 @@
 """Load for a MySQL server, in a process of its own: one event loop over raw sockets, packets built beforehand.
 
-Reads one JSON object from standard input and answers with one. The driver must not be what is measured: after the
+Reads a JSON object a line from standard input, one for each run, and answers with one a line. The driver must not be what is measured: after the
 login (PyMySQL's) a transaction is one `send` of bytes that are already there and as many `recv` as the answer needs;
 the answer is not parsed but walked packet by packet.
 """
@@ -240,12 +240,12 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    spec = json.loads(sys.stdin.read())
-    try:
-        print(json.dumps(run(spec)))
-    except (BenchError, OSError, pymysql.err.MySQLError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    for line in sys.stdin:
+        try:
+            answer = run(json.loads(line))
+        except (BenchError, OSError, pymysql.err.MySQLError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +32,70 @@ _BULK = (
 )
 
 
-class MySQLDriver:
-    """Runs `mysql_driver` in processes of their own; several clients that connect each time are as many processes."""
+class Child:
+    """One process of `mysql_driver`, that runs one thing after another. It ends with its standard input."""
 
     def __init__(self) -> None:
-        self.cpu_us: float | None = None  # of the last run's driver, per transaction
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "scripts.benchmarks.mysql_driver"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+
+    def ask(self, spec: dict[str, Any], limit: float) -> dict[str, Any]:
+        """Raises BenchError for a run that fails or hangs; after a hang the process is gone."""
+        into, out = self._process.stdin, self._process.stdout
+        assert into is not None
+        assert out is not None
+        try:
+            into.write(json.dumps(spec).encode() + b"\n")
+            into.flush()
+        except OSError as error:
+            raise BenchError(f"the driver has ended: {error}") from error
+        # an answer is one line, written at once: where its beginning is, its end is on the way
+        if not select.select([out], [], [], max(0.0, limit))[0]:
+            self.close()
+            raise BenchError(f"the driver was not done after {limit:.0f} s")
+        line = out.readline()
+        if not line:
+            raise BenchError("the driver has ended; what it said is above")
+        told: dict[str, Any] = json.loads(line)
+        if "error" in told:
+            raise BenchError(told["error"])
+        return told
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what it was to be told stays unsaid
+                    pipe.close()
+
+
+class MySQLDriver:
+    """Runs `mysql_driver` in processes of its own; several clients that connect each time are as many processes."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    def _child(self, number: int) -> Child:
+        while len(self._children) <= number:
+            self._children.append(Child())
+        if not self._children[number].running:
+            self._children[number].close()
+            self._children[number] = Child()
+        return self._children[number]
+
+    def close(self) -> None:
+        for child in self._children:
+            child.close()
+        self._children.clear()
 
     def run(
         self,
@@ -64,28 +125,14 @@ class MySQLDriver:
             "reconnect": reconnect,
         }
         limit = 10 * seconds + _GRACE
-        if reconnect:  # a login is work for the client as well
-            with ThreadPoolExecutor(clients) as pool:
-                told = list(pool.map(lambda _number: _child(spec, limit), range(clients)))
-        else:
-            told = [_child(spec, limit)]
+        # a login is work for the client as well
+        children = [self._child(number) for number in range(clients if reconnect else 1)]
+        with ThreadPoolExecutor(len(children)) as pool:
+            told = list(pool.map(lambda child: child.ask(spec, limit), children))
         latencies = sorted(number for one in told for number in one["latencies"])
         if not latencies:
             raise BenchError("the driver reported no transactions")
-        self.cpu_us = sum(one["cpu_s"] for one in told) * 1e6 / len(latencies)
         return Run(len(latencies) / max(one["seconds"] for one in told), latencies)
-
-
-def _child(spec: dict[str, Any], limit: float) -> dict[str, Any]:
-    argv = [sys.executable, "-P", "-m", "scripts.benchmarks.mysql_driver"]
-    try:
-        done = subprocess.run(argv, input=json.dumps(spec), capture_output=True, text=True, timeout=limit, cwd=ROOT)
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"the driver was not done after {limit:.0f} s") from None
-    if done.returncode != 0:
-        raise BenchError((done.stderr.strip().splitlines() or ["the driver failed"])[-1])
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
 
 
 class MySQLRig(Rig):
@@ -104,7 +151,8 @@ class MySQLRig(Rig):
         )
 
     def _fill(self) -> None:
-        self.driver = MySQLDriver()
+        self.driver = driver = MySQLDriver()
+        self._stack.callback(driver.close)
         with closing(self.server.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(_SMALL)
             cursor.execute(_BULK)

@@ -101,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else None
     )
     command = [sys.executable, "-m", "pytest", *selection, *rest]
-    tests = subprocess.run(command, cwd=ROOT, env=env)
+    # one file at a time to each worker: what its tests share is started once
+    workers = [] if rest else ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    tests = subprocess.run([*command, *workers], cwd=ROOT, env=env)
     if tests.returncode == 1 and os.environ.get("CI") == "true":
         # real servers on a busy machine miss a deadline now and then; what is broken fails twice
         print(

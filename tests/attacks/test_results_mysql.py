@@ -38,7 +38,8 @@ CREATE VIEW v_star AS SELECT * FROM users;
 CREATE VIEW v_union AS SELECT id, name FROM users UNION SELECT id, ssn FROM users;
 CREATE VIEW v_count AS SELECT count(*) AS n FROM users;
 CREATE TABLE gen (id int primary key, name varchar(30), secret varchar(30), h varchar(80) AS (SHA2(secret,256)),
-                  inv int DEFAULT 3 INVISIBLE)
+                  inv int DEFAULT 3 INVISIBLE);
+CREATE TABLE numbered (id int AUTO_INCREMENT PRIMARY KEY, v int)
 """
 DATA = {
     "a": (("ann@example.com", "123-45-6789"), ("bob@example.com", "219-09-9999")),
@@ -115,8 +116,10 @@ def world(mysql_server: MySQLServer) -> World:
 @pytest.mark.parametrize("binary", [False, True], ids=["text", "prepared"])
 @pytest.mark.parametrize("case", ALL, ids=lambda case: str(case["id"]))
 def test_nothing_that_the_client_sees_depends_on_what_is_masked(
-    world: World, case: Mapping[str, Any], binary: bool
+    world: World, case: Mapping[str, Any], binary: bool, request: pytest.FixtureRequest
 ) -> None:
+    if "xfail" in case:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=case["xfail"]))
     flavour = world.server.installation.flavour
     if case.get("server", flavour) != flavour:
         pytest.skip(f"a statement of {case['server']}")

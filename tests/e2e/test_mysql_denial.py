@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pymysql
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from pymysql.constants import CLIENT
+from pymysql.constants import CLIENT  # type: ignore[import-untyped]  # as above
 
 from scripts.support.lab import Lab
 from tests.e2e.conftest import Address, BothMySQL
@@ -51,8 +51,17 @@ def told(connection: pymysql.Connection[Any], sql: str) -> Any:
     return seen, bool(connection.server_status & 1)
 
 
+def known(both: BothMySQL) -> None:
+    """Waits until the gateway has seen the table: its view of the catalog may be a second old."""
+    deadline = time.monotonic() + 20
+    with connect(both.through("agent")) as connection:
+        while told(connection, "SELECT 1 FROM t")[0][0][0] == "error":
+            assert time.monotonic() < deadline, "the table is not known yet"
+            time.sleep(0.1)
+
+
 @pytest.fixture
-def alike(mysql_lab: Lab, both_mysql: BothMySQL) -> Iterator[Callable[[Callable[..., Any]], tuple[Any, Any]]]:
+def alike(mysql_lab: Lab, both_mysql: BothMySQL) -> Callable[[Callable[..., Any]], tuple[Any, Any]]:
     """Runs a script direct and as the agent through the gateway; returns both observations."""
 
     def fresh() -> None:
@@ -66,13 +75,13 @@ def alike(mysql_lab: Lab, both_mysql: BothMySQL) -> Iterator[Callable[[Callable[
         fresh()
         direct = script(both_mysql.direct(), FAILS)
         fresh()
-        time.sleep(1.5)  # the gateway's view of the catalog may be a second old
+        known(both_mysql)
         through = script(both_mysql.through("agent"), REFUSED)
         with contextlib.closing(mysql_lab.server.connect()) as connection, connection.cursor() as cursor:
             assert cursor.execute("SELECT 1 FROM shop.orders LIMIT 1") == 1
         return direct, through
 
-    yield run
+    return run
 
 
 def same_but_for_the_error(direct: list[Any], through: list[Any]) -> None:
@@ -91,8 +100,8 @@ def same_but_for_the_error(direct: list[Any], through: list[Any]) -> None:
 def test_outside_and_inside_a_transaction(alike: Any) -> None:
     def script(address: Address, bad: str) -> list[Any]:
         texts = (
-            "SELECT 1", bad, "BEGIN", "INSERT INTO t VALUES (1, 'kept')", "SAVEPOINT s", "INSERT INTO t VALUES (2, 'gone')",
-            "ROLLBACK TO SAVEPOINT s", "COMMIT", "SELECT * FROM t ORDER BY i",
+            "SELECT 1", bad, "BEGIN", "INSERT INTO t VALUES (1, 'kept')", "SAVEPOINT s",
+            "INSERT INTO t VALUES (2, 'gone')", "ROLLBACK TO SAVEPOINT s", "COMMIT", "SELECT * FROM t ORDER BY i",
         )  # fmt: skip
         with connect(address) as connection:
             return [told(connection, text) for text in texts]
@@ -100,7 +109,14 @@ def test_outside_and_inside_a_transaction(alike: Any) -> None:
     same_but_for_the_error(*alike(script))
 
     def block(address: Address, bad: str) -> list[Any]:
-        texts = ("BEGIN", "INSERT INTO t VALUES (1, 'kept')", bad, "SELECT * FROM t ORDER BY i", "COMMIT", "SELECT * FROM t")
+        texts = (
+            "BEGIN",
+            "INSERT INTO t VALUES (1, 'kept')",
+            bad,
+            "SELECT * FROM t ORDER BY i",
+            "COMMIT",
+            "SELECT * FROM t",
+        )
         with connect(address) as connection:
             return [told(connection, text) for text in texts]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import pymysql
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from scripts.support.lab import Lab

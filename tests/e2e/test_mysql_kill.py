@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import Any
 
-import pymysql
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from scripts.support.lab import Lab
@@ -91,13 +91,11 @@ def test_row_19_nobody_stops_somebody_elses_session(mysql_lab: Lab, both_mysql: 
 
 
 def test_row_30_an_ended_session_is_told_why(mysql_lab: Lab, both_mysql: BothMySQL) -> None:
-    client = connect(both_mysql, "analyst")
+    client = connect(both_mysql, token=mysql_lab.issuer.token("eve", ["analysts"]))
     client.query("SELECT 1")
     sessions = mysql_lab.gateway.ask("sessions", token=mysql_lab.tokens["admin"])
-    (mine,) = [s for s in sessions if s["subject"] == "analyst"]
-    done = mysql_lab.gateway.cli(
-        "terminate", mine["session"], "--reason", "drill", token=mysql_lab.tokens["admin"]
-    )
+    (mine,) = [s for s in sessions if s["subject"] == "eve"]
+    done = mysql_lab.gateway.cli("terminate", mine["session"], "--reason", "drill", token=mysql_lab.tokens["admin"])
     assert done.returncode == 0, done.stderr
     with pytest.raises(pymysql.err.MySQLError):
         client.query("SELECT 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ def enter(host: str, port: int, token: str, ca: Any) -> pymysql.Connection:
 def test_both_protocols_in_one_process(shop: MySQLServer, launcher: str) -> None:
     def both(document: dict[str, Any]) -> None:
         document["listeners"].append(
-            {**document["listeners"][0], "name": "mysql", "protocol": "mysql", "resource": "other"}
+            {**copy.deepcopy(document["listeners"][0]), "name": "mysql", "protocol": "mysql", "resource": "other"}
         )
         document["resources"].append(
             {
@@ -108,7 +109,9 @@ def test_a_database_that_is_away_is_said_and_found_again(
                 gateway.write_config()
                 gateway.stop()
                 gateway.start()
-                with contextlib.closing(enter(gateway.host, gateway.port, token, authority.file)) as connection:
-                    with connection.cursor() as cursor:
-                        cursor.execute("SELECT count(*) FROM orders")
-                        assert cursor.fetchone() == (720,)
+                with (
+                    contextlib.closing(enter(gateway.host, gateway.port, token, authority.file)) as connection,
+                    connection.cursor() as cursor,
+                ):
+                    cursor.execute("SELECT count(*) FROM orders")
+                    assert cursor.fetchone() == (720,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -239,12 +240,17 @@ def test_the_packets_that_are_sent_again_and_again() -> None:
     assert packets("text", "SELECT 2", 0, source) == [packet(b"\3SELECT 2")]
 
 
-def test_a_driver_that_cannot_connect_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BenchError, match="Can't connect"):
-        MySQLDriver().run(NOWHERE, transactions=1, seconds=0.1)
-    monkeypatch.setattr(mysql_rig, "_GRACE", -0.9)
-    with pytest.raises(BenchError, match="was not done after"):
-        MySQLDriver().run(NOWHERE, transactions=1, seconds=0.1)
+def test_a_driver_that_cannot_connect_is_an_error_and_can_be_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(MySQLDriver()) as driver:
+        for _ in range(2):
+            with pytest.raises(BenchError, match="Can't connect"):
+                driver.run(NOWHERE, transactions=1, seconds=0.1)
+        monkeypatch.setattr(mysql_rig, "_GRACE", -2.0)
+        with pytest.raises(BenchError, match="was not done after"):
+            driver.run(NOWHERE, transactions=1, seconds=0.1)
+        monkeypatch.undo()
+        with pytest.raises(BenchError, match="Can't connect"):
+            driver.run(NOWHERE, transactions=1, seconds=0.1, reconnect=True, clients=2)
 
 
 @pytest.mark.e2e

@@ -11,7 +11,7 @@ import re
 
 from guard.mask.bodies.paths import Paths
 from guard.mask.bodies.rules import DEFAULT, BodyError, Contents, Limits, masked_spans, masked_text
-from guard.mask.bodies.values import TELLING, spans_in
+from guard.mask.bodies.values import spans_in, telling
 from protocols.contract import ColumnMask
 
 _ENDS = re.compile(rb"\r?\n")
@@ -108,7 +108,7 @@ class CsvMasker:
             mask = self._paths.named(name.strip().decode("utf-8", "replace"))
             if mask is not None:
                 self._masks.append((index, mask))
-            elif self._contents is not None and TELLING.search(name):
+            elif self._contents is not None and telling(name):
                 self._telling.append(index)
         # a table without a header has values there
         return row[: len(row) - len(text)] + self._searched_row(text, names=[], hits=None)

@@ -19,7 +19,7 @@ import re
 
 from guard.mask.bodies.paths import ARRAY_RUN, MEMBER, NUMBER, STRING, Node, Paths
 from guard.mask.bodies.rules import DEFAULT, BodyError, Contents, Limits
-from guard.mask.bodies.values import spans_in
+from guard.mask.bodies.values import spans_in, telling
 from protocols.contract import ColumnMask, ValueKind
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
@@ -46,12 +46,13 @@ class _Expect(enum.Enum):
 class _Level:
     """An open container."""
 
-    __slots__ = ("mask", "muted", "node", "object")
+    __slots__ = ("key", "mask", "muted", "node", "object")
 
-    def __init__(self, is_object: bool, node: Node, mask: ColumnMask | None, muted: bool) -> None:
+    def __init__(self, is_object: bool, node: Node, mask: ColumnMask | None, muted: bool, key: bytes) -> None:
         self.object = is_object
         self.node = node
         self.mask = mask  # of an array's elements
+        self.key = key  # of an array's elements
         self.muted = muted  # this container was replaced by null: nothing of it is given out
 
 
@@ -167,7 +168,7 @@ class JsonMasker:
                     if byte == 0x2C:
                         at, expect = at + 1, _Expect.KEY if level.object else _Expect.VALUE
                         if not level.object:
-                            self._node, self._mask = level.node, level.mask
+                            self._node, self._mask, self._key = level.node, level.mask, level.key
                     elif byte == (0x7D if level.object else 0x5D):
                         at, expect = self._close(at + 1)
                     else:
@@ -184,7 +185,7 @@ class JsonMasker:
                     if byte == 0x5D and expect is _Expect.VALUE_OR_END:
                         at, expect = self._close(at + 1)
                         continue
-                    if self._mask is None and self._levels and not self._levels[-1].object:
+                    if self._mask is None and self._levels and not self._levels[-1].object and not self._careful():
                         run = ARRAY_RUN.match(data, at, self._clear_to(at, size))
                         if run is not None and run.end() > at:
                             at, expect = run.end(), _Expect.COMMA_OR_END if run.lastindex else _Expect.VALUE
@@ -196,6 +197,10 @@ class JsonMasker:
         self._expect = expect
         return at
 
+    def _careful(self) -> bool:
+        """The key makes a detector look closer at the values, and may not be in the buffer any more."""
+        return self._contents is not None and telling(self._key)
+
     def _clear_to(self, at: int, size: int) -> int:
         """The next place where a detector may find something."""
         if self._contents is None:
@@ -206,7 +211,7 @@ class JsonMasker:
     def _members(self, data: bytes, at: int) -> tuple[int, _Expect] | None:
         """Past the members from here that concern no rule, or else past one whose value is a scalar."""
         node = self._levels[-1].node
-        run = node.run.match(data, at, self._clear_to(at, len(data)))
+        run = (node.run if self._contents is None else node.careful_run).match(data, at, self._clear_to(at, len(data)))
         if run is not None and run.end() > at:
             return run.end(), _Expect.COMMA_OR_END if run.lastindex else _Expect.KEY
         member = MEMBER.match(data, at)
@@ -235,7 +240,7 @@ class JsonMasker:
         if muting:
             self._out += (data[self._copied : at], b"null")
             self._muted = True
-        self._levels.append(_Level(is_object, self._node, None if is_object else self._mask, muting))
+        self._levels.append(_Level(is_object, self._node, None if is_object else self._mask, muting, self._key))
         if is_object:
             return at + 1, _Expect.KEY_OR_END
         return at + 1, _Expect.VALUE_OR_END
@@ -323,7 +328,7 @@ class JsonMasker:
             return
         if self._contents is None:
             return
-        if escaped or self._hit(at, end):
+        if escaped or self._hit(at, end) or telling(self._key):
             value = json.loads(raw).encode("utf-8", "surrogatepass") if escaped else raw[1:-1]
             self._replace(data, at, end, value, self._key)
 
@@ -345,7 +350,7 @@ class JsonMasker:
     def _on_number(self, data: bytes, at: int, end: int) -> None:
         mask = self._mask
         raw = data[at:end]
-        if mask is None and self._contents is not None and self._hit(at, end):
+        if mask is None and self._contents is not None and (self._hit(at, end) or telling(self._key)):
             spans = spans_in(self._contents, self._key, raw)
             mask = spans[0][2] if spans else None
         if mask is None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from guard.mask.bodies.rules import FieldRule, strictest
+from guard.mask.bodies.values import TELLING_WORDS
 from protocols.contract import ColumnMask
 
 _DEEP = "**"
@@ -89,19 +90,19 @@ class Paths:
 class Node:
     """Where in which rules a container is; what its members are follows from their keys."""
 
-    __slots__ = ("_next", "_paths", "_plain", "mask", "places", "run")
+    __slots__ = ("_next", "_paths", "_plain", "careful_run", "mask", "places", "run")
 
     def __init__(self, paths: Paths, places: frozenset[tuple[int, int]]) -> None:
         self._paths = paths
         self.places = places
         self._next: dict[str, Node] = {}
         self._plain: dict[bytes, Node] = {}
-        self.mask = strictest(
-            paths.rules[rule].mask for rule, at in sorted(places) if at == len(paths.steps[rule])
-        )  # of a value that is here
-        self.run = re.compile(
-            self._run(), re.DOTALL
-        )  # members that no rule masks, with their commas; group 1: the last of all
+        # of a value that is here
+        self.mask = strictest(paths.rules[rule].mask for rule, at in sorted(places) if at == len(paths.steps[rule]))
+        # members that no rule masks, with their commas; group 1: the last of all
+        self.run = re.compile(self._run(b""), re.DOTALL)
+        # the same without keys that make a detector look closer at their values
+        self.careful_run = re.compile(self._run(rb'(?!"[^"\\]*' + TELLING_WORDS + rb")"), re.DOTALL)
 
     def after(self, key: str) -> Node:
         found = self._next.get(key)
@@ -131,7 +132,7 @@ class Node:
                 out.add((rule, at + 1))
         return self._paths.node(frozenset(out))
 
-    def _run(self) -> bytes:
+    def _run(self, besides: bytes) -> bytes:
         """A key is passed over only when no rule ends with it: it is one whose letters are ASCII, and not named."""
         ends: set[str] = set()
         for rule, at in self.places:
@@ -139,7 +140,7 @@ class Node:
             if at < len(each) and all(step == _DEEP for step in each[at + 1 :]):
                 ends.add(glob("*" if each[at] == _DEEP else each[at], r'[^"\\]'))
         barred = rb'(?!"(?i:' + "|".join(sorted(ends)).encode() + rb')")' if ends else b""
-        member = barred + _KEY + _SPACE + rb":" + _SPACE + _FLAT
+        member = besides + barred + _KEY + _SPACE + rb":" + _SPACE + _FLAT
         return rb"(?:" + member + _COMMA + rb")*+(" + member + rb"(?=\}))?"
 
 

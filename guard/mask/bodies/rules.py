@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from guard.detect import NAMES, OWN, Finding, Kind, Scanner
+from guard.detect import KINDS, Finding, Scanner
 from guard.mask import STRATEGIES, MaskRuleError, check_rule
 from guard.mask import strategies as making
 from guard.mask.masker import ColumnMask as RuleMask
@@ -122,16 +122,12 @@ class Contents:
             return None
         wanted = frozenset(name for rule in rules for name in rule.detectors)
         chosen = scanner or _scanner(wanted)
-        kinds = {pattern: kind for pattern, kind in _kinds().items() if pattern in {*NAMES, OWN}}
         masks: dict[str, ColumnMask] = {}
-        for name, kind in kinds.items():
+        for name, kind in KINDS.items():
             found = strictest(rule.mask for rule in rules if name in rule.detectors or kind in rule.detectors)
             if found is not None:
                 masks[name] = found
         return cls(chosen, masks)
-
-    def mask(self, finding: Finding) -> ColumnMask | None:
-        return self._masks.get(finding.detector)
 
     def wanted(self, findings: Iterable[Finding]) -> list[tuple[int, int, ColumnMask]]:
         """Spans to mask, in order and apart: findings that overlap are one, masked as strictly as any of them."""
@@ -148,13 +144,6 @@ class Contents:
             else:
                 spans.append((finding.start, finding.end, mask))
         return spans
-
-
-@functools.cache
-def _kinds() -> dict[str, Kind]:
-    from guard.detect.scanner import PATTERNS
-
-    return {**{pattern.name: pattern.kind for pattern in PATTERNS}, OWN: Kind.CREDENTIAL}
 
 
 def masked_text(mask: ColumnMask, value: bytes) -> bytes:

@@ -56,7 +56,7 @@ def judge_calls(
                 _stored(walk, schema, name.text)
                 continue
             if name.kind is Kind.NAME:
-                upper = name.text.upper()
+                upper = name.text.upper() if name.text.isascii() else ""
                 native = upper in FUNCTIONS and upper not in KEYWORD_FUNCTIONS
                 _native(walk, name.text, upper) if native else _stored(walk, "", name.text)
                 continue

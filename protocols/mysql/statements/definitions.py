@@ -90,13 +90,14 @@ def _exists(reader: Reader) -> None:
         reader.accept("IF", "EXISTS")
 
 
-def _written(walk: Walk, given: str, name: str) -> str:
+def _written(walk: Walk, given: str, name: str, *, temporary: bool = False) -> str:
     schema = walk.schema(given)
     if not schema:
         return ""
     qualified = walk.qualified(schema, name)
     walk.write(qualified)
-    walk.change(ChangeKind.DEFINE, qualified)
+    if not temporary:  # no catalog shows those
+        walk.change(ChangeKind.DEFINE, qualified)
     return qualified
 
 
@@ -106,12 +107,12 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
         if reader.peek().kind is Kind.VARIABLE:
             raise Unreadable("a name is missing")
         for given, name in reader.names():
-            qualified = _written(walk, given, name)
+            qualified = _written(walk, given, name, temporary=temporary)
             walk.change(ChangeKind.TEMP_DROP, qualified)
         reader.rest()
         return
     given, name = reader.qualified()
-    qualified = _written(walk, given, name)
+    qualified = _written(walk, given, name, temporary=temporary)
     rest = reader.rest()
     _storage(rest, walk)
     if verb == "alter":

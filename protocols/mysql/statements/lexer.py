@@ -170,6 +170,7 @@ def lex(text: str, position: int, rules: Rules) -> Lexed:
             if end < 0:
                 raise Unreadable("a comment that is never closed")
             if mark == "+" and rules.hints and tokens and tokens[-1].upper in _HINTED:
+                _check_hint(text[position + 3 : end])
                 add(Token(Kind.HINT, text[position + 3 : end], "", position, end + 2))
             position = end + 2
             continue
@@ -204,6 +205,13 @@ def lex(text: str, position: int, rules: Rules) -> Lexed:
     if inside:
         raise Unreadable("an executable comment that is never closed")
     return Lexed(tokens, size, False, commented, conditional)
+
+
+def _check_hint(text: str) -> None:
+    """MySQL reads quotes inside a hint, so that `*/` inside them does not end it."""
+    used = [quote for quote in "'`\"" if quote in text]
+    if len(used) > 1 or any(text.count(quote) % 2 for quote in used) or "\\" in text:
+        raise Unreadable("an optimizer hint whose end is not sure")
 
 
 def _upper(word: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.contract import Effect
+from protocols.mysql.settings import words
 from protocols.mysql.statements.agree import parse
 from protocols.mysql.statements.calls import judge_calls
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable, lex
@@ -131,7 +132,31 @@ def expression(tokens: Sequence[Token], walk: Walk) -> Origins:
     return Queries(walk).expression(tree.expressions[0], Scope())
 
 
+# words behind which a string is a value; behind anything else it is a name for a column
+_VALUES_FOLLOW = words(
+    """
+    SELECT DISTINCT DISTINCTROW ALL AND OR NOT LIKE BETWEEN THEN ELSE WHEN CASE RLIKE REGEXP WHERE HAVING BY ON INTERVAL
+    DIV MOD XOR BINARY DATE TIME TIMESTAMP SEPARATOR ESCAPE SET BOTH LEADING TRAILING FROM PATH IN
+    """
+)
+
+
+def _names_by_strings(tokens: Sequence[Token]) -> bool:
+    """Whether a string may be the name of a column: then texts of one shape differ in what their names mean."""
+    for index, token in enumerate(tokens):
+        if token.kind is Kind.STRING and index:
+            before = tokens[index - 1]
+            if before.kind is Kind.STRING:  # one value with it
+                continue
+            if before.kind is Kind.OPERATOR and before.upper != ")":
+                continue
+            if before.kind is not Kind.WORD or before.upper not in _VALUES_FOLLOW:
+                return True
+    return False
+
+
 def _calls(tokens: Sequence[Token], tree: Any, walk: Walk) -> None:
+    walk.constants = walk.constants or _names_by_strings(tokens)
     structural: Counter[str] = Counter()
     for alias in tree.find_all(exp.TableAlias):
         if alias.args.get("columns"):

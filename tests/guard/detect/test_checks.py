@@ -65,7 +65,6 @@ ALL = (
     checks.nino,
     checks.random_looking,
     checks.password,
-    checks.a_jwt,
 )
 
 

@@ -103,7 +103,7 @@ def test_lies_in_the_wrong_place() -> None:
     with pytest.raises(StreamError):
         ExecWebSocket(V4).client(b"\xff\x00")
     with pytest.raises(StreamError):
-        ExecWebSocket(V4).client(b"\x00x", text=True)
+        ExecWebSocket(V4).server(b"\x01x", text=True)
     with pytest.raises(StreamError):
         ExecWebSocket("channel.k8s.io")
 

@@ -33,11 +33,15 @@ from protocols.kubernetes.channels import (
     PortOpened,
     Resized,
 )
+from protocols.kubernetes.errors import Withheld
 from protocols.kubernetes.kubeconfig import exec_credential, kubeconfig
 from protocols.kubernetes.media import negotiate
+from protocols.kubernetes.output import MaskedOutput
 from protocols.kubernetes.requests import resolve
+from protocols.kubernetes.secrets import MaskedObjects, mask_answer
 from protocols.kubernetes.spdystreams import ExecSpdy, PortForwardSpdy
-from tests.support.apiserver.kubectl import Kubectl
+from scripts.support.tls import Authority
+from tests.support.apiserver.kubectl import BINARY, Kubectl
 from tests.support.apiserver.remote import Recording
 from tests.support.apiserver.server import TOKEN, ApiServer
 
@@ -248,6 +252,47 @@ def test_exec_with_its_exit_code(kubectl: Kubectl, apiserver: ApiServer) -> None
     assert end.code == 3
 
 
+class _Words:
+    """Masks a word in what has come so far; holds back a tail that could become one."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        shown, self._held = self._held + data, b""
+        return shown.replace(b"hunter2", b"[masked]")
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def test_output_of_stock_kubectl_is_masked(kubectl: Kubectl, apiserver: ApiServer) -> None:
+    kubectl("exec", pod(apiserver), "--", "sh", "-c", "echo hunter2; echo hunter2 >&2")
+    settled(apiserver, lambda found: any(isinstance(e, Finished) for _, e in found))
+    recording = apiserver.recordings[-1]
+    stream = ExecWebSocket(recording.protocol) if recording.websocket else ExecSpdy()
+    output, shown = MaskedOutput(stream, _Words), Recording("exec", recording.protocol, recording.websocket)
+    for side, data in recording.said:
+        taken = (stream.client if side is Side.CLIENT else stream.server)(data)
+        pieces = taken if isinstance(taken, list) else [taken]
+        wire = [piece.wire for piece in pieces] if side is Side.CLIENT else output.server(pieces, 1).wire
+        shown.said += [(side, part) for part in wire]
+    events = decoded(shown)
+    assert said(events, Channel.STDOUT) == said(events, Channel.STDERR) == b"[masked]\n"
+    assert isinstance(events[-1][1], Finished)
+
+
+def test_an_api_server_that_answers_protobuf_all_the_same(authority: Authority, tmp_path: Path) -> None:
+    """What the client would see then is withheld; the client itself could read it."""
+    with ApiServer(authority, lie=("application/vnd.kubernetes.protobuf", b"k8s\x00")) as lying:
+        config = kubeconfig("lab", lying.url, authority.file.read_bytes(), token=TOKEN)
+        assert Kubectl(tmp_path / "home", config).run("get", "secrets").returncode == 1
+        request = resolve("GET", lying.seen[-1].target)
+    assert request.full_resource == "secrets"
+    with pytest.raises(Withheld):
+        mask_answer(lying.lie[1], lying.lie[0], request, MaskedObjects())  # type: ignore[index]
+
+
 def test_exec_of_what_is_not_there(kubectl: Kubectl, apiserver: ApiServer) -> None:
     done = kubectl.run("exec", pod(apiserver), "--", "no-such-command")
     assert done.returncode == 1
@@ -272,7 +317,7 @@ def test_exec_on_a_terminal(kubectl: Kubectl, apiserver: ApiServer) -> None:
     ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-c", "import os,sys; os.setsid(); import fcntl,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-         "os.execvp(sys.argv[1], sys.argv[1:])", str(_binary()), "exec", "-it", name, "--", "sh"],
+         "os.execvp(sys.argv[1], sys.argv[1:])", str(BINARY), "exec", "-it", name, "--", "sh"],
         env=kubectl.environment, stdin=slave, stdout=slave, stderr=slave,
     )  # fmt: skip
     os.close(slave)
@@ -291,12 +336,6 @@ def test_exec_on_a_terminal(kubectl: Kubectl, apiserver: ApiServer) -> None:
     assert (Side.CLIENT, Resized(100, 30)) in events
     assert b"30 100" in said(events, Channel.STDOUT)
     assert b"stty size" in said(events, Channel.STDIN)
-
-
-def _binary() -> Path:
-    from tests.support.apiserver.kubectl import BINARY
-
-    return BINARY
 
 
 def _ask(master: int, line: str, wanted: str) -> None:

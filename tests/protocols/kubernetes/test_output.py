@@ -56,6 +56,15 @@ def test_a_prompt_comes_after_the_delay() -> None:
     assert output.tick(10 * DELAY_NS).wire == []
 
 
+def test_output_without_a_pause_and_without_a_line_end_comes_too() -> None:
+    stream = ExecWebSocket(V5)
+    output = masked(stream)
+    for n in range(10):
+        assert output.server([stream.server(b"\x01.")], n * DELAY_NS // 10).wire == []
+    assert output.due_ns == DELAY_NS
+    assert output.tick(DELAY_NS).wire == [b"\x01.........."]
+
+
 def test_the_final_status_leaves_behind_everything_else() -> None:
     stream = ExecWebSocket(V5)
     output = masked(stream)

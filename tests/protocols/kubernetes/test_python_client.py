@@ -1,4 +1,4 @@
-"""The official Python client against the API server for tests: REST, a watch, and exec over its own WebSocket library."""
+"""The official Python client against the API server for tests: REST, a watch, and exec by its own WebSocket."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def core(apiserver: ApiServer) -> Iterator[Any]:
     configuration.api_key = {"authorization": f"Bearer {TOKEN}"}
     with kubernetes.client.ApiClient(configuration) as client:
         yield kubernetes.client.CoreV1Api(client)
+        client.rest_client.pool_manager.clear()
 
 
 def test_objects(core: Any, apiserver: ApiServer) -> None:
@@ -50,16 +51,14 @@ def test_watch(core: Any, apiserver: ApiServer) -> None:
 
 
 def test_exec(core: Any, apiserver: ApiServer) -> None:
-    from kubernetes.stream import stream
-
     name = pod(apiserver)
     command = ["sh", "-c", "read line; echo got $line; exit 5"]
     asked = {"stdin": True, "stdout": True, "stderr": True, "tty": False, "_preload_content": False}
-    answer = stream(core.connect_get_namespaced_pod_exec, name, "default", command=command, **asked)
+    answer = kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, name, "default", command=command, **asked)
     answer.write_stdin("hello\n")
     answer.run_forever(timeout=30)
     assert (answer.read_stdout(), answer.returncode) == ("got hello\n", 5)
-    answer.close()
+    answer.sock.shutdown()  # its own `close` leaves the socket to the collector
     settled(apiserver, lambda found: any(isinstance(e, Finished) for _, e in found))
-    assert apiserver.recordings[-1].protocol == "v4.channel.k8s.io"
+    assert apiserver.recordings[-1].websocket
     assert said(decoded(apiserver.recordings[-1]), Channel.STDIN) == b"hello\n"

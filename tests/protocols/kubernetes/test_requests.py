@@ -100,7 +100,7 @@ def test_what_goes_with_a_request() -> None:
         "/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&command=rm+-rf+%2Fdata&container=m&stdin=true&tty=0",
     )
     assert found.command == ("sh", "-c", "rm -rf /data")
-    assert (found.container, found.streams) == ("m", {"stdin"})
+    assert (found.container, found.streams) == ("m", frozenset({"stdin"}))
     assert resolve("GET", "/api/v1/namespaces/a/pods/p/log?follow").follow
     assert resolve("DELETE", "/api/v1/namespaces/a/pods/p?dryRun=All").dry_run
     assert resolve("GET", "/api/v1/namespaces/a/pods/p/portforward?ports=80&ports=81,82").ports == (80, 81, 82)

@@ -70,7 +70,12 @@ def server(
 def response(
     plugin: bytes = auth.CACHING_SHA2, answer: bytes = bytes(32), claimed: Capability = CLAIMED, **more: Any
 ) -> bytes:
-    given: dict[str, Any] = {"user": b"ada", "database": b"shop", "attributes": ((b"program_name", b"nightly"),), "charset": 45} | more
+    given: dict[str, Any] = {
+        "user": b"ada",
+        "database": b"shop",
+        "attributes": ((b"program_name", b"nightly"),),
+        "charset": 45,
+    } | more
     return Response(claimed, 1 << 24, plugin=plugin, answer=answer, **given).encode()
 
 

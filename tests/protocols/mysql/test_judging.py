@@ -171,3 +171,15 @@ def test_changes_and_renames_are_told(desk: Desk) -> None:
     assert not verdict.renames
     assert not verdict.changes
     assert dataclasses.is_dataclass(verdict)
+
+
+def test_columns_named_by_strings_are_not_one_shape(desk: Desk) -> None:
+    one = desk.ask("SELECT b FROM (SELECT ssn AS 'a', id AS 'b' FROM users) t WHERE b = 1")
+    other = desk.ask("SELECT b FROM (SELECT ssn AS 'b', id AS 'a' FROM users) t WHERE b = 1")
+    assert one.command.analysis.predicates == ("shop.users.id",)
+    assert other.command.analysis.predicates == ("shop.users.ssn",)
+    assert desk.ask("SELECT id 'x' FROM users").command.analysis.cacheable.value == "text"
+    assert (
+        desk.ask("SELECT id FROM users WHERE name = 'x' AND email IN ('a', 'b')").command.analysis.cacheable.value
+        == "shape"
+    )

@@ -80,6 +80,8 @@ def test_tokens(text: str, expected: list[str]) -> None:
         "$$",
         "$a",
         "€ €\x00",
+        "SELECT /*+ QB_NAME(`a*/ 1 -- `) */ 1",
+        "SELECT /*+ X(`'`) Y('*/ 1 -- ') */ 1",
         "/*!50000 /* */ */",
         "/*! /*! 1 */ */",
         "/*! 1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from sqlglot import exp
 
 from protocols.contract import ANY_RELATION, Origin, ResultShape
 from protocols.mysql.catalog import Catalog, Column, Relation, Routine, Trigger
@@ -25,6 +26,7 @@ def view(name: str, text: str | None, *names: str) -> Relation:
     return Relation("app", name, "view", columns(*names), text, "utf8mb4")
 
 
+WIDE = (Column("a"), Column("b", generated="sha2(`a`,256)"), Column("h", visible=False))
 CATALOG = Catalog(
     "1",
     "mariadb",
@@ -33,7 +35,7 @@ CATALOG = Catalog(
     relations=(
         Relation("app", "users", "table", columns("id", "ssn", "name")),
         Relation("app", "orders", "table", columns("id", "total")),
-        Relation("app", "wide", "table", (Column("a"), Column("b", generated="sha2(`a`,256)"), Column("h", visible=False))),
+        Relation("app", "wide", "table", WIDE),
         Relation("app", "fired", "table", columns("id"), triggers=(Trigger("t", "before", "insert", "SET NEW.id=1"),)),
         Relation("app", "nothing", "table"),
         view("plain", "select `app`.`users`.`id` AS `id`,`app`.`users`.`ssn` AS `x` from `app`.`users`", "id", "x"),
@@ -48,7 +50,7 @@ CATALOG = Catalog(
 )  # fmt: skip
 
 
-def state(**facts: object) -> SessionState:
+def state() -> SessionState:
     made = SessionState(flavour="mariadb", version=(10, 11, 0), database="app")
     made.started()
     return made
@@ -119,6 +121,9 @@ def kinds(found: ResultShape) -> str:
         ("INSERT INTO orders VALUES (1, 2) RETURNING id", "id", "k"),
         ("INSERT INTO orders SELECT id, ssn FROM users RETURNING id", "id", "x"),
         ("INSERT INTO fired VALUES (1) RETURNING id", "id", "x!"),
+        ("SELECT x IS NULL, COUNT(x) FROM (SELECT NULLIF(ssn, '1') AS x FROM users) t", "a b", "xx"),
+        ("SELECT x IS NULL, COUNT(x) FROM (SELECT ssn AS x FROM users) t", "a b", "cc"),
+        ("INSERT INTO users VALUES (1, 'a', 'b') ON DUPLICATE KEY UPDATE name = ssn RETURNING name", "name", "x"),
         ("CALL p()", "a", "x!"),
         ("SHOW TABLES", "Tables_in_app", "c"),
         ("SHOW FULL PROCESSLIST", "Id Info", "xx!"),
@@ -214,6 +219,12 @@ def test_without_a_catalog_or_a_statement_nothing_is_known() -> None:
         assert kinds(found) == "x!"
 
 
+def test_reach_of_a_signal_is_anything() -> None:
+    assert reach(judged("SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = @v", state()).analysis, CATALOG)[0] == (
+        ANY_RELATION,
+    )
+
+
 def test_reach_goes_through_views() -> None:
     _, read = reach(judged("SELECT id FROM plain", state()).analysis, CATALOG)
     assert SECRET in read
@@ -235,8 +246,6 @@ def test_a_large_statement_is_bounded(sql: str) -> None:
 
 
 def test_only_queries_are_traced() -> None:
-    from sqlglot import exp
-
     with pytest.raises(Untraceable):
         Lineage(CATALOG, state()).outputs(exp.Command(this="x"))
 

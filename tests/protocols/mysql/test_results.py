@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.contract import ColumnMask, MaskRule, Origin, ResultColumn, ResultShape, ValueKind
 from guard.mask.masker import Masker
+from protocols.contract import ColumnMask, MaskRule, Origin, ResultColumn, ResultShape, ValueKind
 from protocols.mysql.framing import MAX_PART, packet
 from protocols.mysql.messages import ColumnDefinition
 from protocols.mysql.results import MaskError, RowRewriter
+from protocols.mysql.rows import FIXED, TEMPORAL, binary_row, encode_binary_row, encode_text_row, text_row
 from protocols.mysql.rows import FieldType as T
-from protocols.mysql.rows import binary_row, encode_binary_row, encode_text_row, text_row
 
 REDACT = MaskRule("r", ("s.t.secret",), (), "redact")
 HASH = MaskRule("h", ("s.t.secret",), (), "hash", {"length": 8})
@@ -32,7 +32,9 @@ def definition(kind: int = T.VAR_STRING, *, length: int = 400, flags: int = 0) -
     return ColumnDefinition(b"s", b"t", b"t", b"c", b"c", 255, length, kind, flags, 0)
 
 
-def rewriter(kinds: Sequence[int], masked: Sequence[int], *, rule: MaskRule = REDACT, binary: bool = False) -> RowRewriter:
+def rewriter(
+    kinds: Sequence[int], masked: Sequence[int], *, rule: MaskRule = REDACT, binary: bool = False
+) -> RowRewriter:
     columns = tuple(
         ResultColumn("c", Origin.KNOWN, ("s.t.secret",) if i in masked else ("s.t.open",)) for i in range(len(kinds))
     )
@@ -49,7 +51,17 @@ def test_a_text_row_keeps_all_but_the_masked_value() -> None:
 def test_a_binary_row_keeps_its_nulls_and_gains_those_of_masked_numbers() -> None:
     kinds = [T.LONG, T.VAR_STRING, T.LONGLONG, T.DATE, T.VAR_STRING, T.SHORT, T.TINY, T.DOUBLE, T.VAR_STRING]
     made = rewriter(kinds, [2, 3, 4], binary=True)
-    values = [struct.pack("<i", 7), b"x", b"\1" * 8, struct.pack("<HBB", 2024, 1, 2), b"123", None, b"\5", b"\0" * 8, b"y"]
+    values = [
+        struct.pack("<i", 7),
+        b"x",
+        b"\1" * 8,
+        struct.pack("<HBB", 2024, 1, 2),
+        b"123",
+        None,
+        b"\5",
+        b"\0" * 8,
+        b"y",
+    ]
     row = made.rewrite(encode_binary_row(values, kinds))
     assert binary_row(row, kinds) == [values[0], b"x", None, None, b"[masked]", None, b"\5", b"\0" * 8, b"y"]
 
@@ -116,7 +128,7 @@ def test_a_binary_row_that_is_not_exactly_one_is_not_passed(row: bytes) -> None:
 
 def test_a_binary_value_of_an_unknown_type_cannot_be_measured() -> None:
     with pytest.raises(MaskError):
-        rewriter([99, T.VAR_STRING], [1], binary=True).rewrite(b"\0\0\1a\1b")
+        rewriter([99, T.VAR_STRING], [1], binary=True)
 
 
 def test_a_plan_of_another_width_is_refused() -> None:
@@ -135,6 +147,19 @@ def test_what_is_not_masked_is_untouched(values: list[bytes | None], data: st.Da
     assert text_row(rewriter(kinds, sorted(masked)).rewrite(encode_text_row(values)), len(values)) == want
     made = rewriter(kinds, sorted(masked), binary=True)
     assert binary_row(made.rewrite(encode_binary_row(values, kinds)), kinds) == want
+
+
+@given(st.data())
+def test_all_types_are_measured_as_the_codec_does(data: st.DataObject) -> None:
+    known = [*FIXED, *TEMPORAL, T.VAR_STRING, T.NEWDECIMAL]
+    kinds = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=12))
+    masked = data.draw(st.sets(st.integers(0, len(kinds) - 1)))
+    sizes = {**FIXED, T.DATE: 4, T.DATETIME: 11, T.TIMESTAMP: 7, T.TIME: 12, T.VAR_STRING: 5, T.NEWDECIMAL: 3}
+    values = [data.draw(st.one_of(st.none(), st.just(b"\1" * sizes[kind]))) for kind in kinds]
+    row = encode_binary_row(values, kinds)
+    out = binary_row(rewriter(kinds, sorted(masked), binary=True).rewrite(row), kinds)
+    assert [v for i, v in enumerate(out) if i not in masked] == [v for i, v in enumerate(values) if i not in masked]
+    assert all(out[i] in (None, b"[masked]") for i in masked)
 
 
 @given(st.binary(max_size=60), st.booleans())

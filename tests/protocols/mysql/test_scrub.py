@@ -9,7 +9,7 @@ from protocols.mysql.scrub import MASKED, scrub
 SECRET = "123-45-6789"
 
 QUOTING = [
-    (1062, "23000", f"Duplicate entry '{SECRET}' for key 'users.ssn'", f"Duplicate entry '{MASKED}' for key 'users.ssn'"),
+    (1062, "23000", f"Duplicate entry '{SECRET}' for key 'u.ssn'", f"Duplicate entry '{MASKED}' for key 'u.ssn'"),
     (1062, "23000", f"Duplicate entry '{SECRET}' for key 'PRIMARY'", f"Duplicate entry '{MASKED}' for key 'PRIMARY'"),
     (1105, "HY000", f"XPATH syntax error: '\\{SECRET}'", f"XPATH syntax error: '{MASKED}'"),
     (1292, "22007", f"Truncated incorrect DOUBLE value: '{SECRET}'", f"Truncated incorrect DOUBLE value: '{MASKED}'"),
@@ -43,7 +43,11 @@ def test_code_may_put_any_text_under_any_number(errno: int, state: str, message:
     ("errno", "state", "message"),
     [
         (1644, "45000", SECRET),  # SIGNAL
-        (3141, "22032", f'Invalid JSON text in argument 1 to function json_extract: "Invalid value." at position 0 {SECRET}'),
+        (
+            3141,
+            "22032",
+            f'Invalid JSON text in argument 1 to function json_extract: "Invalid value." at position 0 {SECRET}',
+        ),
         (1062, "23000", f"Doublon dans un champ index unique '{SECRET}'"),  # lc_messages
         (1062, "23000", f"Duplicate entry 'x' for key '{SECRET} x'"),  # no name
         (1048, "23000", f"Column '{SECRET}' cannot be null"),

@@ -189,3 +189,14 @@ def test_a_fork_leaves_the_original_alone() -> None:
     assert state.charset == "utf8mb4"
     assert not state.variables
     assert not state.prepared
+
+
+def test_a_connection_character_set_that_lacks_ascii_is_no_harmless_setting() -> None:
+    for text in ("SET character_set_connection = swe7", "SET collation_connection = 'swe7_swedish_ci'"):
+        assert judged(text).analysis.effects == {Effect.SESSION_PARSE_STATE}
+    for text in ("SET character_set_connection = utf8mb4", "SET collation_connection = 'utf8mb4_unicode_ci'"):
+        assert judged(text).analysis.effects == {Effect.SESSION_SET}
+
+
+def test_a_temporary_table_needs_no_new_catalog() -> None:
+    assert not apply(session(), "CREATE TEMPORARY TABLE tt (a INT)").definitions_changed

@@ -47,13 +47,16 @@ BOTH_FORMS = [
     (scalar_of(T.INT24), b"70000", struct.pack("<i", 70000), "70000", ValueKind.INTEGER),
     (scalar_of(T.LONG, flags=UNSIGNED), b"4294967295", b"\xff" * 4, "4294967295", ValueKind.INTEGER),
     (scalar_of(T.LONGLONG), b"-1", b"\xff" * 8, "-1", ValueKind.INTEGER),
-    (scalar_of(T.LONGLONG, flags=UNSIGNED), b"18446744073709551615", b"\xff" * 8, "18446744073709551615", ValueKind.INTEGER),
+    (scalar_of(T.LONGLONG, flags=UNSIGNED), b"%d" % (2**64 - 1), b"\xff" * 8, str(2**64 - 1), ValueKind.INTEGER),
     (scalar_of(T.YEAR), b"1999", struct.pack("<H", 1999), "1999", ValueKind.INTEGER),
     (scalar_of(T.NEWDECIMAL, length=12, decimals=2), b"-12.50", b"-12.50", "-12.50", ValueKind.NUMBER),
     (scalar_of(T.FLOAT), b"3.14", struct.pack("<f", 3.14), "3.14", ValueKind.NUMBER),
     (scalar_of(T.DOUBLE), b"1e20", struct.pack("<d", 1e20), "100000000000000000000", ValueKind.NUMBER),
     (scalar_of(T.DATE), b"2024-02-29", struct.pack("<HBB", 2024, 2, 29), "2024-02-29", ValueKind.DATE),
-    (scalar_of(T.DATETIME), b"2024-02-29 00:00:00", struct.pack("<HBB", 2024, 2, 29), "2024-02-29 00:00:00", ValueKind.TIMESTAMP),
+    (
+        scalar_of(T.DATETIME), b"2024-02-29 00:00:00", struct.pack("<HBB", 2024, 2, 29),
+        "2024-02-29 00:00:00", ValueKind.TIMESTAMP,
+    ),
     (
         scalar_of(T.TIMESTAMP), b"2024-02-29 23:59:58", struct.pack("<HBBBBB", 2024, 2, 29, 23, 59, 58),
         "2024-02-29 23:59:58", ValueKind.TIMESTAMP,

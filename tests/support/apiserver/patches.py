@@ -20,11 +20,13 @@ class PatchError(ValueError):
 def apply(content_type: str, current: dict[str, Any], patch: Any) -> dict[str, Any]:
     """The object after the patch; `current` is left alone."""
     if content_type == "application/json-patch+json":
-        return json_patch(copy.deepcopy(current), patch)
+        changed: dict[str, Any] = json_patch(copy.deepcopy(current), patch)
+        return changed
     if not isinstance(patch, dict):
         raise PatchError("the patch is no object")
     if content_type == "application/merge-patch+json":
-        return merge(copy.deepcopy(current), patch)
+        merged: dict[str, Any] = merge(copy.deepcopy(current), patch)
+        return merged
     if content_type in ("application/strategic-merge-patch+json", "application/apply-patch+yaml"):
         return strategic(copy.deepcopy(current), patch)
     raise PatchError(f"a patch of type {content_type} is not taken")

@@ -25,6 +25,7 @@ class Running:
     log: bytes = b""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
+    pump: asyncio.Task[None] | None = None  # kept alive with the pod
 
     def add(self, data: bytes) -> None:
         self.log += data
@@ -68,15 +69,20 @@ async def start(folder: Path, command: list[str], ended: Callable[[int], None]) 
         running.end()
         ended(code)
 
-    running.pump = asyncio.create_task(pump())  # type: ignore[attr-defined]  # kept alive with the pod
+    running.pump = asyncio.create_task(pump())
     return running
 
 
 async def stop(running: Running) -> None:
-    if running.process is not None and running.process.returncode is None:
+    if running.process is None or running.pump is None:
+        return
+    if running.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.process.pid, 9)
-        await running.process.wait()
+    if running.process.stdin is not None:
+        running.process.stdin.close()
+    # it reads to the end of the output, which closes the pipe
+    await running.pump
 
 
 async def attach(running: Running, remote: Remote) -> None:
@@ -210,9 +216,16 @@ async def _until_done(
         with contextlib.suppress(ConnectionError):
             await remote.finish(SUCCESS if code == 0 else failure(code))
     finally:
-        for task in (feeding, pumping):
-            task.cancel()
-        await asyncio.gather(feeding, pumping, return_exceptions=True)
+        # also where the server itself stops in the middle
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            await asyncio.wait_for(pumping, 1)
+        await process.wait()
 
 
 __all__ = ["ERROR", "Running", "attach", "execute", "start", "stop"]

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import wsproto
+import wsproto.connection
 import wsproto.events
 
 from protocols.contract import Side
@@ -79,7 +79,7 @@ class WebSocket:
     def __init__(self, wire: Wire, recording: Recording) -> None:
         self._wire = wire
         self._recording = recording
-        self._ws = wsproto.Connection(wsproto.ConnectionType.SERVER)
+        self._ws = wsproto.connection.Connection(wsproto.connection.ConnectionType.SERVER)
         self._message = b""
         self._ready: list[bytes] = []
         self.closed = False
@@ -90,8 +90,9 @@ class WebSocket:
             data = await self._wire.receive()
             self._ws.receive_data(data or None)
             for event in self._ws.events():
-                if isinstance(event, wsproto.events.BytesMessage):
-                    self._message += bytes(event.data)
+                if isinstance(event, wsproto.events.Message):
+                    # the Python client sends text as such; the real server does not look at the kind either
+                    self._message += event.data.encode() if isinstance(event.data, str) else bytes(event.data)
                     # a tunnel's client also sends empty ones
                     if event.message_finished and self._message:
                         self._ready.append(self._message)

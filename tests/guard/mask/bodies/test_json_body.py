@@ -90,6 +90,11 @@ def test_the_stricter_of_two_masks_decides() -> None:
         (b'{"n":"bob\\u0040example.com \\/ \\n"}', b'{"n":"[masked] / \\n"}'),
         (b'["4111111111111111",4111111111111111,1.5]', b'["[masked]",null,1.5]'),
         (b'{"password":"hun\\"ter2"}', b'{"password":"[masked]"}'),
+        (b'{"id":1,"password":"hunter2","x":[{"y":1}]}', b'{"id":1,"password":"[masked]","x":[{"y":1}]}'),
+        (
+            b'{"phone":["0171 5551234",{"a":1},"x"],"b":["0171 5551234"]}',
+            b'{"phone":["[masked]",{"a":1},"x"],"b":["0171 5551234"]}',
+        ),
         (b'{"password":"p@ss word, with \\\\ and more"}', b'{"password":"[masked]"}'),
         (b'{"user":{"ssn":123456789}}', b'{"user":{"ssn":null}}'),
         (b'{"a":"\xc3\xa9 bob@example.com"}', b'{"a":"\xc3\xa9 [masked]"}'),

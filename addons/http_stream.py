@@ -1,0 +1,451 @@
+"""One request and its answer in mitmproxy's stream machine, with the guard between that machine and the codecs.
+
+mitmproxy's hooks get a flow that nothing is sent from (`_shadow`): what addons, mitmweb or a `-w` file see is a
+projection, and what they change in it changes nothing. They can delay a request, and kill it.
+
+INVARIANT: an exception in here, or in what it asks, ends the exchange with an error; nothing is forwarded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from mitmproxy import connection, flow, http
+from mitmproxy.proxy import commands, context, events, layer
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http import _hooks as http_hooks
+
+from addons.http_port import (
+    Collect,
+    Commands,
+    Ended,
+    Exchange,
+    Forward,
+    Opaque,
+    Refuse,
+    SluicegateStepHook,
+    Step,
+)
+from addons.http_relay import TunnelLayer
+
+if TYPE_CHECKING:
+    from addons.http_layer import GuardedLayer
+
+log = logging.getLogger("sluicegate.http")
+
+_MAX_WASTED = 1 << 20  # bytes of a refused request's body that are read on before it is cut
+_PIECE = 1 << 18  # bytes of a spooled body that are handed on at once
+_UNREADABLE = "the gateway cannot read the upstream's answer"
+
+
+class Get(GetHttpConnection):
+    """Finds an open connection by what the exchange says, not by the address that was pinned."""
+
+    exchange: Exchange
+
+    def connection_spec_matches(self, connection: connection.Connection) -> bool:
+        return self.exchange.reaches(cast(Any, connection))
+
+
+_HOOKS = (
+    http_hooks.HttpRequestHeadersHook,
+    http_hooks.HttpRequestHook,
+    http_hooks.HttpResponseHeadersHook,
+    http_hooks.HttpResponseHook,
+    http_hooks.HttpErrorHook,
+    http_hooks.HttpConnectHook,
+    http_hooks.HttpConnectedHook,
+    http_hooks.HttpConnectErrorHook,
+)
+
+
+class GuardedStream(HttpStream):
+    """See above."""
+
+    def __init__(self, context: context.Context, stream_id: int, owner: GuardedLayer) -> None:
+        super().__init__(context, stream_id)
+        self._owner = owner
+        self._gate = owner.gate
+        self.exchange: Exchange | None = None
+        self._shadow: http.HTTPFlow | None = None
+        self._over = False  # nothing more is taken from either side
+        self._collecting = False
+        self._asked = False  # the client's body waits for our `100 Continue`
+        self._wasted = 0
+        self._passed = False  # the request was handed to mitmproxy's own machine
+        self._answered = False  # the head of an answer was handed on
+        self._upgraded = False
+
+    @property
+    def queued(self) -> int:
+        """Bytes of the client's that wait here while something is waited for."""
+        return sum(len(e.data) for e in self._paused_event_queue if isinstance(e, http_events.RequestData))
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        steps = self._guarded(event)
+        reply: Any = None
+        while True:
+            try:
+                command = steps.send(reply)
+            except StopIteration:
+                return
+            except Exception:
+                log.exception("an exchange ended by an internal error")
+                yield from self._end("internal error in the gateway")
+                return
+            reply = None
+            if isinstance(command, _HOOKS):
+                if self._gate.watched:
+                    yield from self._show(cast(Any, command))
+                continue
+            if isinstance(command, commands.Log) and command.message.startswith("Streaming "):
+                continue  # all of ours are streamed
+            reply = yield command
+
+    def _show(self, hook: Any) -> Commands:
+        shadow = self._shadow
+        if shadow is None:
+            shadow = self._shadow = http.HTTPFlow(self.context.client, self.context.server)
+            shadow.request = http.Request.make("GET", "http://sluicegate.invalid/")
+        shadow.server_conn = self.flow.server_conn
+        shadow.live = self.flow.live
+        if self.flow.error is not None:
+            shadow.error = flow.Error(self.flow.error.msg)
+        try:
+            if self.exchange is not None:
+                self.exchange.show(shadow)
+        except Exception:
+            log.exception("an exchange cannot be shown")
+            return
+        yield type(hook)(shadow)
+        if shadow.error is not None and shadow.error.msg == flow.Error.KILLED_MESSAGE:
+            self.flow.error = shadow.error
+
+    def _guarded(self, event: events.Event) -> Commands:
+        if isinstance(event, events.Start):
+            yield from super()._handle_event(event)
+        elif self._upgraded:
+            yield from self.passthrough(event)
+        elif self._over:
+            yield from self._after_the_end(event)
+        elif isinstance(event, http_events.RequestProtocolError | http_events.ResponseProtocolError):
+            yield from self._lost(event)
+        elif isinstance(event, http_events.RequestHeaders):
+            yield from self._request(event)
+        elif isinstance(event, http_events.RequestData):
+            yield from self._body(event)
+        elif isinstance(event, http_events.RequestEndOfMessage):
+            yield from self._complete(event)
+        elif isinstance(event, http_events.ResponseHeaders):
+            yield from self._answer(event)
+        elif isinstance(event, http_events.ResponseData):
+            yield from self._answer_data(event)
+        elif isinstance(event, http_events.ResponseEndOfMessage):
+            yield from self._answer_end(event)
+        elif isinstance(event, http_events.RequestTrailers | http_events.ResponseTrailers):
+            pass  # they could carry what the head may not
+        else:
+            yield from super()._handle_event(event)
+
+    def _wait(self, outcome: Any) -> Generator[commands.Command, Any, Any]:
+        if not inspect.isawaitable(outcome):
+            return outcome
+        step = Step(outcome)
+        yield SluicegateStepHook(step)
+        if step.error is not None:
+            raise step.error
+        return step.result
+
+    # ------------------------------------------------------------ the request
+
+    def _request(self, event: http_events.RequestHeaders) -> Commands:
+        request = event.request
+        self.exchange = exchange = self._gate.exchange(request, self, self._owner.tunnelled)
+        if request.method.upper() == "CONNECT":
+            verdict = yield from self._wait(exchange.connect())
+            if isinstance(verdict, Refuse):
+                yield from self._refuse(verdict, outstanding=not event.end_stream)
+            elif isinstance(verdict, Opaque | Forward):
+                yield from self._open_tunnel(exchange, opaque=isinstance(verdict, Opaque))
+            else:
+                raise TypeError("no verdict on a CONNECT")
+            return
+        self._asked = request.headers.get("expect", "").lower() == "100-continue"
+        verdict = yield from self._wait(exchange.begin(event.end_stream))
+        if isinstance(verdict, Refuse):
+            yield from self._refuse(verdict, outstanding=not event.end_stream)
+        elif isinstance(verdict, Collect):
+            self._collecting = True
+            yield from self._go_on()
+        elif isinstance(verdict, Forward):
+            if not event.end_stream:
+                yield from self._go_on()
+            yield from self._pass(end_stream=event.end_stream)
+        else:
+            raise TypeError("no verdict on a request")
+
+    def _go_on(self) -> Commands:
+        """Tells a client that waits for it to send its body. Ours to say: the upstream never sees `Expect`."""
+        if self._asked:
+            self._asked = False
+            go_on = http.Response.make(100)
+            go_on.headers.clear()
+            yield SendHttp(http_events.ResponseHeaders(self.stream_id, go_on), self.context.client)
+
+    def _pass(self, *, end_stream: bool) -> Commands:
+        """Gives mitmproxy's machine a copy of the request: what goes upstream is the exchange's."""
+        self._passed = True
+        request = cast(Exchange, self.exchange).request.copy()
+        request.stream = True
+        yield from super()._handle_event(http_events.RequestHeaders(self.stream_id, request, end_stream))
+
+    def _body(self, event: http_events.RequestData) -> Commands:
+        assert self.exchange is not None
+        self._asked = False
+        try:
+            data = yield from self._wait(self.exchange.body(event.data))
+        except Ended as e:
+            yield from self._end(str(e))
+            return
+        if isinstance(data, Refuse):
+            yield from self._refuse(data, outstanding=True)
+        elif isinstance(data, Forward):
+            self._collecting = False
+            yield from self._pass(end_stream=False)
+            yield from self._let_go()
+        elif isinstance(data, bytes):
+            if data:
+                yield from super()._handle_event(http_events.RequestData(self.stream_id, data))
+        else:
+            raise TypeError("no verdict on a piece of a body")
+
+    def _let_go(self) -> Commands:
+        """Hands on what was collected, no faster than the upstream takes it."""
+        exchange = self.exchange
+        assert exchange is not None
+        sent = 0
+        try:
+            for piece in exchange.collected():
+                if self._over:
+                    return
+                yield from super()._handle_event(http_events.RequestData(self.stream_id, piece))
+                sent += len(piece)
+                if sent >= _PIECE:
+                    sent = 0
+                    yield from self._wait(exchange.pace())
+        except Ended as e:
+            yield from self._end(str(e))
+
+    def gave_up(self) -> bool:
+        """Whether the client has cancelled the request while the layer waits."""
+        return any(isinstance(e, http_events.RequestProtocolError) for e in self._paused_event_queue)
+
+    def _complete(self, event: http_events.RequestEndOfMessage) -> Commands:
+        exchange = self.exchange
+        assert exchange is not None
+        verdict = yield from self._wait(exchange.complete())
+        if isinstance(verdict, Refuse):
+            if self._passed:
+                raise TypeError("a refusal of what has gone already")
+            yield from self._refuse(verdict, outstanding=False)
+            return
+        if not isinstance(verdict, Forward):
+            raise TypeError("no verdict on a body")
+        if self._collecting:
+            self._collecting = False
+            size = int(exchange.request.headers.get("content-length", "0"))
+            yield from self._pass(end_stream=size == 0)
+            yield from self._let_go()
+        elif not self._over:
+            try:
+                last = exchange.rest()
+            except Ended as e:
+                yield from self._end(str(e))
+                return
+            if last:
+                yield from super()._handle_event(http_events.RequestData(self.stream_id, last))
+        if not self._over:
+            yield from super()._handle_event(event)
+
+    def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
+        exchange = self.exchange
+        assert exchange is not None
+        host, port, secure = exchange.address()
+        wanted = Get((host, port), secure, None, "tcp")
+        wanted.exchange = exchange
+        found, error = yield wanted
+        if error:
+            log.info("the upstream cannot be reached: %s", error)
+            exchange.failed("the upstream cannot be reached")
+            code = http_events.ErrorCode.CONNECT_FAILED
+            yield from self.handle_protocol_error(
+                http_events.ResponseProtocolError(self.stream_id, "the gateway cannot reach the upstream", code)
+            )
+            self._over = True
+            return False
+        self.context.server = self.flow.server_conn = found
+        return True
+
+    # ------------------------------------------------------------ refusals and ends
+
+    def _refuse(self, verdict: Refuse, *, outstanding: bool) -> Commands:
+        """The gateway's own answer. `outstanding`: the request's body has not all come."""
+        exchange = self.exchange
+        assert exchange is not None
+        request = exchange.request
+        self._over = True
+        self.flow = http.HTTPFlow(self.context.client, self.context.server)
+        self.flow.request, self.flow.response = request, verdict.response
+        content = verdict.response.raw_content or b""
+        if request.method.upper() == "CONNECT" or (outstanding and not request.is_http2):
+            # what follows on this connection was meant for somebody else, or is a body that nobody wants
+            verdict.response.headers["connection"] = "close"
+        if request.method.upper() == "HEAD":
+            content = b""
+        yield http_hooks.HttpRequestHeadersHook(self.flow)
+        yield http_hooks.HttpResponseHook(self.flow)
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, verdict.response, not content), self.context.client)
+        if content:
+            yield SendHttp(http_events.ResponseData(self.stream_id, content), self.context.client)
+        self.flow.live = False
+        exchange.finished()
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
+        if not outstanding:
+            yield DropStream(self.stream_id)
+        elif self._asked and not request.is_http2:
+            # a client that waited for `100 Continue` may send its next request in the place of the body
+            yield commands.CloseConnection(self.context.client)
+
+    def _after_the_end(self, event: events.Event) -> Commands:
+        """What still comes of a refused request is thrown away, within reason."""
+        if isinstance(event, http_events.RequestData):
+            self._wasted += len(event.data)
+            if self._wasted > _MAX_WASTED:
+                code = http_events.ErrorCode.CANCEL
+                cut = http_events.ResponseProtocolError(self.stream_id, "refused by the gateway", code)
+                yield SendHttp(cut, self.context.client)
+                yield DropStream(self.stream_id)
+        elif isinstance(
+            event,
+            http_events.RequestEndOfMessage | http_events.RequestProtocolError | http_events.ResponseProtocolError,
+        ):
+            yield DropStream(self.stream_id)
+
+    def _end(self, why: str) -> Commands:
+        """In the middle of something: both sides see that it did not end well."""
+        self._over = True
+        if self.exchange is not None:
+            try:
+                self.exchange.failed(why)
+            except Exception:
+                log.exception("the end of an exchange is not recorded")
+        if self._passed and self.context.server in self._owner.connections:
+            error = http_events.RequestProtocolError(self.stream_id, why, http_events.ErrorCode.CANCEL)
+            yield SendHttp(error, self.context.server)
+        code = http_events.ErrorCode.GENERIC_SERVER_ERROR
+        yield SendHttp(http_events.ResponseProtocolError(self.stream_id, why, code), self.context.client)
+        yield DropStream(self.stream_id)
+
+    def _lost(self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError) -> Commands:
+        if isinstance(event, http_events.ResponseProtocolError):
+            log.info("an exchange ends: %.200r", event.message)
+            event = replace(event, message=_UNREADABLE)  # it could quote what no mask has seen
+        if self.exchange is not None:
+            self.exchange.failed(event.message)
+        if self._passed:
+            yield from super()._handle_event(event)
+        else:
+            yield DropStream(self.stream_id)
+
+    # ------------------------------------------------------------ the answer
+
+    def _answer(self, event: http_events.ResponseHeaders) -> Commands:
+        exchange, response = self.exchange, event.response
+        assert exchange is not None
+        verdict = yield from self._wait(exchange.answer(response, event.end_stream))
+        if isinstance(verdict, Refuse):
+            yield from self._withhold(verdict.response, event)
+            return
+        if not isinstance(verdict, Forward):
+            raise TypeError("no verdict on an answer")
+        self._answered = True
+        shown = response.copy()
+        if response.status_code != 101:
+            shown.stream = True
+        yield from super()._handle_event(replace(event, response=shown))
+
+    def _withhold(self, own: http.Response, event: http_events.ResponseHeaders) -> Commands:
+        """Our answer in the place of the upstream's."""
+        assert self.exchange is not None
+        content = own.raw_content or b""
+        if self.exchange.request.method.upper() == "HEAD":
+            content = b""
+        if not event.end_stream:
+            code = http_events.ErrorCode.CANCEL
+            yield SendHttp(
+                http_events.RequestProtocolError(self.stream_id, "refused by the gateway", code), self.context.server
+            )
+        yield from super()._handle_event(http_events.ResponseHeaders(self.stream_id, own, not content))
+        if content:
+            yield from super()._handle_event(http_events.ResponseData(self.stream_id, content))
+        yield from super()._handle_event(http_events.ResponseEndOfMessage(self.stream_id))
+        self._over = True
+        self.exchange.finished()
+
+    def _answer_data(self, event: http_events.ResponseData) -> Commands:
+        assert self.exchange is not None
+        try:
+            data = self.exchange.answer_data(event.data)
+        except Ended as e:
+            yield from self._end(str(e))
+            return
+        if data:
+            yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
+
+    def _answer_end(self, event: http_events.ResponseEndOfMessage) -> Commands:
+        assert self.exchange is not None
+        try:
+            data = self.exchange.answer_end()
+        except Ended as e:
+            yield from self._end(str(e))
+            return
+        if data:
+            yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
+        if self.flow.response is not None and self.flow.response.status_code != 101:
+            self.exchange.finished()
+        yield from super()._handle_event(event)
+
+    # ------------------------------------------------------------ other protocols on the same connection
+
+    def flow_done(self) -> Commands:
+        assert self.flow.response is not None
+        if self.flow.response.status_code != 101:
+            yield from super().flow_done()
+            return
+        assert self.exchange is not None
+        self.flow.websocket = None  # its messages would pile up in the flow: ours are in the record
+        self.flow.live = False
+        self._upgraded = True
+        self.child_layer = TunnelLayer(self.context, self.exchange.upgraded(), opened=True)
+        yield from self.child_layer.handle_event(events.Start())
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def _open_tunnel(self, exchange: Exchange, *, opaque: bool) -> Commands:
+        host, port, _ = exchange.address()
+        self.flow = http.HTTPFlow(self.context.client, self.context.server)
+        self.flow.request = exchange.request.copy()
+        self.client_state = self.state_done
+        self.context.server.address = (host, port)
+        self._upgraded = True
+        child: layer.Layer
+        if opaque:
+            child = TunnelLayer(self.context, exchange.tunnel(), opened=False)
+        else:
+            child = self._owner.inner(self.context, (host, port))
+        self.child_layer = child
+        yield from cast(Any, self).handle_connect_finish()

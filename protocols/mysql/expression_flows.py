@@ -1,0 +1,166 @@
+"""Where the value of an expression comes from.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlglot import exp
+
+from protocols.mysql.flows import (
+    ANYTHING, NOTHING, Ctes, Flow, Scope, Source, alike, declassified, union,
+)
+from protocols.mysql.relation_flows import Relations
+
+# words without parentheses that sqlglot takes for columns
+_NILADIC = frozenset(
+    {"utc_date", "utc_time", "utc_timestamp", "current_role", "localtime", "localtimestamp", "current_date",
+     "current_time", "current_timestamp", "current_user", "sysdate", "default", "maxvalue"}
+)  # fmt: skip
+# the grammar's own words: no stored function can take their place
+_GRAMMAR = (
+    exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg, exp.Case, exp.If, exp.Coalesce, exp.Cast, exp.Exists, exp.And,
+    exp.Or, exp.Not, exp.Concat, exp.GroupConcat, exp.CurrentDate, exp.CurrentTimestamp, exp.RowNumber,
+)  # fmt: skip
+_INSERT_ID = frozenset({"last_insert_id", "identity", "insert_id"})
+
+
+class Expressions(Relations):
+    """A part of `Lineage`."""
+
+    # ------------------------------------------------------------ expressions
+
+    def _flow(self, node: exp.Expr, scope: Scope, ctes: Ctes) -> Flow:
+        while isinstance(node, exp.Paren | exp.Alias):
+            node = node.this
+        if isinstance(node, exp.Column) and not isinstance(node.this, exp.Star):
+            self._count()
+            return self._column(node, scope, ctes)
+        return self._collect(node, scope, ctes).derived()
+
+    def _collect(self, start: exp.Expr, scope: Scope, ctes: Ctes, *, aliases: bool = False) -> Flow:
+        """Everything that an expression's value depends on."""
+        flow = NOTHING
+        stack: list[Any] = [start]
+        while stack:
+            node = stack.pop()
+            self._count()
+            if flow.anything:
+                return ANYTHING
+            if isinstance(node, exp.Column):
+                if isinstance(node.this, exp.Star):
+                    flow = flow | union(self._whole(s) for s in scope.sources)
+                else:
+                    flow = flow | self._column(node, scope, ctes, aliases=aliases)
+                continue
+            if isinstance(node, exp.Query | exp.Values) or (
+                isinstance(node, exp.Subquery) and isinstance(node.this, exp.Query | exp.Values | exp.Subquery)
+            ):
+                found = self._query(node, scope, ctes)
+                flow = flow | union(o.flow for o in found.outputs or ()) | found.rows | found.rest
+                continue
+            counted = declassified(node)
+            if counted is not None:
+                # whether a column is NULL is no secret, but whether an expression is can be an answer about its parts
+                if isinstance(counted, exp.Column):
+                    inner = self._column(counted, scope, ctes, aliases=aliases)
+                    flow = flow | Flow(frozenset(), inner.computed, inner.anything)
+                continue
+            special = self._special(node, scope, ctes)
+            if special is not None:
+                flow = flow | special
+            for value in node.args.values():
+                for part in value if isinstance(value, list) else (value,):
+                    if isinstance(part, exp.Expr):
+                        stack.append(part)
+        return flow
+
+    def _special(self, node: exp.Expr, scope: Scope, ctes: Ctes) -> Flow | None:
+        """What a node brings in that is not among its children."""
+        if isinstance(node, exp.Parameter):
+            return self._variable(node)
+        if isinstance(node, exp.SessionParameter):
+            return ANYTHING if self._insert_id and node.name.lower() in _INSERT_ID else None
+        if isinstance(node, exp.Placeholder):
+            return ANYTHING if self._parameters else None
+        if isinstance(node, exp.Star):
+            return union(self._whole(s) for s in scope.sources)
+        if isinstance(node, exp.Table | exp.Command):
+            return ANYTHING
+        if isinstance(node, exp.Dot):
+            return ANYTHING if node.find(exp.Func) is not None else None  # schema.function(): code of its own
+        if isinstance(node, exp.Window) and node.args.get("alias") is not None:
+            scoped: Scope | None = scope
+            flow = NOTHING
+            while scoped is not None:
+                for window in scoped.windows:
+                    if window is not node:
+                        inner = [v for k, v in window.args.items() if k in ("partition_by", "order", "spec")]
+                        for value in inner:
+                            for part in value if isinstance(value, list) else (value,):
+                                if isinstance(part, exp.Expr):
+                                    flow = flow | self._collect(part, scoped, ctes)
+                scoped = scoped.outer
+            return flow
+        if isinstance(node, exp.Func) and not isinstance(node, _GRAMMAR):
+            name = str(node.this).lower() if isinstance(node, exp.Anonymous) else ""
+            if name in _INSERT_ID:
+                return ANYTHING if self._insert_id or node.expressions else None
+            if name == "load_file" or self._opens:
+                return ANYTHING
+            if name and self._catalog.routine("", name) is not None:
+                return ANYTHING
+        return None
+
+    def _variable(self, node: exp.Expr) -> Flow:
+        if self._state is None or self._assigns:
+            return ANYTHING
+        variable = self._state.variable(node.name.lower())
+        return self._of_relations(variable.sources).derived() if variable.known else ANYTHING
+
+    def _column(self, node: exp.Column, scope: Scope, ctes: Ctes, *, aliases: bool = False) -> Flow:
+        """Every column that this name may mean, in the innermost query that has one."""
+        if node.args.get("catalog") is not None:
+            return ANYTHING
+        name, table, schema = node.name, node.table, node.db
+        if not table and name.lower() in _NILADIC and not node.this.args.get("quoted"):
+            return NOTHING
+        found: list[Flow] = []
+        at: Scope | None = scope
+        while at is not None:
+            sure = False
+            for source in at.sources:
+                if table and not alike(source.alias, table):
+                    continue
+                if schema and source.schema is not None and not alike(source.schema, schema):
+                    continue
+                if source.columns is None:
+                    found.append(source.rest)
+                    continue
+                matches = [flow for column, flow in source.columns if alike(column, name)]
+                found += matches
+                sure = sure or bool(matches)
+            if not table and (at is not scope or aliases):
+                found += self._aliased(name, at, ctes)
+                sure = sure or (aliases and bool(found))
+            if sure:
+                return union(found)
+            at = at.outer
+        return union(found) | ANYTHING if not found else union(found)
+
+    def _aliased(self, name: str, scope: Scope, ctes: Ctes) -> list[Flow]:
+        """An inner query may name what the list around it calls so."""
+        out: list[Flow] = []
+        for item in scope.items:
+            if isinstance(item, exp.Alias) and alike(item.alias, name):
+                if id(item) in scope.resolving:
+                    out.append(ANYTHING)
+                    continue
+                scope.resolving.add(id(item))
+                try:
+                    out.append(self._flow(item.this, scope, ctes))
+                finally:
+                    scope.resolving.discard(id(item))
+        return out
