@@ -297,6 +297,7 @@ class Gate:
         assert live is not None
         # the policy may have been loaded anew while it logged in: no reload would reach it any more
         live.begin_under(runtime.policies.for_session(live.principal, live.resource, live.facts))
+        live.upstream_id = self._upstream_key[0]
         if self._upstream_key[0]:
             live.cancel_upstream = self._ask_cancel
         live.session = self._protocol.session(

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from mitmproxy import connection, tls
+from mitmproxy import connection, http, tls
 from mitmproxy.proxy import commands, context, events, layer, server_hooks
 from mitmproxy.proxy.layers import tls as tls_layers
 from mitmproxy.proxy.layers.http import HTTPMode
@@ -17,6 +17,7 @@ from addons import runtime, takeover
 from addons.http_gate import HttpGate
 from addons.http_layer import GuardedLayer, Inner, Step
 from guard.config.schema import ResourceConfig
+from protocols.registry import PROTOCOLS
 
 if TYPE_CHECKING:
     from addons.runtime import Runtime
@@ -66,7 +67,7 @@ class HttpFront(layer.Layer):
         takeover.disarm_timeout(handler)
         takeover.widen(handler, _UPSTREAMS)
         self.gate = _gates[self.context.client.id] = gate
-        return True
+        return gate.arrive()
 
     def _choose(self, data: bytes) -> layer.Layer | None:
         gate = self.gate
@@ -126,11 +127,21 @@ class HttpAddon:
     async def sluicegate_step(self, step: Step) -> None:
         await step.run()
 
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """mitmweb can send a flow again, edited: that would be a request that nobody has judged."""
+        if flow.is_replay is not None:
+            flow.response = http.Response.make(403, b"sluicegate does not replay: send it through a listener")
+
     @_or_refuse(_no_server)
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
         gate = _gate_of(data.client)
         if gate is None:
-            return  # a database connection: `addons.wire_layer` has opened it
+            # a database connection, which `addons.wire_layer` has opened; anything else has no guard above it: a replay
+            # from mitmweb, the commands of a script
+            mode = data.client.proxy_mode.type_name if data.client.proxy_mode is not None else ""
+            if mode not in PROTOCOLS:
+                data.server.error = "refused by the gateway"
+            return
         if why := gate.connect(data.server):
             data.server.error = why
 
@@ -169,6 +180,8 @@ class HttpAddon:
                 {
                     "s": gate.tunnel.id,
                     "subject": gate.tunnel.principal.subject,
+                    "listener": gate.listener.name,
+                    "client": gate.peer,
                     "resource": gate.resource.name,
                     "host": data.context.client.sni or "",
                     "why": "the client did not accept the gateway's certificate; to let it pass unopened, allow "

@@ -212,7 +212,7 @@ class ExchangeBase:
         except RecordFailed as e:
             log.error("an answer is not recorded: %s", e)
 
-    def message(self, from_client: bool, payload: bytes, found: list[str]) -> None:
+    def message(self, from_client: bool, payload: bytes, found: list[Effect], *, stopped: bool) -> None:
         """One WebSocket message is on record before it goes on. Raises `RecordFailed`."""
         session = self.session
         assert session is not None
@@ -228,7 +228,8 @@ class ExchangeBase:
             "from_client": from_client,
             "bytes": len(payload),
             "text": WITHHELD if Effect.EXFIL_MASKED in found else text,
-            "stopped": found,
+            "effects": [effect.value for effect in found],
+            "stopped": stopped,
         }
         session.record("message", orjson.dumps(body))
         if from_client:
@@ -248,7 +249,7 @@ class ExchangeBase:
     # ------------------------------------------------------------ what must not leave
 
     def may_pass(self, found: frozenset[Effect]) -> str:
-        """Why what was found in the middle of something must not leave; empty: the rules let it. Raises RecordFailed."""
+        """Why what was found in the middle of something must not leave; empty: the rules let it pass."""
         session, analysis = self.session, self.analysis
         assert session is not None
         assert analysis is not None

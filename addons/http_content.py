@@ -1,13 +1,17 @@
-"""What HTTP bodies hold: what must not leave, what must not be recorded, and how answers are masked."""
+"""HTTP bodies: their codings opened, and answers masked."""
 
 from __future__ import annotations
 
-import threading
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from guard.detect import DetectError, Kind, Scanner
+import brotli  # type: ignore[import-untyped]  # it has no stubs
+import zstandard
+
+from guard.detect import DetectError
 from guard.enforce.patterns import touches
+from guard.leak import ObservedMask
 from guard.mask.bodies import (
     BodyError,
     BodyMasker,
@@ -19,58 +23,14 @@ from guard.mask.bodies import (
     mask_of,
 )
 from guard.mask.bodies.codings import coded, codings_of
-from protocols.contract import Analysis, Effect, MaskRule
-from protocols.http.analysis import Request
-from protocols.http.headers import is_secret
+from protocols.contract import Analysis, ColumnMask, MaskRule
 
 if TYPE_CHECKING:
     from addons.http_live import HttpSession
 
-_EFFECTS = {Kind.CREDENTIAL: Effect.EXFIL_CREDENTIAL, Kind.PERSONAL: Effect.EXFIL_PERSONAL}
-_REDACTED = "[redacted]"
-
 
 class Unreadable(Exception):
     """A body that cannot be read, and so neither judged nor masked."""
-
-
-class _Scanners(threading.local):
-    """A scanner for each thread: hyperscan's scratch space is not shared."""
-
-    def __init__(self) -> None:
-        self.all = Scanner()
-        self.credentials = Scanner([Kind.CREDENTIAL])
-
-
-_scanners = _Scanners()
-
-
-def leaks(session: HttpSession, request: Request | None, body: bytes | None) -> set[Effect]:
-    """Which kinds of things are about to leave that a rule must allow. `body` None: it cannot be read."""
-    texts: list[bytes] = []
-    if request is not None:
-        texts += [value.encode() for _, value in request.target.query]
-        texts += [path.encode() for path in request.target.paths[:1]]
-        texts += [value.encode("utf-8", "surrogateescape") for name, value in request.headers if not is_secret(name)]
-    found = {_EFFECTS[finding.kind] for finding in _scanners.all.find(b"\n".join(texts))} if texts else set()
-    if body:
-        found |= {_EFFECTS[finding.kind] for finding in _scanners.all.find(body)}
-    return found
-
-
-def redacted(text: str) -> str:
-    """A text without the credentials in it, for the record."""
-    raw = text.encode("utf-8", "surrogateescape")
-    pieces: list[bytes] = []
-    at = 0
-    for finding in _scanners.credentials.find(raw):
-        if finding.start >= at:
-            pieces += (raw[at : finding.start], _REDACTED.encode())
-        at = max(at, finding.end)
-    if not pieces:
-        return text
-    pieces.append(raw[at:])
-    return b"".join(pieces).decode("utf-8", "replace")
 
 
 class _Collector:
@@ -110,6 +70,33 @@ def decoded(raw: bytes, coding: str, cap: int) -> bytes:
     return collector.whole()
 
 
+def opened_prefix(raw: bytes, coding: str, most: int) -> bytes:
+    """The beginning of a coded body in the clear, at most `most` bytes; what cannot be opened is left out."""
+    try:
+        for one in reversed(codings_of(coding)):
+            raw = _open_prefix(raw, one, most)
+    except (BodyError, zlib.error, brotli.error, zstandard.ZstdError, EOFError):
+        return b""
+    return raw[:most]
+
+
+def _open_prefix(raw: bytes, coding: str, most: int) -> bytes:
+    if coding in ("gzip", "x-gzip"):
+        return zlib.decompressobj(31).decompress(raw, most)
+    if coding == "deflate":
+        try:
+            return zlib.decompressobj(15).decompress(raw, most)
+        except zlib.error:
+            return zlib.decompressobj(-15).decompress(raw, most)
+    if coding == "br":
+        opened: bytes = brotli.Decompressor().process(raw, output_buffer_limit=most)
+        return opened
+    if coding == "zstd":
+        with zstandard.ZstdDecompressor(max_window_size=1 << 23).stream_reader(raw) as reader:
+            return reader.read(most)
+    raise BodyError("a coding that cannot be opened")
+
+
 class AnswerMask:
     """The masks of one answer, as it passes."""
 
@@ -123,8 +110,13 @@ class AnswerMask:
         if not rules:
             return None
         key = session.runtime.mask_key
-        fields = tuple(FieldRule(path, mask_of(rule, key)) for rule in rules for path in rule.fields)
-        contents = tuple(ContentRule(rule.detectors, mask_of(rule, key)) for rule in rules if rule.detectors)
+
+        def mask(rule: MaskRule) -> ColumnMask:
+            made = mask_of(rule, key)
+            return ObservedMask(made, session.saw) if session.remembers else made
+
+        fields = tuple(FieldRule(path, mask(rule)) for rule in rules for path in rule.fields)
+        contents = tuple(ContentRule(rule.detectors, mask(rule)) for rule in rules if rule.detectors)
         elsewhere: Any = "pass" if all(rule.unknown_origin == "pass" for rule in rules if rule.fields) else "withhold"
         body_rules = BodyRules(fields, contents, elsewhere)
         try:

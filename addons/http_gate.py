@@ -35,6 +35,7 @@ log = logging.getLogger("sluicegate.http")
 _CREDENTIAL_AGE = 30.0  # seconds after which a credential is asked for again
 _HOLD_WAIT = 25.0  # seconds that a client waits for an approval unless its listener says otherwise
 _MAX_IDENTITIES = 64  # different tokens on one client connection
+_UPGRADES = {"http": frozenset({"websocket"}), "kubernetes": frozenset({"websocket", "spdy/3.1"})}
 
 
 class HttpGate:
@@ -60,8 +61,15 @@ class HttpGate:
         self.pins: dict[tuple[str, int], str] = {}
         self.opened: dict[str, tuple[str, int]] = {}  # server connection id -> what it was opened for
         self.tunnel: HttpSession | None = None
+        self.outbound = runtime.http.outbound
+        self.upgrades = _UPGRADES[listener.protocol]
         self._make = make
         self._sessions: dict[str, HttpSession] = {}
+        self._subject = ""  # of the token that was verified last
+        self._joining = asyncio.Lock()  # one identity of this connection is found out at a time
+        self._arriving = False
+        self._counted = False
+        self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._credential: list[Header] | None = None
         self._credential_until = 0.0
@@ -69,8 +77,48 @@ class HttpGate:
     def exchange(self, request: http.Request, stream: Any, tunnelled: tuple[str, int] | None) -> HttpExchange:
         return self._make(self, request, stream, tunnelled)
 
-    def internal_error(self) -> http.Response:
-        return self.refusal(503, "internal error in the gateway")
+    # ------------------------------------------------------------ the connection
+
+    def arrive(self) -> bool:
+        """Whether one more may come in: nobody has said who they are yet, so they share one bound, and have a time."""
+        runtime = self.runtime
+        limits = runtime.config.limits
+        if max(runtime.arriving, runtime.connections) >= limits.max_connections:
+            self._refused("the gateway has too many connections; try again later", "", "", "")
+            return False
+        runtime.arriving += 1
+        self._arriving = True
+        self._timer = asyncio.get_running_loop().call_later(limits.auth_timeout, self._too_late)
+        return True
+
+    def _too_late(self) -> None:
+        self._refused("no valid token within the time for a login", "", "", "")
+        self.close("nobody has logged in in time")
+
+    def _arrived(self) -> None:
+        """It belongs to somebody now, or it is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._arriving:
+            self._arriving = False
+            self.runtime.arriving -= 1
+
+    def pause(self, paused: bool) -> None:
+        """Whether the client's socket is left alone for now: what it sends has no place in memory."""
+        try:
+            io = handler_of(self.client.id).transports.get(self.client)
+        except KeyError:
+            return  # it is gone
+        if io is None or io.writer is None:
+            return
+        transport = cast(asyncio.Transport, cast(asyncio.StreamWriter, io.writer).transport)
+        if transport.is_closing():
+            return
+        if paused:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
 
     def refusal(self, status: int, text: str, **more: str) -> http.Response:
         """An answer of the gateway's own."""
@@ -92,16 +140,17 @@ class HttpGate:
 
     async def identify(self, token: str, application: str) -> HttpSession:
         """The session of whoever this token belongs to. Raises `NotAdmitted`, on record."""
-        session = self.known(token)
-        if session is not None:
-            return session
-        public, detail, subject = "", "", ""
+        async with self._joining:
+            session = self.known(token)
+            return session if session is not None else await self._identify(token, application)
+
+    async def _identify(self, token: str, application: str) -> HttpSession:
         missing = 407 if self.forward_proxy else 401
+        public, detail = "", ""
         try:
             if not token:
-                public = "this gateway needs a token: as proxy password or bearer token"
-                raise NotAdmitted(missing, public)
-            session = await self._admit(token, application)
+                raise NotAdmitted(missing, "this gateway needs a token: as proxy password or bearer token")
+            return await self._admit(token, application)
         except IdentityError as e:
             public, detail = str(e), getattr(e, "detail", "")
             raise NotAdmitted(missing, f"authentication failed: {e}") from None
@@ -110,31 +159,82 @@ class HttpGate:
             raise
         except (RecordError, StateError) as e:
             log.error("%s refuses requests: %s", self.listener.name, e)
-            raise NotAdmitted(503, "the gateway cannot record or check state; nothing passes until it can") from None
+            public = "the gateway cannot record or check state; nothing passes until it can"
+            raise NotAdmitted(503, public) from None
         finally:
-            if session is None and public:
-                self._refused(public, detail, subject, application)
-        return session
+            if public:
+                self._refused(public, detail, self._subject, application)
 
     async def _admit(self, token: str, application: str) -> HttpSession:
         runtime = self.runtime
         if runtime.draining or runtime.stopped:
             raise NotAdmitted(503, runtime.stopped or "the gateway shuts down")
+        for digest in [d for d, s in self._sessions.items() if s.end_reason or time.time() >= s.principal.expires_at]:
+            self._ended(self._sessions.pop(digest))
         if len(self._sessions) >= _MAX_IDENTITIES:
             raise NotAdmitted(403, "too many identities on one connection; open another")
+        self._subject = ""
+        if not self._counted and runtime.connections >= runtime.config.limits.max_connections:
+            raise NotAdmitted(503, "the gateway has too many connections; try again later")
         principal = await runtime.verifier.verify(token)
+        self._subject = principal.subject
         resource = self.resource.as_resource()
         facts = SessionFacts(self.peer, application[:256], time.time())
         policy = runtime.policies.for_session(principal, resource, facts)
         if not policy.may_connect:
             raise NotAdmitted(403, f"no policy opens `{resource.name}` to you; ask its owner for a rule")
         session = HttpSession(runtime, secrets.token_hex(8), principal, resource, facts, policy, self.close)
+        session.digest = _digest(token)
         session.listener = self.listener.name
         session.hold_wait = self.listener.hold_wait or _HOLD_WAIT
         if why := session.refusal():
             raise NotAdmitted(403, why)
-        if self._over:
-            raise NotAdmitted(503, "the connection is closed")
+        await self._register(session)
+        # what has changed while it waited would reach nobody who is not listed yet
+        session.policy = runtime.policies.for_session(principal, resource, facts)
+        why = session.refusal() or (
+            "" if session.policy.may_connect else "the policy no longer gives you this resource"
+        )
+        if self._over or why:
+            runtime.deregister(session.id, why or "the client has left")
+            raise NotAdmitted(403, why or "the connection is closed")
+        self._start(session)
+        return session
+
+    async def _register(self, session: HttpSession) -> None:
+        """In the registry, before it begins. In a thread: a locked store makes this one wait. Raises `StateError`."""
+        principal, runtime = session.principal, self.runtime
+        entry = SessionEntry(
+            session.id,
+            runtime.name,
+            principal.subject,
+            principal.issuer,
+            session.resource.name,
+            session.resource.protocol,
+            self.peer,
+            session.facts.application,
+            session.facts.started_at,
+            principal.expires_at,
+        )
+        await asyncio.to_thread(runtime.store.sessions.start, entry)
+
+    def _start(self, session: HttpSession) -> None:
+        """On record, and live. Raises `RecordError`: then it is not."""
+        runtime = self.runtime
+        try:
+            self._on_record(session)
+        except RecordError:
+            runtime.deregister(session.id, "it could not be recorded")
+            raise
+        self._arrived()
+        if not self._counted:
+            self._counted = True
+            runtime.connections += 1
+        self._sessions[session.digest] = session
+        runtime.sessions[session.id] = session
+
+    def _on_record(self, session: HttpSession) -> None:
+        runtime, principal, resource, facts = self.runtime, session.principal, session.resource, session.facts
         runtime.recorder.session_start(
             session.id,
             {
@@ -150,26 +250,9 @@ class HttpGate:
                 "client": self.peer,
                 "application": facts.application,
                 "claimed_user": "",
-                "policy": policy.version,
+                "policy": session.policy.version,
             },
         )
-        runtime.store.sessions.start(
-            SessionEntry(
-                session.id,
-                runtime.name,
-                principal.subject,
-                principal.issuer,
-                resource.name,
-                resource.protocol,
-                self.peer,
-                facts.application,
-                facts.started_at,
-                principal.expires_at,
-            )
-        )
-        self._sessions[_digest(token)] = session
-        runtime.sessions[session.id] = session
-        return session
 
     def _refused(self, public: str, detail: str, subject: str, application: str) -> None:
         if detail:
@@ -213,6 +296,7 @@ class HttpGate:
             log.error("credential of %s: %s", config.name, e)
             text = "the gateway has no credential for this resource; its log says why"
             raise NotAdmitted(503, text) from None
+        self.outbound.learn(config.name, secret.password)
         return Credential(config.credential.user or secret.username or "", secret.password)
 
     # ------------------------------------------------------------ connections upstream
@@ -258,10 +342,17 @@ class HttpGate:
     def disconnected(self) -> None:
         """The client is gone."""
         self._over = True
+        self._arrived()
+        if self._counted:
+            self._counted = False
+            self.runtime.connections -= 1
         sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
-            self.runtime.sessions.pop(session.id, None)
-            self.runtime.note_end(session, session.end_reason or "the client closed the connection")
+            self._ended(session)
+
+    def _ended(self, session: HttpSession) -> None:
+        self.runtime.sessions.pop(session.id, None)
+        self.runtime.note_end(session, session.end_reason or "the client closed the connection")
 
 
 def credential_headers(resource: ResourceConfig, credential: Credential) -> list[Header]:

@@ -12,13 +12,11 @@ INVARIANT: an exception in here, or in what it asks, ends the exchange with an e
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any, cast
 
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers import tls
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
-from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 
 from addons.http_port import (
     Collect,
@@ -69,7 +67,7 @@ class GuardedLayer(HttpLayer):
         super().__init__(context, mode)
         self.gate = gate
         self.tunnelled = tunnelled
-        self._paused = False
+        self._pressed = False
 
     def inner(self, context: context.Context, target: tuple[str, int]) -> layer.Layer:
         return Inner(context, self.gate, target)
@@ -77,8 +75,12 @@ class GuardedLayer(HttpLayer):
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, events.Start) and self.context.client.alpn != b"h2":
             self.connections[self.context.client] = ClientSide(self.context.fork())
-        yield from super()._handle_event(event)
-        if self._paused or (isinstance(event, events.DataReceived) and event.connection == self.context.client):
+        try:
+            yield from super()._handle_event(event)
+        except Exception:
+            log.exception("a client's connection ended by an internal error")
+            yield commands.CloseConnection(self.context.client)
+        if self._pressed or (isinstance(event, events.DataReceived) and event.connection == self.context.client):
             self._press_back()
 
     def _press_back(self) -> None:
@@ -86,10 +88,10 @@ class GuardedLayer(HttpLayer):
         server = self.connections.get(self.context.client)
         queued = server.waiting if isinstance(server, ClientSide) else 0
         queued += sum(cast(GuardedStream, stream).queued for stream in self.streams.values())
-        paused = queued > _MAX_QUEUED
-        if paused != self._paused:
-            self._paused = paused
-            self.gate.pause(paused)
+        pressed = queued > _MAX_QUEUED
+        if pressed != self._pressed:
+            self._pressed = pressed
+            self.gate.pause(pressed)
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = GuardedStream(self.context.fork(), stream_id, self)
@@ -102,16 +104,6 @@ class GuardedLayer(HttpLayer):
         yield from super().register_connection(command)
 
     def event_to_child(self, child: layer.Layer, event: events.Event) -> Commands:
-        if not isinstance(child, HttpStream):
-            if isinstance(event, http_events.RequestHeaders):
-                stream = cast(GuardedStream, self.streams[event.stream_id])
-                assert stream.exchange is not None
-                judged = stream.exchange.outgoing(stream.exchange.request, stream.context.server)
-                event = replace(event, request=judged)
-            elif isinstance(event, http_events.ResponseHeaders) and event.stream_id in self.streams:
-                stream = cast(GuardedStream, self.streams[event.stream_id])
-                if stream.exchange is not None and event.response.status_code != 100:
-                    event = replace(event, response=stream.exchange.to_client(event.response))
         for command in super().event_to_child(child, event):
             yield quiet(command) if isinstance(command, commands.Log) else command
 

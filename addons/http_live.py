@@ -39,6 +39,7 @@ class HttpSession(LiveSession):
         super().__init__(runtime, session_id, principal, resource, facts, policy, cast(Any, None))
         self._close = close
         self._waiting: dict[str, asyncio.Future[tuple[Outcome, str]]] = {}
+        self.digest = ""  # of its token
         self.number = 0
         self.denied = 0
         self.under_way = 0

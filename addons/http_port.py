@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mitmproxy import connection, http
-from mitmproxy.proxy import commands
+from mitmproxy.proxy import commands, context, layer
 
 type Commands = Generator[commands.Command, Any, None]
 
@@ -105,6 +105,9 @@ class Exchange(Protocol):
 
     def upgraded(self) -> Tunnel:
         """The upstream has switched protocols."""
+
+    def relay(self, context: context.Context, tunnel: Tunnel, *, opened: bool) -> layer.Layer:
+        """The layer that an upgraded connection passes through."""
 
     def tunnel(self) -> Tunnel:
         """An opaque CONNECT."""

@@ -11,9 +11,10 @@ from mitmproxy import connection, ctx
 from OpenSSL import SSL
 
 from addons.http_destinations import Destinations
-from addons.http_exchange import HttpExchange
 from addons.http_gate import HttpGate
+from addons.http_inspect import Outbound
 from addons.kube_exchange import KubeExchange
+from addons.kube_gate import KubeGate, Refusals
 from addons.tls import TlsError, listener_files
 from guard.config.schema import ListenerConfig, ResourceConfig
 
@@ -33,9 +34,11 @@ class HttpRuntime:
         self.spool = config.state_dir / "spool"
         shutil.rmtree(self.spool, ignore_errors=True)  # what a killed process left: bodies of clients
         self.spool.mkdir(mode=0o700, parents=True)
+        self.outbound = Outbound(runtime.fingerprints)
         self._listeners: dict[str, SSL.Context] = {}
         self._upstreams: dict[str, SSL.Context] = {}
         self._destinations: dict[str, Destinations] = {}
+        self._refusals = Refusals()
         for listener in config.listeners:
             if listener.protocol in PROTOCOLS and listener.tls.mode != "off":
                 resource = config.resource(listener.resource)
@@ -58,8 +61,10 @@ class HttpRuntime:
                 networks += [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]  # the operator named it
             ports = {x.port for x in self._runtime.config.listeners}
             destinations = self._destinations[resource.name] = Destinations(networks, ports)
-        make = KubeExchange if listener.protocol == "kubernetes" else HttpExchange
-        return HttpGate(self._runtime, listener, resource, client, destinations, make)
+        if listener.protocol == "kubernetes":
+            given = (self._runtime, listener, resource, client, destinations, KubeExchange)
+            return KubeGate(*given, refusals=self._refusals)
+        return HttpGate(self._runtime, listener, resource, client, destinations)
 
     def listener_tls(self, listener: ListenerConfig, forward_proxy: bool) -> SSL.Context:
         found = self._listeners.get(listener.name)

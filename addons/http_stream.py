@@ -91,7 +91,7 @@ class GuardedStream(HttpStream):
         reply: Any = None
         while True:
             try:
-                command = steps.send(reply)
+                command = self._judged(steps.send(reply))
             except StopIteration:
                 return
             except Exception:
@@ -106,6 +106,20 @@ class GuardedStream(HttpStream):
             if isinstance(command, commands.Log) and command.message.startswith("Streaming "):
                 continue  # all of ours are streamed
             reply = yield command
+
+    def _judged(self, command: commands.Command) -> commands.Command:
+        """In the place of what mitmproxy's machine sends, which hooks could have changed, what was judged."""
+        exchange = self.exchange
+        if exchange is None or not isinstance(command, SendHttp):
+            return command
+        event = command.event
+        if isinstance(event, http_events.RequestHeaders):
+            event = replace(event, request=exchange.outgoing(exchange.request, self.context.server))
+        elif isinstance(event, http_events.ResponseHeaders) and event.response.status_code != 100:
+            event = replace(event, response=exchange.to_client(event.response))
+        else:
+            return command
+        return SendHttp(event, command.connection)
 
     def _show(self, hook: Any) -> Commands:
         shadow = self._shadow
@@ -404,6 +418,8 @@ class GuardedStream(HttpStream):
         except Ended as e:
             yield from self._end(str(e))
             return
+        if not isinstance(data, bytes):
+            raise TypeError("no verdict on a piece of an answer")
         if data:
             yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
 
@@ -414,6 +430,8 @@ class GuardedStream(HttpStream):
         except Ended as e:
             yield from self._end(str(e))
             return
+        if not isinstance(data, bytes):
+            raise TypeError("no verdict on the end of an answer")
         if data:
             yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
         if self.flow.response is not None and self.flow.response.status_code != 101:
@@ -431,7 +449,7 @@ class GuardedStream(HttpStream):
         self.flow.websocket = None  # its messages would pile up in the flow: ours are in the record
         self.flow.live = False
         self._upgraded = True
-        self.child_layer = TunnelLayer(self.context, self.exchange.upgraded(), opened=True)
+        self.child_layer = self.exchange.relay(self.context, self.exchange.upgraded(), opened=True)
         yield from self.child_layer.handle_event(events.Start())
         yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
 

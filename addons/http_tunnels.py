@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
-from addons.http_content import leaks
-from addons.http_layer import Ended
+from addons.http_content import AnswerMask, Unreadable, applies
+from addons.http_port import Ended
+from protocols.contract import Effect, RecordFailed
 
 if TYPE_CHECKING:
     from addons.http_exchange import HttpExchange
@@ -37,7 +38,7 @@ class OpaqueTunnel:
         self._exchange.tunnelled(self._sent, self._received)
 
 
-class _Half:
+class Half:
     """One direction: frames of one peer in, whole messages out, and the same messages as frames for the other."""
 
     def __init__(self, *, from_client: bool) -> None:
@@ -81,9 +82,11 @@ class _Half:
         if done:
             whole, kind = b"".join(self._parts), self._opcode
             self._parts, self._size, self._opcode = [], 0, None
-            text = kind is Opcode.TEXT
-            frame = self._out.send_data(whole.decode() if text else whole, fin=True)
-            found.append((kind, whole, bytes(frame)))
+            found.append((kind, whole, self.frame(kind, whole)))
+
+    def frame(self, kind: Opcode, whole: bytes) -> bytes:
+        """One message as one frame for the other side."""
+        return bytes(self._out.send_data(whole.decode() if kind is Opcode.TEXT else whole, fin=True))
 
 
 class WebSocketTunnel:
@@ -91,32 +94,64 @@ class WebSocketTunnel:
 
     def __init__(self, exchange: HttpExchange) -> None:
         self._exchange = exchange
-        self._up = _Half(from_client=True)
-        self._down = _Half(from_client=False)
+        self._up = Half(from_client=True)
+        self._down = Half(from_client=False)
         self._sent = self._received = 0
 
     def client(self, data: bytes) -> tuple[bytes, bytes]:
-        out = []
-        session = self._exchange.session
-        assert session is not None
-        for opcode, payload, frame in self._up.feed(data):
-            if opcode in (Opcode.TEXT, Opcode.BINARY):
-                found = leaks(session, None, payload)
-                self._sent += len(payload)
-                self._exchange.message(True, payload, sorted(found))
-                if found:
-                    raise Ended(f"the message holds what must not leave: {', '.join(sorted(found))}")
-            out.append(frame)
+        out = [self._outgoing(opcode, payload, frame) for opcode, payload, frame in self._up.feed(data)]
         return b"", b"".join(out)
+
+    def _outgoing(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+        exchange = self._exchange
+        session = exchange.session
+        assert session is not None
+        found: frozenset[Effect] = frozenset()
+        if payload:  # the payload of a ping and the reason of a close go out, too
+            outbound = exchange.gate.outbound
+            found = outbound.body(session, outbound.look(payload))
+        why = exchange.may_pass(found)
+        if opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._sent += len(payload)
+            self._record(True, payload, found, stopped=bool(why))
+        if why:
+            raise Ended(f"a message is refused: {why}")
+        return frame
 
     def server(self, data: bytes) -> tuple[bytes, bytes]:
         out = []
         for opcode, payload, frame in self._down.feed(data):
             if opcode in (Opcode.TEXT, Opcode.BINARY):
-                self._received += len(payload)
-                self._exchange.message(False, payload, [])
+                masked = self._masked(opcode, payload)
+                if masked != payload:
+                    frame = self._down.frame(opcode, masked)
+                self._received += len(masked)
+                self._record(False, masked, frozenset())
             out.append(frame)
         return b"".join(out), b""
+
+    def _masked(self, opcode: Opcode, payload: bytes) -> bytes:
+        """A message with the masks of this request's answers. Raises `Ended` where that cannot be done."""
+        session, analysis = self._exchange.session, self._exchange.analysis
+        assert session is not None
+        assert analysis is not None
+        if not any(applies(rule, analysis) for rule in session.policy.masks):
+            return payload
+        kind = "application/octet-stream"
+        if opcode is Opcode.TEXT:
+            kind = "application/json" if payload.lstrip()[:1] in (b"{", b"[", b'"') else "text/plain"
+        try:
+            mask = AnswerMask.of(session, analysis, {"content-type": kind})
+            return payload if mask is None else mask.feed(payload) + mask.end()
+        except Unreadable as e:
+            raise Ended(f"a message is withheld: {e}") from None
+
+    def _record(self, from_client: bool, payload: bytes, found: frozenset[Effect], *, stopped: bool = False) -> None:
+        try:
+            self._exchange.message(from_client, payload, sorted(found), stopped=stopped)
+        except RecordFailed as e:
+            log.error("a message is not passed on: %s", e)
+            raise Ended("the gateway cannot record; nothing passes until it can") from None
 
     def lost(self) -> None:
         self._exchange.tunnelled(self._sent, self._received)

@@ -1,4 +1,4 @@
-"""mitmproxy's HTTP/1 codecs with bounds: heads, what is pipelined, interim answers, trailers, and what is said of errors.
+"""mitmproxy's HTTP/1 codecs with bounds: heads, what is pipelined, interim answers, trailers, texts of errors.
 
 INVARIANT: nothing that a peer sent is quoted, neither to the other peer nor in the log.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import h11
 from mitmproxy import http
+from mitmproxy.net.http import http1 as http1_text
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import HttpClient
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -19,9 +20,6 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 
 from addons.http_port import Commands
 from protocols.http.problems import CONTENT_TYPE, problem
-
-if TYPE_CHECKING:
-    from mitmproxy.connection import Connection
 
 log = logging.getLogger("sluicegate.http")
 
@@ -48,7 +46,7 @@ class _WithoutTrailers:
         return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) and event.headers else event
 
 
-class _Bounded:
+class _Bounded(http1.Http1Connection):
     """What both sides have in common."""
 
     _reader: Any = None
@@ -61,9 +59,9 @@ class _Bounded:
     def body_reader(self, reader: Any) -> None:
         self._reader = _WithoutTrailers(reader)
 
-    def read_body(self, event: events.ConnectionEvent) -> Commands:
+    def read_body(self, event: events.Event) -> Commands:
         codec = cast(Any, self)
-        yield from cast(Any, super()).read_body(event)
+        yield from super().read_body(event)
         # between the pieces of a chunked body stand lines, which have no bound of their own
         if codec.state == codec.read_body and len(codec.buf) > MAX_HEAD:
             log.warning("a body with endless lines between its pieces: closed")
@@ -106,7 +104,7 @@ class ClientSide(_Bounded, http1.Http1Server):
         if not isinstance(command, ReceiveHttp) or not isinstance(command.event, http_events.RequestHeaders):
             return False
         try:
-            http1.http1.expected_http_body_size(command.event.request)
+            http1_text.expected_http_body_size(command.event.request)
         except ValueError:
             return True
         return False
@@ -126,6 +124,19 @@ class ServerSide(_Bounded, http1.Http1Client):
     """The upstream's connection."""
 
     _interim = 0
+
+    def read_body(self, event: events.Event) -> Commands:
+        """The end of an answer is told once this connection is free again: the client's next request may be there
+        already, and would come in between."""
+        late = None
+        for command in super().read_body(event):
+            ends = isinstance(command, ReceiveHttp) and isinstance(command.event, http_events.ResponseEndOfMessage)
+            if ends and self.response is not None and self.response.status_code != 101:
+                late = command
+            else:
+                yield command
+        if late is not None:
+            yield late
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived) and self.request is not None:
@@ -164,7 +175,8 @@ class ServerSide(_Bounded, http1.Http1Client):
 
 def _own_error(status: int, text: str) -> bytes:
     headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store", "connection": "close"}
-    return http1.http1.assemble_response(http.Response.make(status, problem(status, text), headers))
+    raw: bytes = cast(Any, http1_text).assemble_response(http.Response.make(status, problem(status, text), headers))
+    return raw
 
 
 def bound_server(top: layer.Layer) -> None:
@@ -192,5 +204,3 @@ def quiet(command: commands.Log) -> commands.Log:
         if command.message.startswith(start):
             return commands.Log(start, command.level)
     return command
-
-

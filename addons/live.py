@@ -14,6 +14,7 @@ from addons.relay import Relay
 from guard.approve.book import ApprovalError
 from guard.approve.book import Held as HeldApproval
 from guard.enforce import SessionPolicy
+from guard.leak import ObservedMasker
 from guard.mask import Masker
 from guard.record.errors import RecordError
 from guard.record.redact import redact_params, redact_sql
@@ -73,10 +74,11 @@ class LiveSession:
         self.facts = facts
         self.policy = policy
         self.keeper = keeper
-        self.masker: ResultMasker | None = Masker.of(policy.masks, runtime.mask_key)
+        self.masker: ResultMasker | None = self._masker()
         self.listener = ""
         self.hold_wait: float | None = None  # seconds after which a held command is deferred; None: never
         self.claimed_user = ""
+        self.upstream_id = 0  # the server's own number of this session, where it has one
         self.attributes: dict[str, str] = {}  # what else the client says of itself
         self.session: Session | None = None
         self.relay: Relay | None = None
@@ -89,6 +91,27 @@ class LiveSession:
         self._warned = False
         self._held: dict[str, HeldApproval] = {}
         self._recorder = runtime.recorder
+
+    # ------------------------------------------------------------ what is masked, and remembered
+
+    def _masker(self) -> ResultMasker | None:
+        masker = Masker.of(self.policy.masks, self.runtime.mask_key)
+        return ObservedMasker(masker, self.saw) if masker is not None and self.remembers else masker
+
+    @property
+    def remembers(self) -> bool:
+        """Whether values that are masked here are looked for in what this identity sends out elsewhere."""
+        return self.runtime.fingerprints is not None and self.runtime.policies.remembers
+
+    @property
+    def identity(self) -> str:
+        """Who it is, under one name in every session."""
+        return f"{self.principal.issuer}\0{self.principal.subject}"
+
+    def saw(self, value: str) -> None:
+        """This identity got a value masked. Only a keyed fingerprint of it is kept."""
+        if self.runtime.fingerprints is not None:
+            self.runtime.fingerprints.saw(self.identity, value, time.time())
 
     # ------------------------------------------------------------ SessionPort
 
@@ -241,11 +264,13 @@ class LiveSession:
 
     def cancel_other(self, pid: int, *, end: bool) -> bool:
         other, _ = self.runtime.cancel_keys.get(pid, (None, b""))
+        if other is None:  # what a client asks the server for is the server's own id
+            other = next((s for s in self.runtime.sessions.values() if s.upstream_id == pid and s.alike(self)), None)
         if other is None or other.relay is None or other.resource.name != self.resource.name:
             return False
-        mine, theirs = self.principal, other.principal
-        if (theirs.subject, theirs.issuer) != (mine.subject, mine.issuer):
+        if not other.alike(self):
             return False
+        mine = self.principal
         try:
             self._recorder.flush()  # the command that says so is in the journal before it has an effect
         except RecordError as e:
@@ -255,6 +280,12 @@ class LiveSession:
             (lambda: other.terminate(f"ended by `{mine.subject}` from session {self.id}")) if end else other.cancel
         )
         return True
+
+    def alike(self, other: LiveSession) -> bool:
+        """Whether both belong to one identity on one resource."""
+        mine, theirs = self.principal, other.principal
+        same = (mine.subject, mine.issuer) == (theirs.subject, theirs.issuer)
+        return same and self.resource.name == other.resource.name
 
     # ------------------------------------------------------------ from the runtime
 
@@ -294,7 +325,7 @@ class LiveSession:
         """The policy in force as the session begins; it has judged and masked nothing yet."""
         if policy is not self.policy:
             self.policy = policy
-            self.masker = Masker.of(policy.masks, self.runtime.mask_key)
+            self.masker = self._masker()
 
     def new_policy(self, policy: SessionPolicy) -> None:
         """A reload: later commands are judged by it; a session that lost its resource ends.

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = frozenset({"session.refused", "cancel.refused"})  # what somebody can cause whom nobody knows
+# what somebody can cause whom nobody knows, or without any cost
+KINDS = frozenset({"session.refused", "cancel.refused", "tls.refused"})
 EACH = 100  # of one client on one listener in one period: each on record by itself
 PERIOD = 60.0  # seconds after which those beyond that are on record as a number
 MAX_CLIENTS = 10_000  # counted by themselves at a time; those beyond share one count

@@ -36,12 +36,13 @@ from guard.control import ControlServer, Handlers, Roles
 from guard.control.evidence import Evidence
 from guard.enforce import PolicySet
 from guard.identity import Verifier
+from guard.leak import Fingerprints
 from guard.mask import keys as mask_keys
 from guard.record.errors import RecordError
 from guard.record.journal import Recorder
 from guard.secrets import Secrets
 from guard.state import StateError, StateStore
-from protocols.contract import Credential, CredentialRefused, Principal, UpstreamLogin
+from protocols.contract import HTTP_PROTOCOLS, Credential, CredentialRefused, Principal, UpstreamLogin
 from protocols.registry import PROTOCOLS, WireProtocol
 
 log = logging.getLogger("sluicegate")
@@ -134,6 +135,7 @@ class Runtime:
         self.upstream_tls = {
             r.name: tls.upstream_context(r.name, r.tls) for r in config.resources if r.protocol in PROTOCOLS
         }
+        self.fingerprints = self._remembered()
         self.http = HttpRuntime(self)
         self.view = LiveView(self) if self.watched else None
         self.evidence = Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush)
@@ -160,6 +162,11 @@ class Runtime:
         self._ticker.add_done_callback(self._ticker_ended)
         self.background(self._run_indexer(), "indexer")
         _current = self
+
+    def _remembered(self) -> Fingerprints | None:
+        """Values that identities get masked are only worth remembering where something could leave over HTTP."""
+        http = any(x.protocol in HTTP_PROTOCOLS for x in self.config.listeners)
+        return Fingerprints(self.mask_key) if http else None
 
     def ready(self, addresses: Mapping[str, Any]) -> None:
         """The listeners are up: says so on the log and in `state_dir/ready.json`."""
@@ -258,6 +265,7 @@ class Runtime:
         """What the gateway logs in with; read anew where the upstream has refused it. Raises `SecretError`."""
         secret = await self.secrets.resolve(config.credential, fresh=config.name in self.stale_credentials)
         self.stale_credentials.discard(config.name)
+        self.http.outbound.learn(config.name, secret.password)
         return Credential(config.credential.user or secret.username or "", secret.password)
 
     def keeper(self, config: ResourceConfig, database: str) -> CatalogKeeper:

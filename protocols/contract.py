@@ -219,7 +219,7 @@ class MaskRule:
     rule: str
     columns: tuple[str, ...]  # glob patterns on `schema.table.column`
     names: tuple[str, ...]  # glob patterns on a result column's name, for columns without origin
-    strategy: str  # redact | null | partial | hash | tokenise | date
+    strategy: str  # redact | null | partial | hash | tokenise | date | watch
     options: Mapping[str, Any] = field(default_factory=dict)  # keep_first, keep_last, precision, ...
     unknown_origin: str = "withhold"  # withhold | pass: computed columns of a statement that reads a masked table
     fields: tuple[str, ...] = ()  # glob patterns on the path of a field in a document (`user.email`, `items[].id`)

@@ -263,7 +263,7 @@ def run_explain(args: argparse.Namespace) -> int:
         policies = PolicySet.load(args.policy)
         principal, resource, facts = _principal(args), _resource(args), SessionFacts(client_address=args.address)
         session = policies.for_session(principal, resource, facts)
-        catalog = CatalogSource(args.catalog).since(time.monotonic())
+        catalog = CatalogSource(args.catalog, args.protocol).since(time.monotonic())
         analysis = analyse_text(args.protocol, args.text, catalog, database=args.database)
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
@@ -346,7 +346,7 @@ def run_judge(args: argparse.Namespace) -> int:
         policies = PolicySet.load(args.policy)
         facts = SessionFacts(client_address=args.address)
         session = policies.for_session(_principal(args), _resource(args), facts)
-        judge, catalog = Judge(args.protocol), CatalogSource(args.catalog)
+        judge, catalog = Judge(args.protocol), CatalogSource(args.catalog, args.protocol)
         catalog.since(time.monotonic())  # a database that cannot be reached is an error of the run, not of a line
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)

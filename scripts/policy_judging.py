@@ -38,10 +38,14 @@ class Judge:
 
 
 class CatalogSource:
-    """The catalog of a database, or none where no DSN is given."""
+    """The catalog of a database, or none where no DSN is given. Raises ValueError for a DSN of another protocol."""
 
-    def __init__(self, dsn: str | None) -> None:
+    def __init__(self, dsn: str | None, protocol: str | None = None) -> None:
         self._dsn = dsn
+        if dsn is not None and protocol is not None and protocol in PROTOCOLS:
+            schemes = PROTOCOLS[protocol].dsn_schemes
+            if dsn.partition("://")[0] not in schemes:
+                raise ValueError(f"--catalog: commands of {protocol} need a DSN that begins with {schemes[0]}://")
         self._begun = float("-inf")
         self._catalog: CatalogSnapshot | None = None
 

@@ -13,6 +13,23 @@ from scripts.support.mysql import MySQLServer
 from scripts.support.postgres import Installation, PostgresServer
 from scripts.support.tls import Authority
 
+# What the fast lane keeps of tests/e2e: tests/conformance asks every protocol through a live gateway already. The files
+# that are not here ask one protocol more, at length, or start servers of their own.
+FAST_E2E = frozenset(
+    f"test_{name}.py"
+    for name in ("asyncpg", "denial", "hold", "identity", "mask", "mysql_denial", "mysql_start", "psycopg", "start")
+)
+# ... and what it leaves out elsewhere: minutes of processes and memory, for what seldom breaks
+SLOW_ATTACKS = frozenset({"test_adversary_load.py", "test_adversary_identity.py", "test_identity_control.py"})
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder, name = item.path.parent.name, item.path.name
+        if (folder == "e2e" and name not in FAST_E2E) or (folder == "attacks" and name in SLOW_ATTACKS):
+            item.add_marker(pytest.mark.slow)
+
 
 def _name(installation: Installation) -> str:
     kind = "embedded" if "embedded" in str(installation.bin) else "debian"

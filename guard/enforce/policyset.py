@@ -11,10 +11,11 @@ from typing import Any
 
 from guard.documents import ConfigError, Document, Problem, read, validate
 from guard.enforce.index import RuleIndex
+from guard.enforce.patterns import expand_effects
 from guard.enforce.rules import Rule, compile_rule, named_resources
 from guard.enforce.schema import VERBS, Bundle
 from guard.enforce.session import Activity, SessionPolicy
-from protocols.contract import Principal, Resource, SessionFacts
+from protocols.contract import Effect, Principal, Resource, SessionFacts
 
 _INDEXES = 256  # different sets of applicable rules kept compiled
 
@@ -27,6 +28,8 @@ class PolicySet:
         self.bundles = tuple(bundles)
         self.rules = tuple(rules)
         self.holds = tuple(rule.name for rule in rules if rule.verb == "hold")
+        self.remembers = any(_speaks_of(rule, Effect.EXFIL_MASKED) for rule in rules)
+        """Whether a rule speaks of values that were masked: only then they are worth remembering."""
         self.named_resources = tuple((rule.name, name) for rule in rules for name in named_resources(rule))
         self._indexes: OrderedDict[tuple[int, ...], RuleIndex] = OrderedDict()
 
@@ -114,6 +117,13 @@ def _long(rule: Any) -> Any:
         key: {"effects": value} if key in VERBS and key != "mask" and isinstance(value, list) else value
         for key, value in rule.items()
     }
+
+
+def _speaks_of(rule: Rule, effect: Effect) -> bool:
+    """Whether the rule names this effect or its family; one about everything says nothing of it."""
+    match = getattr(rule.model, rule.verb, None)
+    named = [p for p in getattr(match, "effects", ()) if not p.startswith("*")]
+    return any(effect in expand_effects(pattern) for pattern in named)
 
 
 def _same_names(loaded: Sequence[tuple[Document, Bundle]]) -> list[Problem]:

@@ -223,10 +223,11 @@ class Mask(Model):
     http: HttpMatch | None = Field(
         default=None, description="with `fields` and `detect`: the answers to these requests; left out: to all"
     )
-    strategy: Literal["redact", "null", "partial", "hash", "tokenise", "date"] = Field(
+    strategy: Literal["redact", "null", "partial", "hash", "tokenise", "date", "watch"] = Field(
         default="redact",
         description="`redact`: a fixed text; `null`; `partial`: keeps the ends; `hash`: keyed; `tokenise`: keyed, "
-        "same value same token, format kept; `date`: truncated",
+        "same value same token, format kept; `date`: truncated; `watch`: shown as it is, and remembered: an "
+        "HTTP request of the same identity that holds the value has the effect `exfil.masked`",
     )
     keep_first: Annotated[Whole, Field(ge=0, le=1000)] | None = Field(
         default=None, description="`partial`: characters kept at the start"

@@ -217,7 +217,8 @@ class SessionPolicy:
 
 
 def _masked(masks: Sequence[MaskRule]) -> NameIndex | None:
-    patterns = [pattern for mask in masks for pattern in mask.columns]
+    # a column that is only watched shows its values anyway
+    patterns = [pattern for mask in masks if mask.strategy != "watch" for pattern in mask.columns]
     return NameIndex([(0, patterns)], granting=False) if patterns else None
 
 

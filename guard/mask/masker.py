@@ -6,8 +6,9 @@ Which rule applies:
   that a rule masks (or one whose columns are not known, where a rule could mask some), the value is withheld unless all
   those rules say `unknown_origin: pass`. A computed column that also lists columns (its relation was written in the
   same statement) takes their masks besides.
-Of several the strictest wins: withhold > null > redact > hash > tokenise > partial > date; of two alike the one that
-shows less (fewer characters kept, a coarser date, a shorter hash); then the earlier one.
+Of several the strictest wins: withhold > null > redact > hash > tokenise > partial > date > watch; of two alike the one
+that shows less (fewer characters kept, a coarser date, a shorter hash); then the earlier one. A `watch` hides nothing:
+what is computed from its columns is nobody's secret.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class MaskPlan:
 class _Compiled:
     """One rule with its patterns compiled."""
 
-    __slots__ = ("columns", "names", "rule", "strictness")
+    __slots__ = ("columns", "hides", "names", "rule", "strictness")
 
     def __init__(self, rule: MaskRule) -> None:
         problems = strategies.check_rule(rule)
@@ -64,6 +65,7 @@ class _Compiled:
         if problems:
             raise MaskRuleError(f"mask rule `{rule.rule}`: {'; '.join(problems)}")
         self.rule = rule
+        self.hides = rule.strategy != strategies.WATCH
         self.columns = tuple(ColumnGlob(p) for p in rule.columns)
         self.names = tuple(ColumnGlob(p) for p in rule.names)
         self.strictness = strategies.strictness(rule)
@@ -101,14 +103,14 @@ class Masker:
 
     def touches(self, reads: Iterable[str], read_columns: Iterable[str] = ()) -> bool:
         """Whether some rule could apply to a statement that reads these (as in `ResultShape`)."""
-        return any(self._masking(relation) for relation in reads) or any(map(self._on_column, read_columns))
+        return any(self._masking(relation) for relation in reads) or any(map(self._hiding, read_columns))
 
     def _plan(self, shape: ResultShape) -> MaskPlan | None:
         """The masks of a result, None when it passes as it is. Cached: call it as `plan(shape)`."""
         if not self._rules:
             return None
         touching = [rule for relation in shape.reads for rule in self._masking(relation)]
-        touching += [rule for column in shape.read_columns for rule in self._on_column(column)]
+        touching += [rule for column in shape.read_columns for rule in self._hiding(column)]
         columns = tuple(self._column(column, touching) for column in shape.columns)
         return MaskPlan(columns) if any(columns) else None
 
@@ -135,7 +137,10 @@ class Masker:
         )
 
     def _rules_within(self, relation: str) -> tuple[_Compiled, ...]:
-        return tuple(rule for rule in self._rules if rule.reaches(relation))
+        return tuple(rule for rule in self._rules if rule.hides and rule.reaches(relation))
+
+    def _hiding(self, column: str) -> tuple[_Compiled, ...]:
+        return tuple(rule for rule in self._on_column(column) if rule.hides)
 
     def _rules_on(self, column: str) -> tuple[_Compiled, ...]:
         return tuple(rule for rule in self._rules if rule.origin((column,)))

@@ -25,7 +25,8 @@ MAX_PARTIAL = 65_536  # characters; a longer text would hold the event loop for 
 MIN_HASH = 8  # hex digits; fewer collide too often to tell values apart
 
 # strictest first: of several rules on one column the first of these decides
-STRATEGIES = ("withhold", "null", "redact", "hash", "tokenise", "partial", "date")
+STRATEGIES = ("withhold", "null", "redact", "hash", "tokenise", "partial", "date", "watch")
+WATCH = "watch"  # shown as it is, and remembered: a value that must not leave elsewhere
 
 _OPTIONS: Mapping[str, frozenset[str]] = {
     "null": frozenset(),
@@ -34,6 +35,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = {
     "tokenise": frozenset({"domain"}),
     "partial": frozenset({"keep_first", "keep_last"}),
     "date": frozenset({"precision"}),
+    WATCH: frozenset(),
 }
 _PRECISIONS = ("year", "month", "day")
 # punctuation that shows a value's format and carries nothing of it
@@ -112,11 +114,17 @@ def build(rule: MaskRule, key: bytes, domain: str) -> Transform:
             return _partial(options.get("keep_first", 0), options.get("keep_last", 0))
         case "date":
             return _date(options.get("precision", "year"))
+        case "watch":
+            return _as_it_is
     raise MaskRuleError(f"mask rule `{rule.rule}`: strategy `{rule.strategy}` does not exist")
 
 
 def withhold(_text: str, _kind: ValueKind, _limit: int | None) -> str | None:
     return None
+
+
+def _as_it_is(text: str, _kind: ValueKind, _limit: int | None) -> str | None:
+    return text
 
 
 def _redact(word: str) -> Transform:

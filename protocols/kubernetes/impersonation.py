@@ -67,7 +67,7 @@ def impersonation_headers(
         raise RequestRefused("the identity has too many groups", 403, "Forbidden")
     named += [(GROUP, f"{group_prefix}{group}") for group in chosen]
     for name, value in named:
-        if value.casefold().strip().startswith(_RESERVED):
+        if is_reserved(value):
             raise RequestRefused(f"the identity's {name.lower()} is one of kubernetes' own names", 403, "Forbidden")
     for key, values in sorted((extra or {}).items()):
         named += [(EXTRA + _escaped(key), value) for value in values]
@@ -75,6 +75,11 @@ def impersonation_headers(
         if not value or value != value.strip() or not value.isprintable() or not value.isascii():
             raise RequestRefused("the identity holds what no header can carry", 403, "Forbidden")
     return named
+
+
+def is_reserved(value: str) -> bool:
+    """Whether it is a name of Kubernetes' own, which no client becomes."""
+    return value.casefold().strip().startswith(_RESERVED)
 
 
 def _folded(name: str) -> str:

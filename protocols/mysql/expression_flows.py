@@ -10,7 +10,15 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.mysql.flows import (
-    ANYTHING, NOTHING, Ctes, Flow, Scope, Source, alike, declassified, union,
+    ANYTHING,
+    NOTHING,
+    Ctes,
+    Flow,
+    Scope,
+    alike,
+    declassified,
+    union,
+    whole,
 )
 from protocols.mysql.relation_flows import Relations
 
@@ -51,7 +59,7 @@ class Expressions(Relations):
                 return ANYTHING
             if isinstance(node, exp.Column):
                 if isinstance(node.this, exp.Star):
-                    flow = flow | union(self._whole(s) for s in scope.sources)
+                    flow = flow | union(whole(s) for s in scope.sources)
                 else:
                     flow = flow | self._column(node, scope, ctes, aliases=aliases)
                 continue
@@ -86,7 +94,7 @@ class Expressions(Relations):
         if isinstance(node, exp.Placeholder):
             return ANYTHING if self._parameters else None
         if isinstance(node, exp.Star):
-            return union(self._whole(s) for s in scope.sources)
+            return union(whole(s) for s in scope.sources)
         if isinstance(node, exp.Table | exp.Command):
             return ANYTHING
         if isinstance(node, exp.Dot):

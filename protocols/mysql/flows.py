@@ -140,7 +140,7 @@ def union(flows: Iterable[Flow]) -> Flow:
 # ---------------------------------------------------------------- small parts
 
 
-def name(alias: exp.Expr | None) -> str:
+def alias_of(alias: exp.Expr | None) -> str:
     return alias.name if alias is not None else ""
 
 
@@ -217,3 +217,8 @@ def json_columns(table: exp.Expr) -> list[str] | None:
         else:
             out.append(column.name)
     return out or None
+
+
+def whole(source: Source) -> Flow:
+    """Everything in a source."""
+    return union(flow for _, flow in source.columns or ()) | source.rest

@@ -20,8 +20,26 @@ from collections.abc import Sequence
 from sqlglot import exp
 
 from protocols.mysql.flows import (
-    ANYTHING, MAX_DEPTH, MAX_NODES, NOTHING, Ctes, Flow, Output, Result, Scope, Source, Untraceable, Variables, alike,
-    bare, merged, name, opens, renamed, union,
+    ANYTHING,
+    MAX_DEPTH,
+    MAX_NODES,
+    NOTHING,
+    Ctes,
+    Flow,
+    Output,
+    Result,
+    Scope,
+    Source,
+    Untraceable,
+    Variables,
+    alias_of,
+    alike,
+    bare,
+    merged,
+    opens,
+    renamed,
+    union,
+    whole,
 )
 from protocols.mysql.table_flows import Tables
 
@@ -70,7 +88,7 @@ class Lineage(Tables):
             read = self._everything_below(tree, returning)
             if isinstance(tree, exp.Update) or tree.args.get("conflict") is not None:
                 # SET may put one column of the row into another
-                read = union([read, *(self._whole(s) for s in scope.sources)]).derived()
+                read = union([read, *(whole(s) for s in scope.sources)]).derived()
             for source in scope.sources:
                 if source.columns is not None:
                     source.columns = [(name, flow | read) for name, flow in source.columns]
@@ -91,8 +109,8 @@ class Lineage(Tables):
             self._count()
             if isinstance(node, exp.Table) and node.parent is not tree and not isinstance(node.parent, exp.Schema):
                 scope = Scope()
-                self._add_table(node.copy().transform(_bare), scope, {})
-                flow = union([flow, *(self._whole(s) for s in scope.sources)])
+                self._add_table(node.copy().transform(bare), scope, {})
+                flow = union([flow, *(whole(s) for s in scope.sources)])
             elif isinstance(node, exp.Parameter):
                 flow = flow | self._variable(node)
             elif self._opens and isinstance(node, exp.Func | exp.Dot):
@@ -127,7 +145,7 @@ class Lineage(Tables):
     def _with(self, clause: exp.Expr, outer: Scope | None, ctes: Ctes) -> Ctes:
         known = dict(ctes)
         recursive = bool(clause.args.get("recursive"))
-        later = [name(cte.args.get("alias")) for cte in clause.expressions]
+        later = [alias_of(cte.args.get("alias")) for cte in clause.expressions]
         for cte in clause.expressions:
             name = later.pop(0)
             if recursive and any(
@@ -156,10 +174,10 @@ class Lineage(Tables):
         now = renamed(self._query(first, outer, ctes), columns)
         for _ in range(_MAX_ROUNDS):
             found = renamed(self._query(body, outer, {**ctes, name.lower(): (name, now)}), columns)
-            merged = merged(now, found)
-            if merged == now:
+            wider = merged(now, found)
+            if wider == now:
                 return now
-            now = merged
+            now = wider
         raise Untraceable("a recursive CTE that does not settle")
 
     def _union(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
@@ -206,7 +224,7 @@ class Lineage(Tables):
             raise Untraceable("a clause that MySQL does not have")
         outputs = self._items(node.expressions, scope, star, ctes)
         rows = union(s.rows for s in scope.sources) | self._clauses(node, scope, ctes)
-        rest = union(self._whole(s) for s in scope.sources) if outputs is None else NOTHING
+        rest = union(whole(s) for s in scope.sources) if outputs is None else NOTHING
         return Result(outputs, rows, rest)
 
     def _clauses(self, node: exp.Expr, scope: Scope | None, ctes: Ctes) -> Flow:
@@ -253,9 +271,3 @@ class Lineage(Tables):
                 return None
             out += source.visible
         return out
-
-    @staticmethod
-    def _whole(source: Source) -> Flow:
-        """Everything in a source."""
-        known = union(flow for _, flow in source.columns or ())
-        return known | source.rest | (NOTHING if source.columns is not None else source.rest)

@@ -14,7 +14,19 @@ from sqlglot import exp
 from protocols.mysql.catalog import Catalog, Relation, schema_only
 from protocols.mysql.catalog_queries import ROW_DERIVED
 from protocols.mysql.flows import (
-    ANYTHING, MAX_DEPTH, MAX_NODES, NOTHING, Ctes, Flow, Result, Scope, Source, Untraceable, Variables, opens, union,
+    ANYTHING,
+    MAX_DEPTH,
+    MAX_NODES,
+    NOTHING,
+    Ctes,
+    Flow,
+    Result,
+    Scope,
+    Source,
+    Untraceable,
+    Variables,
+    opens,
+    union,
 )
 from protocols.mysql.statements.bodies import view_body
 
@@ -46,6 +58,9 @@ class Relations:
         self._views: list[str] = []
 
     def _query(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
+        raise NotImplementedError
+
+    def _values(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
         raise NotImplementedError
 
     def _count(self) -> None:

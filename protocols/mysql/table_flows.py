@@ -11,7 +11,20 @@ from sqlglot import exp
 
 from protocols.mysql.expression_flows import Expressions
 from protocols.mysql.flows import (
-    ANYTHING, Ctes, Flow, Result, Scope, Source, Untraceable, alike, joined, json_columns, name, renamed, side, union,
+    ANYTHING,
+    Ctes,
+    Flow,
+    Result,
+    Scope,
+    Source,
+    Untraceable,
+    alias_of,
+    alike,
+    joined,
+    json_columns,
+    renamed,
+    side,
+    union,
 )
 
 
@@ -104,11 +117,11 @@ class Tables(Expressions):
         columns = [c.name for c in alias.args.get("columns") or ()] if alias is not None else []
         found = renamed(found, columns)
         known = None if found.outputs is None else [(o.name or "", o.flow) for o in found.outputs]
-        scope.sources.append(Source(name(alias), None, known, found.rows, found.rest))
+        scope.sources.append(Source(alias_of(alias), None, known, found.rows, found.rest))
         return known
 
     def _add_table(self, node: exp.Expr, scope: Scope, ctes: Ctes) -> list[tuple[str, Flow]] | None:
-        this, alias = node.this, name(node.args.get("alias"))
+        this, alias = node.this, alias_of(node.args.get("alias"))
         if isinstance(this, exp.JSONTable):
             flow = self._collect(this, Scope(scope, scope.sources), ctes).derived()
             columns = json_columns(this)

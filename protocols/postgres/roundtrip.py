@@ -10,6 +10,8 @@ INVARIANT: nothing is decided here. A verdict that is not a standing, unconditio
 
 from __future__ import annotations
 
+import re
+
 import orjson
 
 from protocols.contract import Action, Cacheable
@@ -26,6 +28,8 @@ _DESCRIBE = b"D\0\0\0\6P\0"  # of the unnamed portal
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # of the unnamed portal, all rows
 _IDLE = b"Z\0\0\0\5I"
 _IN_BLOCK = b"Z\0\0\0\5T"
+# what the record's redaction looks for in values, as a superset: it then decides itself, on the long way
+_SECRETS = re.compile(rb"://|-----|(?i:passw|pwd|bearer)")
 _STATUSES = {_IDLE: "I", _IN_BLOCK: "T"}
 
 
@@ -70,8 +74,8 @@ class RoundTrip(SessionBase):
             return False
         params = b""
         if message.values:
-            if b"://" in buf or b"-----" in buf:
-                return False  # a value may be a secret by what it is: a connection string, a key
+            if _SECRETS.search(buf) is not None:
+                return False  # a value may be a secret by what it is: a connection string, a key, a password
             shown = evidence.show_values(message.values, message.formats, prepared.oids)
             params = b',"params":' + orjson.dumps(shown)
         self.number = number = self.number + 1

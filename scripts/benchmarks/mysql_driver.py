@@ -1,8 +1,8 @@
 """Load for a MySQL server, in a process of its own: one event loop over raw sockets, packets built beforehand.
 
-Reads a JSON object a line from standard input, one for each run, and answers with one a line. The driver must not be what is measured: after the
-login (PyMySQL's) a transaction is one `send` of bytes that are already there and as many `recv` as the answer needs;
-the answer is not parsed but walked packet by packet.
+Reads a JSON object a line from standard input, one for each run, and answers with one a line. The driver must not be
+what is measured: after the login (PyMySQL's) a transaction is one `send` of bytes that are already there and as many
+`recv` as the answer needs; the first answer is walked packet by packet, those that follow are counted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _PACKETS = 2000  # built beforehand
 _COM_QUERY, _COM_STMT_PREPARE, _COM_STMT_EXECUTE = b"\x03", b"\x16", b"\x17"
 _LONGLONG = 8
 _EOF, _ERR = 0xFE, 0xFF
+_ERR_AT = 4  # behind the header of the first packet
+_EOF_SIZE = 5  # bytes of an EOF packet's payload: the same at the end of each answer
 _STALL_SECONDS = 20.0
 _RSA_HOLDS = 200  # bytes that a usual key encrypts
 
@@ -60,13 +62,18 @@ def connect(login: Mapping[str, Any]) -> Any:
 
 
 class Answer:
-    """Walks an answer: `fed` says whether it is complete. The second EOF packet ends it; OK and ERR end it at once."""
+    """Whether an answer is complete. The first one is walked: its second EOF packet ends it, OK and ERR end it at once.
 
-    __slots__ = ("_data", "_ends", "size")
+    All answers to one client have the same length and the same end: those that follow are counted.
+    """
+
+    __slots__ = ("_data", "_end", "_ends", "_expected", "size")
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._ends = 0
+        self._expected = 0
+        self._end = b""
         self.size = 0
 
     def start(self) -> None:
@@ -75,9 +82,24 @@ class Answer:
         self.size = 0
 
     def fed(self, data: bytes) -> bool:
-        """Raises BenchError for an error of the server."""
-        self._data += data
+        """Raises BenchError for an error of the server, and for an answer that is not like the first."""
+        first = not self.size
         self.size += len(data)
+        if self._expected:
+            if first and len(data) > _ERR_AT and data[_ERR_AT] == _ERR:
+                raise BenchError(f"the server says: {data[13:].decode(errors='replace')}")
+            if self.size < self._expected:
+                return False
+            if self.size > self._expected or not data.endswith(self._end[-len(data) :]):
+                raise BenchError("an answer that is not like the first one")
+            return True
+        if not self._walk(data):
+            return False
+        self._expected, self._end = self.size, data[-_EOF_SIZE:]
+        return True
+
+    def _walk(self, data: bytes) -> bool:
+        self._data += data
         buffer, at, end = self._data, 0, len(self._data)
         done = False
         while end - at >= 5:

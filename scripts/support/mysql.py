@@ -274,6 +274,10 @@ class MySQLServer:
             self.port = free_port(self.host)
             argv = [*self.installation.argv(self.installation.server), *self.installation.options()]
             argv += [f"--datadir={self.data}", f"--port={self.port}", f"--socket={self.socket}"]
+            scratch = self.folder / "tmp"
+            scratch.mkdir()
+            own(scratch, self._owner)
+            argv += [f"--tmpdir={scratch}"]  # servers that share one delete each other's files
             argv += [f"--pid-file={self.folder / 'server.pid'}", f"--general-log-file={self.general_log}"]
             argv += [f"--{name}={value}" if value else f"--{name}" for name, value in self._settings.items()]
             if self.authority is not None:

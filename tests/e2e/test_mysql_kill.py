@@ -68,6 +68,22 @@ def test_row_19_kill_query_with_the_id_of_the_greeting(mysql_lab: Lab, both_mysq
         assert client.query("SELECT 1") == 1
 
 
+def server_id(client: pymysql.Connection) -> int:
+    with client.cursor() as cursor:
+        cursor.execute("SELECT CONNECTION_ID()")
+        (found,) = cursor.fetchone()
+    return int(found)
+
+
+def test_row_19_kill_query_with_the_id_that_the_server_tells(mysql_lab: Lab, both_mysql: BothMySQL) -> None:
+    with connect(both_mysql) as client, connect(both_mysql) as other:
+        pid = server_id(client)
+        asleep = Sleeping(mysql_lab, client, "kill-query")
+        assert other.query(f"KILL QUERY {pid}") == 0
+        asleep.becomes(False)
+        assert client.query("SELECT 1") == 1
+
+
 def test_row_19_kill_ends_an_own_session(mysql_lab: Lab, both_mysql: BothMySQL) -> None:
     client = connect(both_mysql)
     asleep = Sleeping(mysql_lab, client, "kill-connection")
@@ -81,7 +97,7 @@ def test_row_19_nobody_stops_somebody_elses_session(mysql_lab: Lab, both_mysql: 
     with connect(both_mysql) as client, connect(both_mysql, "agent") as agent:
         with contextlib.closing(mysql_lab.server.connect()) as direct, direct.cursor() as cursor:
             cursor.execute("SHOW PROCESSLIST")
-            upstream = [row[0] for row in cursor.fetchall()]
+            upstream = {row[0] for row in cursor.fetchall()} - {server_id(agent)}
         for pid in (client.thread_id(), *upstream, 0, 2**31 - 1):
             with pytest.raises(pymysql.err.MySQLError) as caught:
                 agent.query(f"KILL QUERY {pid}")

@@ -6,6 +6,7 @@ Attack rows 2 and 3. Someone in the middle answers marked statements in the serv
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -32,14 +33,13 @@ LIES = {
     "columns": packets(1, b"\xfc\xff\xff"),
     "file": packets(1, b"\xfb/etc/passwd"),
     "progress": packets(1, b"\xff\xff\xff" + MARK),
-    "tail": packets(1, wire.ok() + MARK),
     "row": HEAD + wire.packet(3, b""),
     "ends": HEAD + wire.packet(3, b"\xfe" + MARK),
     "gap": HEAD + wire.packet(9, wire.row(MARK)),
     "more": packets(1, wire.ok()) + wire.packet(2, wire.ok(info=MARK)),
-    "state": packets(1, wire.ok(changes=b"\x63\x01x")),
     "cut": packets(1, b"\1")[:3],
 }
+CUT = ("cut", "length")  # after these it closes
 
 
 class Middle:
@@ -60,24 +60,25 @@ class Middle:
                 gateway, _ = self._listening.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._server))
-            for source, sink, lies in ((gateway, server, True), (server, gateway, False)):
-                threading.Thread(target=self._pass, args=(source, sink, lies), daemon=True).start()
+            threading.Thread(target=self._between, args=(gateway,), daemon=True).start()
 
-    @staticmethod
-    def _pass(source: socket.socket, sink: socket.socket, lies: bool) -> None:
-        with contextlib.suppress(OSError):  # either side may go at any time
-            while data := source.recv(65536):
-                if lies and b"/*lie:" in data:
-                    name = data.partition(b"/*lie:")[2].partition(b"*/")[0].decode()
-                    source.sendall(LIES[name])
-                    if name == "cut":
-                        break
-                    continue
-                sink.sendall(data)
-        for side in (source, sink):
-            with contextlib.suppress(OSError):
-                side.shutdown(socket.SHUT_RDWR)
+    def _between(self, gateway: socket.socket) -> None:
+        with gateway, socket.create_connection(("127.0.0.1", self._server)) as server, contextlib.suppress(OSError):
+            while True:
+                readable, _, _ = select.select([gateway, server], [], [], 60)
+                for side in readable:
+                    data = side.recv(65536)
+                    if not data:
+                        return
+                    if side is server:
+                        gateway.sendall(data)
+                    elif b"/*lie:" in data:
+                        name = data.partition(b"/*lie:")[2].partition(b"*/")[0].decode()
+                        gateway.sendall(LIES[name])
+                        if name in CUT:
+                            return
+                    else:
+                        server.sendall(data)
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +112,9 @@ def test_rows_2_and_3_a_lie_ends_its_session_only(between: Lab, name: str) -> No
     with connect(between) as other:
         client = connect(between)
         text = f"SELECT 1 /*lie:{name}*/"
-        with pytest.raises(pymysql.err.MySQLError) as caught:
+        with contextlib.closing(client), pytest.raises(pymysql.err.MySQLError) as caught:
             client.query(text)
         assert MARK.decode() not in str(caught.value)
-        with pytest.raises(pymysql.err.Error):
-            client.query("SELECT 1")
         assert other.query("SELECT 1") == 1
     (command,) = await_records(between.gateway.state_dir, lambda r: r.get("text") == text)
     (response,) = await_records(
@@ -143,7 +142,11 @@ def test_rows_2_and_3_a_client_that_lies(between: Lab, data: bytes) -> None:
         client = connect(between)
         assert client._sock is not None
         client._sock.sendall(data)
-        while client._sock.recv(65536):
-            pass
+        with contextlib.closing(client):
+            if len(data) > 100:
+                client._sock.shutdown(socket.SHUT_RDWR)  # half a packet: nothing is to come
+            else:
+                while client._sock.recv(65536):
+                    pass
         assert other.query("SELECT 1") == 1
     assert between.gateway.process.running

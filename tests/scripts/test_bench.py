@@ -223,13 +223,32 @@ def test_an_answer_is_walked_however_it_arrives(sent: bytes) -> None:
     for size in range(1, len(sent) + 1):
         walked = Answer()
         parts = [sent[at : at + size] for at in range(0, len(sent), size)]
-        assert [walked.fed(part) for part in parts] == [False] * (len(parts) - 1) + [True]
-        assert walked.size == len(sent)
+        for _ in range(3):  # from the second time on it is counted
+            walked.start()
+            assert [walked.fed(part) for part in parts] == [False] * (len(parts) - 1) + [True]
+            assert walked.size == len(sent)
 
 
 def test_an_error_of_the_server_ends_the_run() -> None:
+    error = answer(b"\xff\x7a\x04#42S02no such table")
+    walked = Answer()
     with pytest.raises(BenchError, match="no such table"):
-        Answer().fed(answer(b"\xff\x7a\x04#42S02no such table"))
+        walked.fed(error)
+    walked = Answer()
+    assert walked.fed(answer(b"\1", b"\3def", END, b"\1x", END))
+    walked.start()
+    with pytest.raises(BenchError, match="no such table"):
+        walked.fed(error)
+
+
+def test_an_answer_that_is_not_like_the_first_ends_the_run() -> None:
+    good = answer(b"\1", b"\3def", END, b"\1x", END)
+    for other in (good + b"\0", good[:-1] + b"\7"):
+        walked = Answer()
+        assert walked.fed(good)
+        walked.start()
+        with pytest.raises(BenchError, match="not like the first"):
+            walked.fed(other)
 
 
 def test_the_packets_that_are_sent_again_and_again() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.contract import Action, Analysis, Decision, Effect, Where
 from scripts import policy_judging
 from scripts.cli import main
 from scripts.policy_judging import CatalogSource, Judge, judge_stream
@@ -233,3 +233,62 @@ def test_text_is_analysed_by_the_code_of_the_data_path() -> None:
     assert analysis.where.value == "missing"
     with pytest.raises(ValueError, match="cannot be analysed"):
         policy_judging.analyse_text("gopher", "SELECT 1")
+
+
+class TestMySQL:
+    """The same commands with the other protocol."""
+
+    def test_explain_knows_the_database_in_which_names_begin(self, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["policy", "explain", "--json", "--protocol", "mysql", "--database", "shop", "--policy", DEMO]
+        assert main([*words, "--as", "agent", "DROP TABLE `orders`"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["decision"], answer["rule"]) == ("deny", "demo/agents-never-reshape")
+        assert answer["writes"] == ["shop.orders"]
+
+    def test_a_stream_of_it(self) -> None:
+        lines = b"".join(
+            json.dumps(line).encode() + b"\n"
+            for line in (
+                {"id": 1, "input": "SELECT 1", "startup": {"charset": "utf8mb4"}},
+                {"id": 2, "input": "SELECT 1; DROP TABLE t", "startup": {"multi_statements": True}},
+                {"id": 3, "input": 'SELECT "a\'; DROP TABLE t -- "', "session": {"sql_mode": "ANSI_QUOTES"}},
+                {"id": 4},
+            )
+        )
+        seen: list[Analysis] = []
+
+        def decide(analysis: Analysis) -> Decision:
+            seen.append(analysis)
+            return Decision(Action.ALLOW, "r", "because")
+
+        answers = list(judge_stream(io.BytesIO(lines), Judge("mysql"), decide, CatalogSource(None)))
+        assert [one["id"] for one in answers] == [1, 2, 3, 4]
+        assert answers[0].keys() >= KEYS
+        assert answers[0]["effects"] == ["data.select"]
+        assert {"data.select", "ddl.drop"} <= set(answers[1]["effects"])
+        assert answers[3]["decision"] == "deny"  # no command: nobody was asked
+        assert len(seen) >= 3
+
+    def test_what_two_servers_read_differently_does_what_either_does(self) -> None:
+        analysis = policy_judging.analyse_text("mysql", "SELECT 1 /*M! INTO OUTFILE '/tmp/x' */")
+        assert {Effect.DATA_SELECT, Effect.FILE_WRITE} <= analysis.effects
+        one = Analysis("a", frozenset({Effect.DATA_DELETE}), where=Where.PRESENT, reads=("x.t",), why="one")
+        other = Analysis("a", frozenset({Effect.UNKNOWN}), where=Where.MISSING, reads=("x.t", "x.u"), why="")
+        both = policy_judging._either(one, other)
+        assert both == policy_judging._either(one, both)
+        assert (both.effects, both.where) == ({Effect.DATA_DELETE, Effect.UNKNOWN}, Where.MISSING)
+        assert (both.reads, both.why) == (("x.t", "x.u"), "one")
+
+    def test_a_catalog_of_another_protocol_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        words = [
+            "policy",
+            "explain",
+            "--protocol",
+            "mysql",
+            "--policy",
+            DEMO,
+            "--catalog",
+            "postgresql://x@127.0.0.1:1/y",
+        ]
+        assert main([*words, "SELECT 1"]) == 1
+        assert "mysql" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 
 from scripts.support import checks
 from scripts.support.checks import Stage
+from tests.conftest import FAST_E2E, SLOW_ATTACKS
 
 
 def stage(name: str, code: str) -> Stage:
@@ -53,3 +54,8 @@ def test_one_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "run_stage", lambda one: asked.append(one.name) is None)
     assert checks.main(["--stage", "import-linter"]) == 0
     assert asked == ["import-linter"]
+
+
+def test_the_fast_lane_keeps_files_that_exist() -> None:
+    for folder, names in (("e2e", FAST_E2E), ("attacks", SLOW_ATTACKS)):
+        assert [name for name in names if not (checks.ROOT / "tests" / folder / name).is_file()] == []

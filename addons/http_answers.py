@@ -1,0 +1,138 @@
+"""The answer's half of an exchange: judged by its head, masked as it passes, shown to people as it is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+from mitmproxy import http
+
+from addons.http_base import ExchangeBase, pairs
+from addons.http_content import AnswerMask, Unreadable, applies
+from addons.http_port import Ended, Forward, Verdict
+from protocols.contract import Action
+from protocols.http import evidence
+from protocols.http.headers import HOP_BY_HOP, is_secret, media_type, named_by_connection
+
+# what a masked body no longer has, and what would lead clients around the gateway
+_OF_THE_BODY = ("content-length", "etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges")
+_AROUND_US = ("alt-svc", "alt-used")
+
+
+class Answers(ExchangeBase):
+    """See `addons.http_port.Exchange`."""
+
+    def _mask_wanted(self) -> bool:
+        if self.session is None or self.analysis is None:
+            return False
+        analysis = self.analysis
+        return any(applies(rule, analysis) for rule in self.session.policy.masks)
+
+    def answer(self, response: http.Response, end_stream: bool) -> Verdict | Awaitable[Verdict]:
+        session, analysis = self.session, self.analysis
+        assert session is not None
+        assert analysis is not None
+        headers = response.headers
+        self._answer_status = response.status_code
+        kind = media_type(headers.get("content-type", ""))
+        if response.status_code == 101 and not self._switches(headers):
+            self._respond_to_record(502, "error")
+            return self._refuse(502, "the upstream changes to a protocol that was not asked for")
+        if {"http.status", "http.response_type"} & session.policy.asks:
+            facts = {**analysis.facts, "http.status": (str(response.status_code),), "http.response_type": (kind,)}
+            decision = session.decide(replace(analysis, effects=analysis.effects | self._found, facts=facts))
+            if decision.alerts:
+                session.alert(decision.alerts, self._number)
+            if decision.action > Action.HOLD:
+                self._respond_to_record(403, "error")
+                if decision.action is Action.TERMINATE:
+                    session.terminate(f"rule `{decision.rule}`: {decision.why}")
+                return self._refuse(403, f"the answer is refused: {decision.why}", rule=decision.rule)
+        self._strip(headers, switches=response.status_code == 101)
+        if not end_stream and response.status_code != 101:
+            try:
+                self._mask = self.mask_for(response, kind)
+            except Unreadable as e:
+                self._respond_to_record(502, "error")
+                return self._refuse(502, f"the answer is withheld: {e}")
+        if self._mask is not None or self._mask_wanted():
+            for name in _OF_THE_BODY:
+                headers.pop(name, None)
+        for key in [k for k in headers if is_secret(k)]:
+            self._answer_withheld += [(key, value) for value in headers.get_all(key)]
+            headers.pop(key)
+        all_headers = self.gate.outbound.shown([*pairs(headers), *self._answer_withheld])
+        self._answer_head = evidence.head(response.http_version, response.status_code, response.reason, all_headers)
+        self._answer_tag = f"{response.status_code} {response.reason}".strip()
+        self._response = response
+        return Forward()
+
+    def _switches(self, headers: http.Headers) -> bool:
+        """Whether a 101 is what was asked for."""
+        return bool(self.upgrade) and headers.get("upgrade", "").lower() == self.upgrade
+
+    def _strip(self, headers: http.Headers, *, switches: bool) -> None:
+        kept = {"upgrade", "connection"} if switches else frozenset()
+        for listed in named_by_connection(headers.get_all("connection")) | HOP_BY_HOP | {*_AROUND_US}:
+            if listed not in kept:
+                headers.pop(listed, None)
+
+    def mask_for(self, response: http.Response, kind: str) -> Any:
+        """How to mask this answer's body; None: not at all. Raises `Unreadable` where it cannot be done."""
+        assert self.session is not None
+        assert self.analysis is not None
+        return AnswerMask.of(self.session, self.analysis, response.headers)
+
+    def answer_data(self, data: bytes) -> bytes:
+        if self._mask is not None:
+            try:
+                data = self._mask.feed(data)
+            except Unreadable as e:
+                raise Ended(f"the rest of the answer is withheld: {e}") from None
+        self._keep(data)
+        return data
+
+    def answer_end(self) -> bytes:
+        data = b""
+        if self._mask is not None:
+            try:
+                data = self._mask.end()
+            except Unreadable as e:
+                raise Ended(f"the rest of the answer is withheld: {e}") from None
+            self._keep(data)
+        return data
+
+    def to_client(self, response: http.Response) -> http.Response:
+        judged = self._response
+        if judged is None:
+            return response  # the gateway's own
+        sent = judged.copy()
+        for name, value in self._answer_withheld:
+            sent.headers.add(name, value)
+        if (
+            "content-length" not in sent.headers
+            and not self.request.is_http2
+            and self.request.http_version == "HTTP/1.1"
+            and sent.status_code not in (101, 204, 304)
+            and sent.status_code >= 200
+            and self.request.method.upper() not in ("HEAD", "CONNECT")
+        ):
+            sent.headers["transfer-encoding"] = "chunked"
+        return sent
+
+    def show(self, flow: http.HTTPFlow) -> None:
+        """The redacted projection that mitmweb and `-w` files hold."""
+        session, decision = self.session, self.decision
+        flow.metadata["sluicegate"] = session.id if session is not None else "refused"
+        flow.request = self._projection()
+        if self._response is not None:
+            flow.response = self._answer_projection(self._response)
+        if session is not None:
+            flow.metadata["principal"] = session.principal.subject
+        if decision is not None:
+            flow.metadata["decision"], flow.metadata["rule"] = decision.action.label, decision.rule
+            who = session.principal.subject if session is not None else "nobody"
+            flow.comment = f"{who}: {decision.action.label} by {decision.rule}"
+            if decision.action > Action.HOLD:
+                flow.marked = ":no_entry:"
