@@ -26,7 +26,7 @@ def kubeconfig(
     certificate_authority: bytes,
     *,
     token: str = "",
-    command: Sequence[str] = ("sluicegate", "token"),
+    command: Sequence[str] = ("sluicegate", "exec-credential"),
     namespace: str = "",
 ) -> str:
     """A kubeconfig (YAML) with one cluster, user and context, all called `name`.
@@ -68,7 +68,7 @@ def _plugin(command: Sequence[str]) -> dict[str, Any]:
         "args": list(command[1:]),
         "interactiveMode": "IfAvailable",
         "provideClusterInfo": False,
-        "installHint": "install sluicegate, then run `sluicegate token` once to see that it works",
+        "installHint": "install sluicegate, then run `sluicegate exec-credential` once to see that it works",
     }
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 from protocols.contract import Effect
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.framing import HEADER, packet, payload
-from protocols.mysql.lineage import opens
-from protocols.mysql.masking import Masking
+from protocols.mysql.masking import Masking, chooses_id
 from protocols.mysql.messages import (
     ERR,
     LOCAL_INFILE,
@@ -22,7 +21,7 @@ from protocols.mysql.messages import (
     column_count,
     local_infile,
 )
-from protocols.mysql.pending import Awaited, Cursor, Pending, Verdict
+from protocols.mysql.pending import Awaited, Cursor, Pending
 from protocols.mysql.statements import Statement
 
 # plain integers: an enum's operators cost more than everything else about a packet
@@ -72,7 +71,7 @@ class Answers(Masking):
         if ok.info:
             entry.tag += b" (" + ok.info[:256] + b")"
         replaced: bytes | None = None
-        if self.masking and ok.last_id and entry.verdict is not None and _chooses_id(entry.verdict):
+        if self.masking and ok.last_id and entry.verdict is not None and chooses_id(entry.verdict):
             # LAST_INSERT_ID(expression) makes an id of any value: it is not told where a masked column is in reach
             replaced = packet(buf[pos + 3], replace(ok, last_id=0).encode(self.capabilities))
         self._capture(entry, buf[pos:stop] if replaced is None else replaced)
@@ -196,7 +195,7 @@ class Answers(Masking):
             return
         if verdict.touches:
             self.tainted = True
-            self.insert_id = self.insert_id or _chooses_id(verdict)
+            self.insert_id = self.insert_id or chooses_id(verdict)
         statements = verdict.command.statements
         if more:
             if entry.certain and entry.index < len(statements) - 1 and not _several(statements[entry.index]):
@@ -267,11 +266,6 @@ class Answers(Masking):
     def _scrubbed(self, buf: bytes, pos: int, stop: int) -> bytes:
         """An ERR packet without what quotes data."""
         return packet(buf[pos + 3], self._scrub(payload(buf, pos, stop)))
-
-
-def _chooses_id(verdict: Verdict) -> bool:
-    """Whether the statement may have made an id of a masked value."""
-    return verdict.touches and (b"insert_id" in verdict.text.lower() or opens(verdict.command.analysis))
 
 
 def _several(statement: Statement) -> bool:

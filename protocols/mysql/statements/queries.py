@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from protocols.contract import Effect
+from protocols.contract import ANY_RELATION, Effect
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, union
 from protocols.mysql.statements.sources import Sources, renamed
 from protocols.mysql.statements.walk import Walk
@@ -264,6 +264,7 @@ class Queries(Sources):
                     walk.reads[source] = None
                     found.add(f"{source}.*")
                 if not variable.known:
+                    walk.reads[ANY_RELATION] = None
                     walk.why.append(f"the variable `@{name}` may hold anything")
             elif isinstance(node, exp.Window):
                 parts = [p for key in ("partition_by", "order") if (p := node.args.get(key))]

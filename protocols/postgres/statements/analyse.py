@@ -109,7 +109,7 @@ def statement(
     analysis = walk.analysis(shape)
     tag = next(iter(tree))
     if tag == "SelectStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
-        clear = clear_columns(tree[tag])
+        clear = clear_columns(tree[tag], walk.names.is_table)
     elif tag == "ExplainStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
         clear = frozenset({0})  # the plan's text
     else:

@@ -8,6 +8,7 @@ INVARIANT: no I/O in this module.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from protocols.contract import Where
@@ -160,12 +161,14 @@ def _same(left: Node | None, right: Node | None) -> bool:
     return bool(one) and bool(two) and one[-1] == two[-1] and (one == two or len(one) == 1 or len(two) == 1)
 
 
-def clear_columns(select: Node) -> frozenset[int]:
+def clear_columns(select: Node, is_table: Callable[[str | None, str], bool]) -> frozenset[int]:
     """The output columns (0-based) of a plain SELECT that carry no column's value, whatever the tables hold.
 
-    Constants, `count(*)`, `count(column)`, `column IS NULL`, `now()` and their like. Nothing after a `*` is counted,
-    because its width is not known for certain.
+    Constants, `count(*)`, `now()` and their like; `count(column)` and `column IS NULL` where every column in reach is
+    one that a table stores (`is_table` of schema and name): a computed one can say by being NULL what its source was.
+    Nothing after a `*` is counted, because its width is not known for certain.
     """
+    stored = _only_tables(select, is_table)
     if select.get("op", "SETOP_NONE") != "SETOP_NONE" or "valuesLists" in select:
         return frozenset()
     clear = set()
@@ -173,9 +176,25 @@ def clear_columns(select: Node) -> frozenset[int]:
         value = target.get("ResTarget", {}).get("val", {})
         if _has_star(value):
             break
-        if _is_clear(value):
+        if _is_clear(value, stored):
             clear.add(index)
     return frozenset(clear)
+
+
+def _only_tables(select: Node, is_table: Callable[[str | None, str], bool]) -> bool:
+    """Whether FROM names tables and joins of tables, and nothing else."""
+    if "withClause" in select:
+        return False
+    items = list(select.get("fromClause", ()))
+    while items:
+        item = items.pop()
+        if "JoinExpr" in item:
+            items += [item["JoinExpr"].get("larg", {}), item["JoinExpr"].get("rarg", {})]
+        else:
+            named = item.get("RangeVar")
+            if named is None or not is_table(named.get("schemaname"), named.get("relname", "")):
+                return False
+    return True
 
 
 def _has_star(value: Node) -> bool:
@@ -188,7 +207,7 @@ def _plain_column(node: Node) -> bool:
     return "ColumnRef" in node and not any("A_Star" in part for part in node["ColumnRef"].get("fields", ()))
 
 
-def _is_clear(node: Node) -> bool:
+def _is_clear(node: Node, stored: bool) -> bool:
     stack = [node]
     for _ in range(2000):
         if not stack:
@@ -199,14 +218,14 @@ def _is_clear(node: Node) -> bool:
         tag, body = next(iter(current.items()))
         if tag in ("A_Const", "SQLValueFunction"):
             continue
-        if tag == "NullTest" and _plain_column(body.get("arg", {})):
+        if tag == "NullTest" and stored and _plain_column(body.get("arg", {})):
             continue
         if tag == "FuncCall":
             name = strings(body.get("funcname"))
             args = body.get("args", [])
             if name[-1] == "count" and len(name) == 1 + (name[0] == "pg_catalog" and len(name) == 2):
                 simple = not ({"agg_filter", "over", "agg_order", "agg_distinct", "agg_within_group"} & body.keys())
-                if simple and (body.get("agg_star") or (len(args) == 1 and _plain_column(args[0]))):
+                if simple and (body.get("agg_star") or (stored and len(args) == 1 and _plain_column(args[0]))):
                     continue
                 return False
             if name[-1] not in CLEAR or (len(name) == 2 and name[0] != "pg_catalog") or len(name) > 2:

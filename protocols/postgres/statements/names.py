@@ -105,6 +105,11 @@ class NameSpace:
             found.append(Target(self._first(name), why=why))
         return found
 
+    def is_table(self, schema: str | None, name: str) -> bool:
+        """Whether this name surely stands for a table: its columns are stored, not computed."""
+        found = self.relations(schema, name)
+        return all(not one.why and one.relation is not None and one.relation.kind in ("r", "p") for one in found)
+
     def _first(self, name: str) -> str:
         return f"{next((s for s in self.path if s not in ('pg_catalog', TEMP)), 'public')}.{name}"
 

@@ -112,7 +112,7 @@ def test_kubeconfig() -> None:
     assert document["clusters"][0]["cluster"]["server"] == "https://gateway.example.org:6443"
     assert document["contexts"][0]["context"] == {"cluster": "prod", "user": "prod", "namespace": "shop"}
     plugin = document["users"][0]["user"]["exec"]
-    assert (plugin["command"], plugin["args"]) == ("sluicegate", ["token"])
+    assert (plugin["command"], plugin["args"]) == ("sluicegate", ["exec-credential"])
     assert plugin["apiVersion"] == "client.authentication.k8s.io/v1"
     assert "token:" not in text.replace("token\n", "")
 

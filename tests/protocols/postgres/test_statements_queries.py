@@ -158,6 +158,11 @@ def test_a_filter_that_filters_is_not_called_always_true(clause: str) -> None:
         ("SELECT 1, purge()", set()),
         ("SELECT (u.*).ssn, 1 FROM users u", {1}),
         ("SELECT (u).*, 1 FROM users u", set()),
+        # what is computed can say by being NULL what its source was
+        ("SELECT x IS NULL, count(x), 1 FROM (SELECT nullif(ssn, '1') AS x FROM users) t", {2}),
+        ("WITH t AS (SELECT nullif(ssn, '1') AS x FROM users) SELECT x IS NULL, count(x) FROM t", set()),
+        ("SELECT x IS NULL, count(*) FROM users, LATERAL (SELECT nullif(ssn, '1') AS x) t", {1}),
+        ("SELECT u.ssn IS NULL FROM users u JOIN users o ON u.id = o.id", {0}),
         ("EXPLAIN SELECT ssn FROM users", {0}),
         ("EXPLAIN SELECT purge()", set()),
     ],
