@@ -105,9 +105,11 @@ class Answers(ExchangeBase):
 
     def to_client(self, response: http.Response) -> http.Response:
         judged = self._response
+        sent = (judged or response).copy()
+        if self._closes and not self.request.is_http2:
+            sent.headers["connection"] = "close"
         if judged is None:
-            return response  # the gateway's own
-        sent = judged.copy()
+            return sent  # the gateway's own
         for name, value in self._answer_withheld:
             sent.headers.add(name, value)
         if (

@@ -53,6 +53,7 @@ class ExchangeBase:
         self.token = ""
         self._stream = stream
         self._tunnelled = tunnelled
+        self._closes = False  # the client wants its connection closed after this
         self._wrong = ""  # what is wrong with the request itself
         self._credential: list[Header] = []
         self._withheld: list[Header] = []  # of the request, for the upstream only

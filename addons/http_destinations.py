@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -23,11 +23,12 @@ class DestinationRefused(Exception):
 
 
 class Destinations:
-    """`named`: networks that are open although they are not public. The gateway's own `ports` never are."""
+    """`named`: networks that are open although they are not public. The gateway's own `ports` never are: a set that
+    grows when the system has chosen them."""
 
-    def __init__(self, named: Iterable[Network] = (), ports: Iterable[int] = ()) -> None:
+    def __init__(self, named: Iterable[Network] = (), ports: Collection[int] = ()) -> None:
         self._named = tuple(named)
-        self._ports = frozenset(ports)
+        self._ports = ports
 
     async def resolve(self, host: str, port: int) -> str:
         """The address to connect to. Raises `DestinationRefused`."""

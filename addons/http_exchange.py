@@ -69,7 +69,9 @@ class HttpExchange(Answers):
         self.token = bearer(headers.get(name, ""))
         fields = headers.fields
         upgrade = headers.get("upgrade", "").lower()
-        for listed in named_by_connection(headers.get_all("connection")) | HOP_BY_HOP | IDENTITY | {"expect"}:
+        named = named_by_connection(headers.get_all("connection"))
+        self._closes = "close" in named
+        for listed in named | HOP_BY_HOP | IDENTITY | {"expect"}:
             headers.pop(listed, None)
         if not self.gate.forward_proxy:
             headers.pop("authorization", None)

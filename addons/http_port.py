@@ -38,7 +38,12 @@ type Verdict = Refuse | Collect | Forward | Opaque
 
 
 class Ended(Exception):
-    """The exchange must stop here: what has not gone yet does not go. The text is for the client."""
+    """The exchange must stop here: what has not gone yet does not go. The text is for the client.
+
+    `passed`: of a tunnel's piece, what came before the place where it ends, as the other side may have it.
+    """
+
+    passed = b""
 
 
 class Tunnel(Protocol):

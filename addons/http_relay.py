@@ -41,6 +41,8 @@ class TunnelLayer(layer.Layer):
                 down, up = (self._tunnel.client if from_client else self._tunnel.server)(event.data)
             except Ended as e:
                 log.info("a tunnel ends: %s", e)
+                if e.passed:
+                    yield commands.SendData(self.context.server if from_client else self.context.client, e.passed)
                 yield from self._close()
                 return
             if up:

@@ -35,6 +35,7 @@ class HttpRuntime:
         shutil.rmtree(self.spool, ignore_errors=True)  # what a killed process left: bodies of clients
         self.spool.mkdir(mode=0o700, parents=True)
         self.outbound = Outbound(runtime.fingerprints)
+        self.own_ports = {x.port for x in config.listeners}
         self._listeners: dict[str, SSL.Context] = {}
         self._upstreams: dict[str, SSL.Context] = {}
         self._destinations: dict[str, Destinations] = {}
@@ -59,8 +60,7 @@ class HttpRuntime:
             networks = [ipaddress.ip_network(text) for text in resource.private_networks]
             if resource.host:
                 networks += [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]  # the operator named it
-            ports = {x.port for x in self._runtime.config.listeners}
-            destinations = self._destinations[resource.name] = Destinations(networks, ports)
+            destinations = self._destinations[resource.name] = Destinations(networks, self.own_ports)
         if listener.protocol == "kubernetes":
             given = (self._runtime, listener, resource, client, destinations, KubeExchange)
             return KubeGate(*given, refusals=self._refusals)

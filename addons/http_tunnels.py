@@ -99,7 +99,13 @@ class WebSocketTunnel:
         self._sent = self._received = 0
 
     def client(self, data: bytes) -> tuple[bytes, bytes]:
-        out = [self._outgoing(opcode, payload, frame) for opcode, payload, frame in self._up.feed(data)]
+        out: list[bytes] = []
+        try:
+            for opcode, payload, frame in self._up.feed(data):
+                out.append(self._outgoing(opcode, payload, frame))
+        except Ended as e:
+            e.passed = b"".join(out)
+            raise
         return b"", b"".join(out)
 
     def _outgoing(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
@@ -119,16 +125,22 @@ class WebSocketTunnel:
         return frame
 
     def server(self, data: bytes) -> tuple[bytes, bytes]:
-        out = []
-        for opcode, payload, frame in self._down.feed(data):
-            if opcode in (Opcode.TEXT, Opcode.BINARY):
-                masked = self._masked(opcode, payload)
-                if masked != payload:
-                    frame = self._down.frame(opcode, masked)
-                self._received += len(masked)
-                self._record(False, masked, frozenset())
-            out.append(frame)
+        out: list[bytes] = []
+        try:
+            for opcode, payload, frame in self._down.feed(data):
+                out.append(self._incoming(opcode, payload, frame))
+        except Ended as e:
+            e.passed = b"".join(out)
+            raise
         return b"".join(out), b""
+
+    def _incoming(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+        if opcode not in (Opcode.TEXT, Opcode.BINARY):
+            return frame
+        masked = self._masked(opcode, payload)
+        self._received += len(masked)
+        self._record(False, masked, frozenset())
+        return frame if masked == payload else self._down.frame(opcode, masked)
 
     def _masked(self, opcode: Opcode, payload: bytes) -> bytes:
         """A message with the masks of this request's answers. Raises `Ended` where that cannot be done."""

@@ -214,8 +214,11 @@ class KubeExchange(HttpExchange):
         return self._about_secrets() and not self._clear
 
     def _mask_wanted(self) -> bool:
-        assert self.info is not None
-        return self.info.resource_request and not is_stream(self.info) and super()._mask_wanted()
+        info = self.info
+        if info is None or not info.resource_request or is_stream(info):
+            return False
+        # what is masked within the base64 of a Secret's value would be no base64: all of a value is masked, or none
+        return not self._about_secrets() and super()._mask_wanted()
 
     def answer(self, response: http.Response, end_stream: bool) -> Verdict | Awaitable[Verdict]:
         if 300 <= response.status_code < 400 and response.status_code != 304 and not self._proxied(response):
@@ -240,16 +243,14 @@ class KubeExchange(HttpExchange):
         assert info is not None
         if media.answers_objects(info) and kind in ("application/vnd.kubernetes.protobuf", "application/cbor"):
             raise Unreadable("the api server answers in a format that was not asked for")
-        contents = self._contents_mask(response, info) if self._mask_wanted() else None
         if not self._masks_secrets():
-            return contents
+            return self._contents_mask(response, info) if self._mask_wanted() else None
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Unreadable("the api server has coded an answer that was to be plain")
         try:
-            values = kube_masks.SecretMask(response.headers.get("content-type", ""), info)
+            return kube_masks.SecretMask(response.headers.get("content-type", ""), info)
         except Withheld as e:
             raise Unreadable(str(e)) from None
-        return values if contents is None else kube_masks.Both(values, contents)
 
     def _contents_mask(self, response: http.Response, info: RequestInfo) -> AnswerMask | None:
         assert self.session is not None

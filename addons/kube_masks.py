@@ -1,8 +1,8 @@
-"""Answers of a Kubernetes API server masked: values of Secrets, then what is masked wherever it is found."""
+"""Values of Secrets masked in what an API server answers, and in what of a request goes on record."""
 
 from __future__ import annotations
 
-from addons.http_content import AnswerMask, Unreadable
+from addons.http_content import Unreadable
 from protocols.kubernetes.errors import Withheld
 from protocols.kubernetes.requests import RequestInfo
 from protocols.kubernetes.secrets import MAX_ANSWER, MaskedObjects, mask_answer
@@ -41,19 +41,6 @@ class SecretMask:
             return mask_answer(b"".join(self._parts), self._type, self._request, SECRETS).body
         except Withheld as e:
             raise Unreadable(str(e)) from None
-
-
-class Both:
-    """One mask behind the other."""
-
-    def __init__(self, first: SecretMask, second: AnswerMask) -> None:
-        self._first, self._second = first, second
-
-    def feed(self, data: bytes) -> bytes:
-        return self._second.feed(self._first.feed(data))
-
-    def end(self) -> bytes:
-        return self._second.feed(self._first.end()) + self._second.end()
 
 
 def for_record(body: bytes, content_type: str, request: RequestInfo) -> bytes | None:

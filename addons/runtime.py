@@ -170,6 +170,7 @@ class Runtime:
 
     def ready(self, addresses: Mapping[str, Any]) -> None:
         """The listeners are up: says so on the log and in `state_dir/ready.json`."""
+        self.http.own_ports |= {int(str(address).rpartition(":")[2]) for address in addresses.values()}
         ready = {
             "pid": os.getpid(),
             "listeners": addresses,

@@ -42,6 +42,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "reload",
     ),
     "scripts.record_commands": ("verify", "journal"),
+    "scripts.kube_commands": ("kubeconfig", "exec-credential"),
+    "scripts.token_commands": ("token",),
 }
 
 EPILOG = """\

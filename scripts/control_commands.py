@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from guard.control.client import ControlClient
+from guard.control.wire import ControlError
 from scripts import control_display as display
 from scripts.control_connection import HELP, UsageError, add_options, talking
 from scripts.terminal import parse_when, print_json
@@ -99,6 +102,10 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--max-pause", type=_speed, default=3.0, metavar="S", help="longest pause in seconds (default 3)"
     )
 
+    replay.add_argument("--cast", type=Path, metavar="FILE", help="write a recorded terminal as asciicast v2 instead")
+    replay.add_argument(
+        "--number", type=int, metavar="N", help="with --cast: of which command, where there are several"
+    )
     _add_damaged(replay)
 
     search = _add(
@@ -180,17 +187,49 @@ def _page(args: argparse.Namespace) -> dict[str, Any]:
     return {"session": args.session, "after": args.after, "damaged_ok": args.damaged_ok}
 
 
-def _replay(args: argparse.Namespace, client: ControlClient) -> int:
-    player = display.Player(
-        speed=float("inf") if args.instant or args.json else args.speed, max_pause=args.max_pause, json=args.json
-    )
+def _pages(args: argparse.Namespace, client: ControlClient) -> Iterator[Any]:
     after: int | None = None
     while True:
         page = client.call("sessions.replay", session=args.session, after=after, damaged_ok=args.damaged_ok)
-        player.play(page)
+        yield page
         after = page["next"]
         if after is None:
-            return 0
+            return
+
+
+def _cast(args: argparse.Namespace, client: ControlClient) -> int:
+    """Raises ControlError."""
+    found: dict[int, list[str]] = {}
+    for page in _pages(args, client):
+        for event in page["events"]:
+            if event["kind"] == "cast":
+                found.setdefault(int(event.get("n") or 0), []).append(str(event.get("cast") or ""))
+    if args.number is not None:
+        found = {number: lines for number, lines in found.items() if number == args.number}
+    if len(found) != 1:
+        numbers = ", ".join(map(str, sorted(found)))
+        why = f"there are several terminals: give --number ({numbers})" if found else "no terminal is recorded there"
+        raise ControlError("not_found", why)
+    (lines,) = found.values()
+    try:
+        # what was typed and shown is for who asked for it, and for nobody else on this machine
+        descriptor = os.open(args.cast, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise UsageError(f"cannot write `{args.cast}`: {error.strerror}") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+    return 0
+
+
+def _replay(args: argparse.Namespace, client: ControlClient) -> int:
+    if args.cast is not None:
+        return _cast(args, client)
+    player = display.Player(
+        speed=float("inf") if args.instant or args.json else args.speed, max_pause=args.max_pause, json=args.json
+    )
+    for page in _pages(args, client):
+        player.play(page)
+    return 0
 
 
 def _incident(args: argparse.Namespace, client: ControlClient) -> int:

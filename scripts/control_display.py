@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from protocols.kubernetes.terminal import Safe
 from scripts.terminal import (
     cell,
     clean,
@@ -144,6 +146,7 @@ class Player:
         self._sleep = sleep
         self._at = 0.0
         self._screen = console()
+        self._shown = Safe()  # what a stranger's program printed must not act on the terminal that replays it
 
     def play(self, page: Row) -> None:
         """Show one page; `at_ms` of its events counts from the start of the session."""
@@ -173,8 +176,23 @@ class Player:
             if event.get("truncated"):
                 self._screen.print("... the record keeps no more of this response", style="yellow")
             self._screen.print(Text(f"{clock}{_outcome(event)}", style="dim"))
+        elif kind == "cast":
+            self._screen.file.write(self._shown.feed(printed(str(event.get("cast") or ""))))
+            self._screen.file.flush()
+            if event.get("end"):
+                self._screen.print(Text(f"\n{clock}{clean(str(event['end']))}", style="dim"))
         else:
             self._screen.print(Text.assemble((clock, "dim"), (clean(kind), "magenta"), " ", cell(event.get("text"))))
+
+
+def printed(cast: str) -> str:
+    """What asciicast lines put on the screen, in order."""
+    found = []
+    for line in cast.split("\n"):
+        match json.loads(line) if line else None:
+            case [int() | float(), "o", str(text)]:
+                found.append(text)
+    return "".join(found)
 
 
 def approvals(rows: Sequence[Row]) -> None:

@@ -15,19 +15,20 @@ from scripts.support.tls import Authority
 
 # What the fast lane keeps of tests/e2e: tests/conformance asks every protocol through a live gateway already. The files
 # that are not here ask one protocol more, at length, or start servers of their own.
-FAST_E2E = frozenset(
-    f"test_{name}.py"
-    for name in ("asyncpg", "denial", "hold", "identity", "mask", "mysql_denial", "mysql_start", "psycopg", "start")
-)
+FAST_E2E = frozenset({"test_denial.py", "test_psycopg.py"})
 # ... and what it leaves out elsewhere: minutes of processes and memory, for what seldom breaks
-SLOW_ATTACKS = frozenset({"test_adversary_load.py", "test_adversary_identity.py", "test_identity_control.py"})
+SLOW_FILES = {
+    "attacks": frozenset({"test_adversary_load.py", "test_adversary_identity.py", "test_identity_control.py"}),
+    "docs": frozenset({"test_blocks.py"}),
+    "support": frozenset({"test_demo.py"}),
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder, name = item.path.parent.name, item.path.name
-        if (folder == "e2e" and name not in FAST_E2E) or (folder == "attacks" and name in SLOW_ATTACKS):
+        if (folder == "e2e" and name not in FAST_E2E) or name in SLOW_FILES.get(folder, ()):
             item.add_marker(pytest.mark.slow)
 
 

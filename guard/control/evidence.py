@@ -199,6 +199,9 @@ class Evidence:
             return {**facts, "command": facts.get("kind"), **row}
         if event.kind == "response":
             return {**facts, "lines": self._lines(protocol, event.wire), "masked": _masked(facts), **row}
+        if event.kind == "cast":
+            # asciicast lines: a terminal's output and input with their own times
+            return {**row, "n": facts.get("n"), "end": facts.get("end"), "cast": str(facts.get("lines") or "")}
         return {**row, "text": _sentence(facts), "facts": facts}
 
     def _lines(self, protocol: str, wire: bytes) -> list[str]:

@@ -66,6 +66,11 @@ class AnalysisModel(Model):
     predicates: tuple[str, ...] = Field(default=(), description="columns that a filter depends on")
     functions: tuple[str, ...] = Field(default=(), description="functions called")
     where: Literal["none", "present", "always_true", "missing"] = Field(default="none", description="the filter")
+    facts: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="of an HTTP or Kubernetes request: `http.host`, `http.path`, `http.method`, `kube.namespace`, ... and "
+        "all values of each",
+    )
 
     @model_validator(mode="after")
     def _literal(self) -> Self:
@@ -85,6 +90,7 @@ class AnalysisModel(Model):
             predicates=self.predicates,
             functions=self.functions,
             where=Where(self.where),
+            facts=dict(self.facts),
         )
 
 

@@ -17,6 +17,7 @@ from protocols.mysql.flows import (
     Scope,
     alike,
     declassified,
+    same,
     union,
     whole,
 )
@@ -147,12 +148,13 @@ class Expressions(Relations):
                 if source.columns is None:
                     found.append(source.rest)
                     continue
-                matches = [flow for column, flow in source.columns if alike(column, name)]
-                found += matches
-                sure = sure or bool(matches)
+                found += [flow for column, flow in source.columns if alike(column, name)]
+                # where the server may see no match here, it goes on to the query around this one: so does the search
+                here = (not table or source.alias == table) and (not schema or source.schema == schema)
+                sure = sure or (here and any(same(column, name) for column, _ in source.columns))
             if not table and (at is not scope or aliases):
                 found += self._aliased(name, at, ctes)
-                sure = sure or (aliases and bool(found))
+                sure = sure or (aliases and any(isinstance(i, exp.Alias) and same(i.alias, name) for i in at.items))
             if sure:
                 return union(found)
             at = at.outer

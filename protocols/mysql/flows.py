@@ -127,7 +127,13 @@ def alike(one: str, other: str) -> bool:
         return True
     if len(one) != len(other):
         return False
-    return all(a == b or a > "\x7f" or b > "\x7f" for a, b in zip(one.lower(), other.lower(), strict=False))
+    # letter by letter: in lower case a name may have another length
+    return all(a.lower() == b.lower() or a > "\x7f" or b > "\x7f" for a, b in zip(one, other, strict=True))
+
+
+def same(one: str, other: str) -> bool:
+    """Whether the server surely takes one name of a column for the other."""
+    return one == other or (one.isascii() and other.isascii() and one.lower() == other.lower())
 
 
 def union(flows: Iterable[Flow]) -> Flow:

@@ -174,7 +174,7 @@ def trace(
         return lineage.outputs(statement.tree)
     if statement.kind == "execute":
         return _executed(definitions, statement, catalog, state, tainted=tainted, insert_id=insert_id)
-    return _listed(definitions, statement, catalog, state, tainted=tainted)
+    return _listed(definitions, statement, catalog, state, tainted=tainted, insert_id=insert_id)
 
 
 def _executed(
@@ -196,7 +196,7 @@ def _executed(
     if len(inner) != 1 or inner[0].kind == "execute":
         raise Untraceable("a prepared statement that is not one statement")
     if inner[0].tree is None:
-        return _listed(definitions, inner[0], catalog, state, tainted=tainted)
+        return _listed(definitions, inner[0], catalog, state, tainted=tainted, insert_id=insert_id)
     # its parameters are user variables, which may hold what was read before
     lineage = Lineage(
         catalog, state, opens=opens(inner[0].analysis), insert_id=insert_id, parameters=bool(found and found[3])
@@ -236,9 +236,12 @@ def _listed(
     state: SessionState,
     *,
     tainted: bool,
+    insert_id: bool,
 ) -> Sequence[Output]:
     kind = statement.kind
     names = [_label(d).lower() for d in definitions]
+    if insert_id and kind.startswith("show ") and kind.endswith(" variables"):
+        return [_CLEAR if name == "variable_name" else _SECRET for name in names]
     if _SCHEMA.fullmatch(kind):
         return [_SECRET if name == "checksum" else _CLEAR for name in names]
     if kind in ("show warnings", "show errors"):

@@ -93,6 +93,8 @@ class Relations:
         relation = self._catalog.relation(where, name)
         if relation is None or not relation.columns:
             return Source(alias, where, None, ANYTHING, ANYTHING)
+        if self._insert_id and where.lower() in ("information_schema", "performance_schema"):
+            return Source(alias, where, None, ANYTHING, ANYTHING)  # among the session's variables there is that id
         columns, rows = self.relation_flows(relation)
         visible = [c for c in columns if (found := relation.column(c[0])) is None or found.visible]
         return Source(alias, where, columns, rows, visible=visible)

@@ -226,11 +226,15 @@ class SessionState:
 
     def _temp_create(self, change: Change) -> None:
         made: Temporary = change.value
-        self.temporaries[(fold(made.schema), fold(made.name))] = made
+        self.temporaries[self._temp_name(made.schema, made.name)] = made
+
+    def _temp_name(self, schema: str, name: str) -> tuple[str, str]:
+        """`T` and `t` are two tables where the server does not fold their names."""
+        return (fold(schema), fold(name)) if self.lower_case_table_names else (schema, name)
 
     def _temp_key(self, change: Change) -> tuple[str, str]:
         schema, _, name = (change.name or "").partition(".")
-        return fold(schema), fold(name)
+        return self._temp_name(schema, name)
 
     def _temp_drop(self, change: Change) -> None:
         self.temporaries.pop(self._temp_key(change), None)
@@ -276,7 +280,7 @@ class SessionState:
 
     def temporary(self, schema: str, name: str) -> Temporary | None:
         """The temporary table of this name, which hides a table of the same name."""
-        return self.temporaries.get((fold(schema), fold(name))) if self.temporaries else None
+        return self.temporaries.get(self._temp_name(schema, name)) if self.temporaries else None
 
     def variable(self, name: str) -> Variable:
         """What is known about a user variable (its name in lower case); one never set is NULL."""

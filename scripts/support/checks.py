@@ -95,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:  # said before pytest, whose own last line stays the last
         print(f"FAILED before the tests: {', '.join(failed)}; the exit status will say so", flush=True)
     selection = ["-m", "not slow"] if options.fast else []
-    # all workers must give tests the same names, also where these are made from sets
-    env = {"PYTHONHASHSEED": "0", **os.environ}
+    env = dict(os.environ)
     if options.fast:
         env |= {"SLUICEGATE_TEST_POSTGRES": "embedded", "SLUICEGATE_TEST_MYSQL": "first"}
     command = [sys.executable, "-m", "pytest", *selection, *rest]

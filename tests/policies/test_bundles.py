@@ -18,7 +18,14 @@ BUNDLES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswit
 
 
 def test_the_bundles_that_people_are_told_about_exist() -> None:
-    assert [path.stem for path in BUNDLES] == ["break-glass", "demo", "guarded-writer", "pii-masking", "read-only"]
+    assert [path.stem for path in BUNDLES] == [
+        "break-glass",
+        "demo",
+        "guarded-writer",
+        "kubernetes-read-only",
+        "pii-masking",
+        "read-only",
+    ]
 
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)

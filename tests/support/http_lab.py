@@ -47,6 +47,17 @@ rules:
   - id: drop
     description: no dropping of users over GraphQL
     deny: {effects: [http.write], http: {operations: [mutation.dropUser]}}
+  - id: sockets
+    description: WebSockets where they are meant to be
+    allow: {effects: [http.upgrade], http: {hosts: [localhost], paths: ["/ws*", "/text/ws"]}}
+  - id: pinned
+    description: clients that take no other certificate than the server's own
+    who: {groups: [pinned]}
+    allow: {effects: [http.opaque], http: {hosts: [localhost]}}
+  - id: masked-elsewhere
+    description: what is masked here does not leave there
+    deny: {effects: [exfil.masked], http: {hosts: ["*"]}}
+    and_alert: true
   - id: people
     description: people's addresses and cards are not for everybody
     unless: {who: {groups: [trusted]}}

@@ -17,7 +17,7 @@ def records(state_dir: Path) -> list[dict[str, Any]]:
     """Every payload of the journal, in order. The gateway may be running."""
     done = subprocess.run([PROGRAM, "journal", "dump", state_dir, "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line)["record"] for line in done.stdout.splitlines()]
+    return [json.loads(line)["record"] for line in done.stdout.split("\n") if line]
 
 
 def await_records(

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import pty
 import shutil
+import struct
+import subprocess
+import sys
 import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +25,7 @@ from protocols.kubernetes.kubeconfig import kubeconfig
 from scripts.support.gateway import ROLES
 from scripts.support.issuer import Issuer
 from scripts.support.tls import Authority
-from tests.support.apiserver.kubectl import Kubectl
+from tests.support.apiserver.kubectl import BINARY, Kubectl
 from tests.support.apiserver.server import TOKEN, ApiServer
 from tests.support.http_lab import HttpLab
 
@@ -71,7 +82,9 @@ rules:
 class KubeLab(HttpLab):
     """`apiserver` behind the listener `cluster`; `impersonate`: it acts as the client's own subject."""
 
-    def __init__(self, policy: str = POLICY, *, impersonate: bool = False, certificate: bool = False, **more: Any) -> None:
+    def __init__(
+        self, policy: str = POLICY, *, impersonate: bool = False, certificate: bool = False, **more: Any
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sgkube-"))
         self.authority = Authority(self.folder)
         self.issuer = Issuer(self.authority)
@@ -129,7 +142,9 @@ class KubeLab(HttpLab):
 
     def kubectl(self, subject: str = "dev", *groups: str, spdy: bool = False, ttl: float = 3600.0) -> Kubectl:
         """Through the gateway, as whoever."""
-        text = kubeconfig("lab", self.url, self.authority.file.read_bytes(), token=self.token(subject, *groups, ttl=ttl))
+        text = kubeconfig(
+            "lab", self.url, self.authority.file.read_bytes(), token=self.token(subject, *groups, ttl=ttl)
+        )
         return Kubectl(self.folder / f"home-{next(self._numbers)}", text, spdy)
 
     def direct(self, *, spdy: bool = False) -> Kubectl:
@@ -145,8 +160,44 @@ class KubeLab(HttpLab):
         self.apiserver.create("pods", namespace, {"metadata": {"name": name}, "spec": {"containers": [container]}})
         return name
 
+    def ticket(self, subject: str) -> str:
+        """The request of this subject that waits for approval, once there is one."""
+        for _ in range(200):
+            found = self.cli("approvals", "list", "--json", token=self.token("ann", "oncall"))
+            assert found.returncode == 0, found.stderr
+            waiting = [one for one in json.loads(found.stdout) if one["subject"] == subject]
+            if waiting:
+                return str(waiting[0]["id"])
+            time.sleep(0.1)
+        raise AssertionError(f"nothing of {subject} waits")
+
     def stop(self) -> None:
         self.process.stop()
         self.issuer.stop()
         self.apiserver.__exit__()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def on_a_terminal(
+    kubectl: Kubectl, *words: str, rows: int, columns: int
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """kubectl on a terminal of its own: the process, and the terminal's other end."""
+    master, slave = pty.openpty()
+    ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    own = "import os, sys, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); a = sys.argv[1:]"
+    own += "; os.execv(a[0], a)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", own, str(BINARY), *words],
+        env=kubectl.environment,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    try:
+        yield process, master
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)

@@ -339,7 +339,8 @@ def _variable(text: str, position: int, rules: Rules, add: Callable[[Token], Non
         if match is None:
             raise Unreadable("an at sign before something that is no variable")
         name, end = match.group(), match.end()
-        if not name.isascii() and (rules.wide_blank or not rules.non_ascii_names):
-            raise Unreadable("a character beyond ASCII outside quotes, in a character set of single bytes")
+    if not name.isascii() or name[-1:] == " ":
+        # the server takes `@\u00e9` and `@e` for one, by its collation of names
+        raise Unreadable("a variable or a host whose name is not plain ASCII")
     add(Token(Kind.VARIABLE, name.lower(), "", position, end))
     return end

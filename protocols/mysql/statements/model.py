@@ -6,6 +6,7 @@ INVARIANT: no I/O in this package; every value here is immutable.
 from __future__ import annotations
 
 import enum
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,9 +74,13 @@ class CommandAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What SQL PREPARE put under a name. `text` None: it came from an expression that nobody saw."""
+    """What SQL PREPARE put under a name. `text` None: it came from an expression that nobody saw.
+
+    `world`: the default database and the settings for reading it that were in force: the server keeps to them.
+    """
 
     text: bytes | None = field(default=None, repr=False)
+    world: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from protocols.contract import Effect
 from protocols.mysql.statements.lexer import Kind, Unreadable, lex
 from protocols.mysql.statements.model import ChangeKind, Prepared
@@ -16,7 +18,7 @@ from protocols.mysql.statements.walk import Walk
 
 def prepare(reader: Reader, walk: Walk) -> str:
     """The text inside is judged here, and again at each EXECUTE under what is in force then."""
-    name = reader.name().lower()
+    name = reader.label()
     reader.expect("FROM")
     walk.add(Effect.PREPARE)
     walk.fleeting = True
@@ -25,8 +27,13 @@ def prepare(reader: Reader, walk: Walk) -> str:
         _dynamic(reader, walk)
     else:
         _inner(text, walk, changes=False)
-    walk.change(ChangeKind.PREPARE, name, Prepared(text))
+    walk.change(ChangeKind.PREPARE, name, Prepared(text, _world(walk)))
     return "prepare"
+
+
+def _world(walk: Walk) -> Hashable:
+    state = walk.state
+    return state.database if state.database_known else None, state.charset, state.sql_mode
 
 
 def _literal(reader: Reader, walk: Walk) -> bytes | None:
@@ -86,7 +93,7 @@ def execute(reader: Reader, walk: Walk) -> str:
             _inner(text, walk, changes=True)
         _using(reader, walk)
         return "execute immediate"
-    name = reader.name().lower()
+    name = reader.label()
     _using(reader, walk)
     known = walk.state.prepared.get(name) if not walk.state.overflow else None
     if known is None:
@@ -94,6 +101,8 @@ def execute(reader: Reader, walk: Walk) -> str:
     elif known.text is None:
         walk.add(Effect.EXEC_DYNAMIC)
         walk.unknown("a prepared statement whose text was computed by the server")
+    elif known.world != _world(walk):
+        walk.unknown("prepared under another default database or other settings: prepare it again")
     else:
         _inner(known.text, walk, changes=True)
     return "execute"
@@ -111,5 +120,5 @@ def _using(reader: Reader, walk: Walk) -> None:
 def deallocate(reader: Reader, walk: Walk) -> str:
     reader.expect("PREPARE")
     walk.add(Effect.PREPARE)
-    walk.change(ChangeKind.DEALLOCATE, reader.name().lower())
+    walk.change(ChangeKind.DEALLOCATE, reader.label())
     return "deallocate"

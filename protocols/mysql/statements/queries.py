@@ -14,10 +14,12 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.contract import ANY_RELATION, Effect
-from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, union
+from protocols.mysql.flows import alike
+from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
 from protocols.mysql.statements.sources import Sources, renamed
 from protocols.mysql.statements.walk import Walk
 
+_BEYOND_ASCII = "a name beyond ASCII that is not spelt as the catalog has it: servers may take it for another"
 MAX_QUERIES = 40  # queries inside queries
 MAX_STAR = 4096  # columns that a star is spelt out to
 
@@ -190,15 +192,14 @@ class Queries(Sources):
         if isinstance(item, exp.Star):
             sources = scope.sources
         elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
-            source = scope.source(item.table, item.args["db"].name if item.args.get("db") else "")
-            if source is None:
+            sources = scope.named(item.table, item.args["db"].name if item.args.get("db") else "")
+            if not sources:
                 self.walk.unknown("a star behind a name that is not in sight")
                 return False, []
-            sources = [source]
         else:
             return None
         found: list[tuple[str, Origins]] = []
-        known = True
+        known = isinstance(item, exp.Star) or len(sources) == 1
         for source in sources:
             for origin in source.everything:
                 self.walk.columns[origin] = None
@@ -278,6 +279,19 @@ class Queries(Sources):
                 stack.extend(node.iter_expressions())
         return frozenset(found)
 
+    def _column_of(self, source: Source, name: str) -> Origins:
+        origins = source.column(name)
+        if origins is not None:
+            return origins
+        self._like_another(name, source)
+        # the server refuses it, or knows the column since a moment ago
+        return frozenset({f"{source.relation}.{name}"}) if source.relation else source.everything
+
+    def _like_another(self, name: str, source: Source) -> None:
+        """A name that this source does not have as it is spelt, but that its server may take for one that it has."""
+        if not name.isascii() and any(alike(name, column) for column in source.columns or ()):
+            self.walk.unknown(_BEYOND_ASCII)
+
     def _column(self, node: Any, scope: Scope) -> Origins:
         walk = self.walk
         if node.args.get("catalog"):
@@ -290,14 +304,16 @@ class Queries(Sources):
         table = node.table
         if table:
             schema = node.args["db"].name if node.args.get("db") else ""
-            source = scope.source(table, schema)
-            origins = source.column(name) if source is not None else None
-            if source is not None and origins is None:
-                # the server refuses it, or knows the column since a moment ago
-                origins = frozenset({f"{source.relation}.{name}"}) if source.relation else source.everything
+            sources = scope.named(table, schema)
+            origins = union(self._column_of(source, name) for source in sources) if sources else None
         else:
             origins = scope.find(name)
         if origins is None:
+            sight: Scope | None = scope
+            while sight is not None:
+                for source in sight.sources:
+                    self._like_another(name, source)
+                sight = sight.parent
             return NOTHING
         for origin in origins:
             walk.columns[origin] = None

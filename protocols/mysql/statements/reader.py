@@ -73,6 +73,13 @@ class Reader:
             raise Unreadable("a name is missing")
         return token.text
 
+    def label(self) -> str:
+        """The name of a prepared statement or a handler in lower case: servers compare them by their own collations."""
+        name = self.name()
+        if not name.isascii():
+            raise Unreadable("a prepared statement or a handler whose name is not plain ASCII")
+        return name.lower()
+
     def qualified(self) -> tuple[str, str]:
         """(schema or "", name)."""
         first = self.name()

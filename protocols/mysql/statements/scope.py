@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from protocols.mysql.flows import alike
+
 Origins = frozenset[str]
 NOTHING: Origins = frozenset()
 Outputs = Sequence[tuple[str, Origins]]  # of a query: (name in lower case, what it shows)
@@ -53,16 +55,26 @@ class Scope:
             scope = scope.parent
         return "", None
 
-    def source(self, alias: str, schema: str = "") -> Source | None:
-        """The nearest entry of this name, compared without case: taking one too many is the stricter error."""
-        alias, schema = alias.lower(), schema.lower()
+    def named(self, alias: str, schema: str = "") -> list[Source]:
+        """Every entry that this name may mean, from the inside out, up to the one that is spelled just so.
+
+        Whether the case of a table's name counts is the server's own business (`lower_case_table_names`): `o` may pass
+        over an `O` that is nearer. Taking one too many is the stricter error.
+        """
+        found: list[Source] = []
+        schema = schema.lower()
         scope: Scope | None = self
         while scope is not None:
-            for source in scope.sources:
-                if source.alias.lower() == alias and (not schema or source.schema.lower() == schema):
-                    return source
+            here = [
+                source
+                for source in scope.sources
+                if alike(source.alias, alias) and (not schema or source.schema.lower() == schema)
+            ]
+            found += here
+            if any(source.alias == alias for source in here):
+                break
             scope = scope.parent
-        return None
+        return found
 
     def find(self, name: str) -> Origins | None:
         """What a name without a table stands for; None: nothing in sight has it."""

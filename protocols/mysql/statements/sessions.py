@@ -157,7 +157,9 @@ def _handler(reader: Reader, walk: Walk) -> str:
     if reader.accept("OPEN"):
         source = Queries(walk).relation(schema, name)
         reader.accept("AS")
-        alias = name if reader.done else reader.name()
+        alias = name if reader.done else reader.label()
+        if not alias.isascii():
+            raise Unreadable("a handler whose name is not plain ASCII")
         walk.add(Effect.CURSOR, Effect.DATA_SELECT)
         if source is not None:
             walk.change(ChangeKind.HANDLER_OPEN, alias.lower(), source.relation)

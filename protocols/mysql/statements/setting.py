@@ -145,7 +145,7 @@ def _variable(reader: Reader, walk: Walk, scope: str, *, certain: bool = True) -
     value = _literal(tokens)
     if value is None:
         if not (len(tokens) == 1 and tokens[0].kind is Kind.WORD):
-            expression(tokens, walk)
+            _value(tokens, walk)
         if name == "sql_mode":
             value = _computed_mode(tokens, walk)
     if scope in _SERVER or "." in name:
@@ -155,6 +155,15 @@ def _variable(reader: Reader, walk: Walk, scope: str, *, certain: bool = True) -
         value = None
     walk.add(set_effect(name, value))
     walk.change(ChangeKind.SET, name, value)
+
+
+def _value(tokens: Sequence[Token], walk: Walk) -> None:
+    """A value that is computed; of rows or of what came from some: whoever reads the setting then reads them."""
+    before, walk.reads = walk.reads, {}
+    expression(tokens, walk)
+    if walk.reads:
+        walk.unknown("a setting whose value comes from rows: read them first, and set what you saw")
+    walk.reads = {**before, **walk.reads}
 
 
 def _literal(tokens: Sequence[Token]) -> str | None:
@@ -222,7 +231,7 @@ def set_statement(
             depth += (token.upper == "(") - (token.upper == ")")
             value.append(token)
         if _literal(value) is None:
-            expression(value, walk)
+            _value(value, walk)
         effect = set_effect(name, _literal(value))
         walk.constants = True
         walk.add(effect)

@@ -63,6 +63,8 @@ def _show(reader: Reader, walk: Walk) -> str:
 
 
 def _grants(reader: Reader, walk: Walk) -> str:
+    if walk.catalog.flavour != "mysql":
+        walk.add(Effect.SECRET_READ)  # MariaDB shows the hash of the password with them
     if reader.accept("FOR"):
         account = reader.account()
         if account:

@@ -210,14 +210,13 @@ class Writes:
             column = one.this
             self.queries._column(column, scope)
             if column.table:
-                source = scope.source(column.table, column.args["db"].name if column.args.get("db") else "")
-                hit = [source] if source is not None else []
+                hit = scope.named(column.table, column.args["db"].name if column.args.get("db") else "")
             else:
                 name = column.name.lower()
                 hit = [s for s in sources if s.columns is None or name in s.columns]
             if not hit:
                 hit = [s for s in sources if s.relation]
-            targets += [s for s in hit if s is not None and s not in targets]
+            targets += [s for s in hit if s not in targets]
             self.queries.expression(one.expression, scope)
         self._settle(sources, targets, self._read_before)
         if not had_secret and not any(s.relation in walk.reads for s in sources):
@@ -250,11 +249,11 @@ class Writes:
         targets: list[Source] = []
         if names:
             for name in names:
-                source = scope.source(name.name, name.args["db"].name if name.args.get("db") else "")
-                if source is None or not source.relation:
+                meant = scope.named(name.name, name.args["db"].name if name.args.get("db") else "")
+                if not meant or not all(source.relation for source in meant):
                     walk.unknown("DELETE names a table that is not in its FROM")
                 else:
-                    targets.append(source)
+                    targets += [source for source in meant if source not in targets]
         else:
             targets = sources[:1]
             if len(sources) > 1:

@@ -10,7 +10,7 @@ import pytest
 
 from scripts.support import checks
 from scripts.support.checks import Stage
-from tests.conftest import FAST_E2E, SLOW_ATTACKS
+from tests.conftest import FAST_E2E, SLOW_FILES
 
 
 def stage(name: str, code: str) -> Stage:
@@ -57,5 +57,8 @@ def test_one_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_fast_lane_keeps_files_that_exist() -> None:
-    for folder, names in (("e2e", FAST_E2E), ("attacks", SLOW_ATTACKS)):
-        assert [name for name in names if not (checks.ROOT / "tests" / folder / name).is_file()] == []
+    tests = checks.ROOT / "tests"
+    folders = {"e2e": tests / "e2e", "attacks": tests / "attacks", "docs": tests / "docs"}
+    folders["support"] = tests / "scripts" / "support"
+    for folder, names in ({"e2e": FAST_E2E} | SLOW_FILES).items():
+        assert [name for name in names if not (folders[folder] / name).is_file()] == []

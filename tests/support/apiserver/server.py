@@ -96,6 +96,8 @@ class ApiServer:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
+            # the ends of pipes and processes are told in a later turn
+            self._loop.run_until_complete(asyncio.sleep(0.1))
         finally:
             self._loop.close()
 
