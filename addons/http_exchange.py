@@ -255,7 +255,7 @@ class HttpExchange(Answers):
         session = self.session
         assert session is not None
         analysis = self.analyse()
-        self._found |= self.gate.outbound.head(session, self._as_request())
+        self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
         if self._body and self._looked is None:
             self._looked = self.gate.outbound.look(self._body)
             self._found |= self.gate.outbound.body(session, self._looked)
@@ -284,7 +284,7 @@ class HttpExchange(Answers):
             return self._refuse(413, f"a compressed body is judged whole, and this one is larger than {cap} bytes")
         self._body = None
         analysis = self.analyse()
-        self._found |= self.gate.outbound.head(session, self._as_request())
+        self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
         analysis = replace(
             analysis,
             effects=analysis.effects | {Effect.HTTP_STREAM} | self._found,

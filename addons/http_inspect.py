@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from guard.detect import Finding, Kind, Known, Scanner, Stream
@@ -79,14 +80,26 @@ class Outbound:
 
     # ------------------------------------------------------------ what goes out
 
-    def head(self, session: HttpSession, request: Request) -> frozenset[Effect]:
-        """What a request's target and headers hold. Headers that carry credentials by their name are left out."""
-        texts = [request.target.paths[0].encode()]
-        texts += [value.encode() for _, value in request.target.query]
-        texts += [value.encode("utf-8", "surrogateescape") for name, value in request.headers if not is_secret(name)]
-        text = b"\n".join(texts)
-        found = {_EFFECTS[finding.kind] for finding in self._scanner().find(text)}
-        return frozenset(found | self._masked(session, (text,)))
+    def head(
+        self, session: HttpSession, request: Request, withheld: Iterable[tuple[str, str]] = ()
+    ) -> frozenset[Effect]:
+        """What a request's target and headers hold, names and values, as they are and in other forms.
+
+        `withheld`: headers that carry credentials by their name. They may, but not values that were masked elsewhere,
+        and none of the gateway's own secrets.
+        """
+        said = [*request.target.paths, *(text for pair in request.target.query for text in pair)]
+        forms = [*exposed("\n".join(said).encode("utf-8", "surrogateescape"))]
+        plain = "\n".join(text for pair in request.headers if not is_secret(pair[0]) for text in pair)
+        forms += _header_forms(plain)
+        scanner = self._scanner()
+        found = {_EFFECTS[finding.kind] for form in forms for finding in scanner.find(form)}
+        if hidden := "\n".join(text for pair in withheld for text in pair):
+            for form in exposed(hidden.encode("utf-8", "surrogateescape")):
+                forms.append(form)
+                if self._known is not None and any(True for _ in self._known.find(form)):
+                    found.add(Effect.EXFIL_CREDENTIAL)
+        return frozenset(found | self._masked(session, forms))
 
     def look(self, data: bytes) -> Looked:
         """A whole body, in any thread. Raises DetectError."""
@@ -180,6 +193,12 @@ class Passing:
             if fingerprints.leak(identity, self._found):
                 effects |= {Effect.EXFIL_MASKED}
         return effects
+
+
+@lru_cache(maxsize=256)
+def _header_forms(text: str) -> tuple[bytes, ...]:
+    """Header fields that are no secrets, in every form. A client says the same ones with each request."""
+    return tuple(exposed(text.encode("utf-8", "surrogateescape")))
 
 
 def _cut_out(raw: bytes, findings: Iterable[Finding]) -> bytes:

@@ -99,3 +99,10 @@ def issuer(authority: Authority) -> Iterator[Issuer]:
     """A local OIDC issuer. A test that rotates its keys or breaks it starts one of its own."""
     with Issuer(authority) as running:
         yield running
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A set has the same name in every process: workers must agree on the names of tests."""
+    if isinstance(val, set | frozenset):
+        return "{" + ",".join(sorted(map(str, val))) + "}"
+    return None

@@ -20,6 +20,7 @@ BUNDLES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswit
 def test_the_bundles_that_people_are_told_about_exist() -> None:
     assert [path.stem for path in BUNDLES] == [
         "break-glass",
+        "ci-egress",
         "demo",
         "guarded-writer",
         "kubernetes-read-only",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,7 +73,9 @@ rules:
 class HttpLab:
     """`proxy`: the forward proxy; `api`: the registered API in front of `upstream` (https)."""
 
-    def __init__(self, launcher: str = "mitmdump", policy: str = POLICY, **limits: Any) -> None:
+    def __init__(
+        self, launcher: str = "mitmdump", policy: str = POLICY, more: Sequence[str] = (), **limits: Any
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sghttp-"))
         self.authority = Authority(self.folder)
         self.issuer = Issuer(self.authority)
@@ -108,7 +111,7 @@ class HttpLab:
         with self.config.open("w") as stream:
             YAML(typ="safe").dump(document, stream)
         self.log = self.folder / "gateway.log"
-        self._launcher = launcher
+        self._launcher, self._more = launcher, more
         self.web_password = "look"
         self.web_port = 0
         self.start()
@@ -124,7 +127,7 @@ class HttpLab:
             self.web_port = free_port()
             argv += ["--no-web-open-browser", "--web-port", str(self.web_port), "--set"]
             argv += [f"web_password={self.web_password}"]
-        argv += ["-n", "-s", ROOT / "addons" / "gateway.py", "--set", f"sluicegate={self.config}"]
+        argv += [*self._more, "-n", "-s", ROOT / "addons" / "gateway.py", "--set", f"sluicegate={self.config}"]
         argv += ["--set", f"confdir={self.folder / 'mitmproxy'}"]
         self.process = Process(
             argv,

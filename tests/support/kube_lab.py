@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
 import pty
+import resource
 import shutil
+import ssl
 import struct
 import subprocess
 import sys
@@ -159,6 +162,30 @@ class KubeLab(HttpLab):
             container["command"] = command
         self.apiserver.create("pods", namespace, {"metadata": {"name": name}, "spec": {"containers": [container]}})
         return name
+
+    def request(
+        self, method: str, path: str, token: str, *, body: str = "", kind: str = "application/json", **headers: str
+    ) -> tuple[int, Any]:
+        """One request of a client that is no kubectl: status, and the answer's JSON or text."""
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        connection = http.client.HTTPSConnection("127.0.0.1", self.ports["cluster"], context=context, timeout=30)
+        try:
+            sent = {"Authorization": f"Bearer {token}", "Content-Type": kind} | {
+                name.replace("_", "-"): value for name, value in headers.items()
+            }
+            connection.request(method, path, body or None, sent)
+            answer = connection.getresponse()
+            raw = answer.read()
+        finally:
+            connection.close()
+        try:
+            return answer.status, json.loads(raw)
+        except ValueError:
+            return answer.status, raw.decode("utf-8", "replace")
+
+    def break_journal(self) -> None:
+        """From now on the gateway cannot write a byte to any file."""
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
 
     def ticket(self, subject: str) -> str:
         """The request of this subject that waits for approval, once there is one."""
