@@ -10,7 +10,7 @@ from mitmproxy import http
 
 from addons.http_base import ExchangeBase, pairs
 from addons.http_content import AnswerMask, Unreadable, applies
-from addons.http_port import Ended, Forward, Verdict
+from addons.http_port import Ended, Forward, Verdict, clone
 from protocols.contract import Action
 from protocols.http import evidence
 from protocols.http.headers import HOP_BY_HOP, is_secret, media_type, named_by_connection
@@ -105,7 +105,7 @@ class Answers(ExchangeBase):
 
     def to_client(self, response: http.Response) -> http.Response:
         judged = self._response
-        sent = (judged or response).copy()
+        sent = clone(judged or response)
         if self._closes and not self.request.is_http2:
             sent.headers["connection"] = "close"
         if judged is None:

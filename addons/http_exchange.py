@@ -24,14 +24,14 @@ from addons.http_base import pairs
 from addons.http_content import Unreadable, decoded
 from addons.http_inspect import SLICE, Looked
 from addons.http_live import HttpSession, NotAdmitted
-from addons.http_port import Collect, Ended, Forward, Opaque, Refuse, Tunnel, Verdict
+from addons.http_port import Collect, Ended, Forward, Opaque, Refuse, Tunnel, Verdict, clone
 from addons.http_relay import TunnelLayer
 from addons.http_tunnels import OpaqueTunnel, WebSocketTunnel
 from addons.takeover import handler_of
 from protocols.contract import Action, Analysis, Decision, Effect, HoldRefused, HoldRequest, Outcome
 from protocols.http import syntax
 from protocols.http.analysis import Request, analyse
-from protocols.http.headers import HOP_BY_HOP, IDENTITY, Header, bearer, is_secret, named_by_connection
+from protocols.http.headers import HOP_BY_HOP, IDENTITY, Header, bearer, folded, is_secret, named_by_connection
 from protocols.http.targets import BadTarget, Target, read_target, split_authority
 
 __all__ = ["HttpExchange", "pairs"]
@@ -41,6 +41,7 @@ log = logging.getLogger("sluicegate.http")
 _IN_MEMORY = 1 << 20  # bytes of a collected body before it goes to the disk
 _PIECE = 1 << 18
 _LOOK = 0.25  # seconds between looks whether a client that waits has left
+_NOT_OURS = HOP_BY_HOP | IDENTITY  # also where they are written with `_`
 _SHOWN_TO_APPROVERS = 65_536  # bytes of a body; of a larger one, and of one that is no text, size and digest
 
 
@@ -73,6 +74,8 @@ class HttpExchange(Answers):
         self._closes = "close" in named
         for listed in named | HOP_BY_HOP | IDENTITY | {"expect"}:
             headers.pop(listed, None)
+        for key in [k for k in headers if "_" in k and folded(k) in _NOT_OURS]:
+            headers.pop(key)
         if not self.gate.forward_proxy:
             headers.pop("authorization", None)
         for key in [k for k in headers if is_secret(k)]:
@@ -155,6 +158,9 @@ class HttpExchange(Answers):
     # ------------------------------------------------------------ the request
 
     def begin(self, end_stream: bool) -> Verdict | Awaitable[Verdict]:
+        if end_stream and self.request.headers.get("content-length", "0") != "0":
+            # HTTP/2 can say so; over HTTP/1 the upstream would take the next request for this one's body
+            self._wrong = self._wrong or "a Content-Length without a body"
         session = self._at_hand()
         if session is None or self._wrong or not self._pinned() or self.gate.runtime.recorder.strict:
             return self._guarded(self._begin(end_stream))
@@ -438,6 +444,8 @@ class HttpExchange(Answers):
                     session.withdraw(ticket, "the client has left")
                     raise Ended("the client has left")
             outcome, why = future.result()
+            if outcome is Outcome.APPROVED and self._client_left():
+                raise Ended("the client has left")  # between two looks
         finally:
             session.answered(ticket)
         if outcome is Outcome.APPROVED:
@@ -482,7 +490,7 @@ class HttpExchange(Answers):
 
     def outgoing(self, request: http.Request, server: connection.Server) -> http.Request:
         assert self.target is not None
-        sent = request.copy()
+        sent = clone(request)
         for name, value in (*self._withheld, *self._credential, *self._identity_headers()):
             sent.headers.add(name, value)
         if self.upgrade:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REDACTED = "[redacted]"
 SLICE = 1 << 18  # bytes that are looked at on the event loop at a time
+_COMMON = 4096  # characters of header fields whose forms are kept for the next request that says the same
 _OVERLAP = 2048  # ... and bytes of the slice before: a value could lie across
 _EFFECTS = {Kind.CREDENTIAL: Effect.EXFIL_CREDENTIAL, Kind.PERSONAL: Effect.EXFIL_PERSONAL}
 
@@ -91,13 +92,13 @@ class Outbound:
         said = [*request.target.paths, *(text for pair in request.target.query for text in pair)]
         forms = [*exposed("\n".join(said).encode("utf-8", "surrogateescape"))]
         plain = "\n".join(text for pair in request.headers if not is_secret(pair[0]) for text in pair)
-        forms += _header_forms(plain)
+        forms += _header_forms(plain) if len(plain) <= _COMMON else exposed(plain.encode("utf-8", "surrogateescape"))
         scanner = self._scanner()
         found = {_EFFECTS[finding.kind] for form in forms for finding in scanner.find(form)}
         if hidden := "\n".join(text for pair in withheld for text in pair):
             for form in exposed(hidden.encode("utf-8", "surrogateescape")):
                 forms.append(form)
-                if self._known is not None and any(True for _ in self._known.find(form)):
+                if self._known is not None and any(secret in form for _, secret in self._known.forms):
                     found.add(Effect.EXFIL_CREDENTIAL)
         return frozenset(found | self._masked(session, forms))
 

@@ -7,12 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from mitmproxy import connection, http
 from mitmproxy.proxy import commands, context, layer
 
 type Commands = Generator[commands.Command, Any, None]
+
+
+def clone[M: (http.Request, http.Response)](message: M) -> M:
+    """A copy whose head is its own. mitmproxy's `copy` goes through serialised state, and takes ten times as long."""
+    made = _twin(message)
+    made.data = _twin(message.data)
+    made.data.headers = _twin(message.data.headers)  # its fields are a tuple, which nothing changes in place
+    return cast(M, made)
+
+
+def _twin(one: Any) -> Any:
+    made = object.__new__(type(one))
+    made.__dict__.update(one.__dict__)
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from addons.http_port import (
     Refuse,
     SluicegateStepHook,
     Step,
+    clone,
 )
 from addons.http_relay import TunnelLayer
 
@@ -214,7 +215,7 @@ class GuardedStream(HttpStream):
     def _pass(self, *, end_stream: bool) -> Commands:
         """Gives mitmproxy's machine a copy of the request: what goes upstream is the exchange's."""
         self._passed = True
-        request = cast(Exchange, self.exchange).request.copy()
+        request = clone(cast(Exchange, self.exchange).request)
         request.stream = True
         yield from super()._handle_event(http_events.RequestHeaders(self.stream_id, request, end_stream))
 
@@ -388,7 +389,7 @@ class GuardedStream(HttpStream):
         if not isinstance(verdict, Forward):
             raise TypeError("no verdict on an answer")
         self._answered = True
-        shown = response.copy()
+        shown = clone(response)
         if response.status_code != 101:
             shown.stream = True
         yield from super()._handle_event(replace(event, response=shown))

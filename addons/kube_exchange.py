@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shlex
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -20,10 +21,11 @@ from addons import kube_masks
 from addons.http_base import pairs
 from addons.http_content import AnswerMask, Unreadable
 from addons.http_exchange import HttpExchange
-from addons.http_port import Refuse, Tunnel, Verdict
+from addons.http_port import Ended, Refuse, Tunnel, Verdict
 from addons.kube_gate import KubeGate
 from addons.kube_relay import KubeStreamLayer
 from addons.kube_streams import agree, agreed, is_stream, stream_of
+from guard.enforce import SessionPolicy
 from protocols.contract import Action, Analysis, Cacheable, Decision, Effect
 from protocols.http.headers import Header
 from protocols.http.targets import BadTarget, Target
@@ -48,6 +50,7 @@ class KubeExchange(HttpExchange):
     _claimed: tuple[Header, ...] = ()
     _status = 400
     _clear = False  # values of Secrets may be shown
+    _granted: tuple[SessionPolicy, float] | None = None  # under which policy, and until when that need not be asked
 
     # ------------------------------------------------------------ the request
 
@@ -81,6 +84,9 @@ class KubeExchange(HttpExchange):
         assert info is not None
         try:
             if is_stream(info):
+                if not end_stream:
+                    # behind the upgrade the upstream would read it as the stream's first frames, which nobody has seen
+                    raise RequestRefused("a request that opens a stream has no body")
                 self.protocol = agree(info, self.upgrade, self.request.headers)
             elif self.upgrade:
                 raise RequestRefused("only exec, attach and port-forward of pods are upgraded here")
@@ -215,7 +221,7 @@ class KubeExchange(HttpExchange):
 
     def _mask_wanted(self) -> bool:
         info = self.info
-        if info is None or not info.resource_request or is_stream(info):
+        if info is None or not info.resource_request:
             return False
         # what is masked within the base64 of a Secret's value would be no base64: all of a value is masked, or none
         return not self._about_secrets() and super()._mask_wanted()
@@ -229,6 +235,31 @@ class KubeExchange(HttpExchange):
             self._respond_to_record(502, "error")
             return self._refuse(502, "the api server switches to a protocol that was not asked for")
         return super().answer(response, end_stream)
+
+    def answer_data(self, data: bytes) -> bytes:
+        self.still_granted()
+        return super().answer_data(data)
+
+    def still_granted(self) -> None:
+        """A watch, a log, a terminal ends where the policy would no longer let it begin. Raises `Ended`."""
+        session, analysis = self.session, self.analysis
+        assert session is not None
+        assert analysis is not None
+        granted = self._granted
+        if granted is not None and granted[0] is session.policy and time.time() < granted[1]:
+            return
+        decision = session.decide(_judged(analysis))
+        if decision.action > Action.HOLD:
+            raise Ended(f"the policy no longer grants this: rule `{decision.rule}`: {decision.why}")
+        if granted is not None and granted[0].masks != session.policy.masks:
+            raise Ended("what is masked for you has changed; send it again")
+        self._granted = session.policy, decision.valid_until
+
+    def _begin_work(self) -> None:
+        super()._begin_work()
+        assert self.session is not None
+        assert self.decision is not None
+        self._granted = self.session.policy, self.decision.valid_until
 
     def _proxied(self, response: http.Response) -> bool:
         """A redirect of a server behind the API server, within that server's own path."""
@@ -325,13 +356,13 @@ def _facts(analysis: Analysis) -> dict[str, tuple[str, ...]]:
     """The facts as rules ask for them: the core group has a name, a subresource belongs to its resource, and a request
     that names no object is about any."""
     facts = dict(analysis.facts)
-    if facts.get("kube.group") == ("",):
-        facts["kube.group"] = ("core",)
     if "kube.resource" in facts:
+        if facts["kube.group"] == ("",):
+            facts["kube.group"] = ("core",)
         facts.setdefault("kube.name", ("*",))
-    subresource = facts.get("kube.subresource", ("",))[0]
-    if subresource and "kube.resource" in facts:
-        facts["kube.resource"] = (f"{facts['kube.resource'][0]}/{subresource}",)
+        subresource = facts["kube.subresource"][0]
+        if subresource:
+            facts["kube.resource"] = (f"{facts['kube.resource'][0]}/{subresource}",)
     settings = tuple(name for name in _SETTINGS if facts.get(f"kube.{name}", ("false",)) != ("false",))
     if settings:
         facts["kube.setting"] = settings

@@ -206,6 +206,7 @@ class Exec(_Stream):
         return self._output.due_ns
 
     def client(self, data: bytes) -> tuple[bytes, bytes]:
+        self._exchange.still_granted()
         out: list[bytes] = []
         try:
             if isinstance(self._stream, ExecSpdy):
@@ -234,6 +235,7 @@ class Exec(_Stream):
                 self._cast.resized(event.columns, event.rows)
 
     def server(self, data: bytes) -> tuple[bytes, bytes]:
+        self._exchange.still_granted()
         out: list[bytes] = []
         now = time.time_ns()
         try:
@@ -344,6 +346,7 @@ class PortForward(_Stream):
             raise Ended("the gateway cannot record; nothing passes until it can") from None
 
     def _pass(self, side: Side, data: bytes) -> bytes:
+        self._exchange.still_granted()
         take = self._stream.client if side is Side.CLIENT else self._stream.server
         if not self._websocket:
             pieces = take(data)

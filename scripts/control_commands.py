@@ -36,7 +36,7 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _add(
     subparsers: Subparsers[argparse.ArgumentParser], name: str, text: str, work: Work, example: str = ""
 ) -> argparse.ArgumentParser:
-    epilog = (f"examples:\n{example}\n" if example else "") + HELP
+    epilog = (f"examples:\n{example}\n\n" if example else "") + HELP
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=text,
@@ -281,7 +281,7 @@ def _add_containment(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     contain = _add(
         subparsers,
         "contain",
-        "cut every live session of an identity on every gateway, and keep it out until released",
+        "cut every live session of an identity on this gateway, and keep it out until released",
         _contain,
         '  sluicegate contain ci-job@shop --reason "credential found in a public repository"',
     )

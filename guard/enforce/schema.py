@@ -88,6 +88,15 @@ Id = Annotated[str, AfterValidator(_id)]
 Sentence = Annotated[str, AfterValidator(_sentence)]
 EffectPattern = Annotated[str, AfterValidator(_effect)]
 Glob = Annotated[str, AfterValidator(check_glob)]
+
+
+def check_field(path: str) -> str:
+    """`items[].card`: what is in an array has `[]` in its path, which is no set of characters."""
+    check_glob(path.replace("[]", ""))
+    return path
+
+
+FieldPath = Annotated[str, AfterValidator(check_field)]
 RelationGlob = Annotated[str, AfterValidator(check_relation)]
 ColumnGlob = Annotated[str, AfterValidator(check_column)]
 Whole = Annotated[int, Strict()]
@@ -212,7 +221,7 @@ class Mask(Model):
     names: tuple[Glob, ...] = Field(
         default=(), description="patterns on the result column's name, for columns without known origin"
     )
-    fields: Annotated[tuple[Glob, ...], AfterValidator(not_empty)] = Field(
+    fields: Annotated[tuple[FieldPath, ...], AfterValidator(not_empty)] = Field(
         default=(),
         description="HTTP: patterns on a field's path in JSON, form and CSV: `user.email`, `items[].card`, `*.ssn`",
     )

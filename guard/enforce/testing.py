@@ -68,8 +68,7 @@ class AnalysisModel(Model):
     where: Literal["none", "present", "always_true", "missing"] = Field(default="none", description="the filter")
     facts: dict[str, tuple[str, ...]] = Field(
         default={},
-        description="of an HTTP or Kubernetes request: `http.host`, `http.path`, `http.method`, `kube.namespace`, ... and "
-        "all values of each",
+        description="of an HTTP or Kubernetes request: what it is known by (host, path, namespace, ...) and all values",
     )
 
     @model_validator(mode="after")

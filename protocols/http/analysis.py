@@ -9,21 +9,30 @@ INVARIANT: no I/O, no policy in this module.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from protocols.contract import Analysis, Cacheable, Effect
 from protocols.http.graphql import operations
-from protocols.http.headers import Header, media_type
+from protocols.http.headers import Header, folded, media_type
 from protocols.http.targets import BadTarget, Target, parameters
 
 ANYTHING = "*"
 MAX_FIELDS = 10_000  # leaf values of one body that rules may ask about
 _MAX_DEPTH = 64
+_STORED = frozenset({"extensions", "documentid", "id"})  # name a document that the server keeps
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 _JSON = "http.json."
+_MAX_METHOD_JSON = 1 << 20  # bytes; a body that is larger is data, and no form of a browser's
+_METHOD_FIELD = re.compile(
+    b"(?:^|[&;])" + b"".join(b"(?:%c|%%%02x)" % (byte, byte) for byte in b"_method") + b"=", re.IGNORECASE
+)
+_METHOD_PART = re.compile(
+    rb"""name=["']?_method["']?[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n\s*([A-Za-z]{1,32})""", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +55,12 @@ def analyse(request: Request, asks: Collection[str] = (), body: bytes | None = b
 
     `body` is the decoded body, b"" where there is none, None where it cannot be read. Never raises.
     """
+    kind = media_type(request.header("content-type"))
     methods = {request.method}
     for name in _OVERRIDES:
-        methods |= {value.strip().upper() for key, value in request.headers if key.lower() == name}
-    methods |= {value.upper() for name, value in request.target.query if name == "_method"}
+        methods |= {value.strip().upper() for key, value in request.headers if folded(key) == name}
+    methods |= {value.strip().upper() for name, value in request.target.query if name.casefold() == "_method"}
+    methods |= _methods_of_body(kind, body)
     effects = {_effect(method) for method in methods}
     if request.upgrade:
         effects.add(Effect.HTTP_UPGRADE)
@@ -64,7 +75,8 @@ def analyse(request: Request, asks: Collection[str] = (), body: bytes | None = b
         _add(facts, f"http.query.{name}", value)
     for name, value in request.headers:
         _add(facts, f"http.header.{name.lower()}", value)
-    kind = media_type(request.header("content-type"))
+        if "_" in name:
+            _add(facts, f"http.header.{folded(name)}", value)
     if kind:
         facts["http.content_type"] = (kind,)
     wanted = [name for name in asks if name.startswith(_JSON)]
@@ -85,6 +97,24 @@ def _effect(method: str) -> Effect:
     return Effect.HTTP_DELETE if method == "DELETE" else Effect.HTTP_WRITE
 
 
+def _methods_of_body(kind: str, body: bytes | None) -> set[str]:
+    """Methods that a form names in its `_method` field, which frameworks take for the request's own."""
+    if not body:
+        return set()
+    if kind == "multipart/form-data":
+        return {found[1].decode().upper() for found in _METHOD_PART.finditer(body)}
+    form = kind == "application/x-www-form-urlencoded"
+    if not form and (not kind.endswith("json") or len(body) > _MAX_METHOD_JSON):
+        return set()
+    if not (_METHOD_FIELD.search(body) if form else b"_method" in body or b"\\u" in body):
+        return set()
+    try:
+        named = _form(body) if form else _json(body)
+    except _Unreadable:
+        return {"DELETE", ANYTHING} if form else set()
+    return {value.strip().upper() for name, values in named.items() if name.casefold() == "_method" for value in values}
+
+
 def _shape(request: Request) -> str:
     return f"{request.method} {request.target.host}{request.target.paths[0]}"
 
@@ -103,7 +133,12 @@ def _fields(kind: str, body: bytes | None, wanted: Iterable[str]) -> dict[str, t
         found = _form(body) if kind == "application/x-www-form-urlencoded" else _json(body)
     except _Unreadable:
         return dict.fromkeys(wanted, (ANYTHING,))
-    return {name: tuple(found[name[len(_JSON) :]]) for name in wanted if name[len(_JSON) :] in found}
+    # servers written in Go take a field's name in any letter case
+    folded_names: dict[str, list[str]] = {}
+    for name, values in found.items():
+        folded_names.setdefault(name.casefold(), []).extend(values)
+    fields = {name: folded_names.get(name[len(_JSON) :].casefold(), []) for name in wanted}
+    return {name: tuple(values) for name, values in fields.items() if values}
 
 
 def _form(body: bytes | None) -> dict[str, list[str]]:
@@ -158,11 +193,19 @@ def _flatten(value: Any, path: str, found: dict[str, list[str]], left: list[int]
 
 def _graphql(request: Request, kind: str, body: bytes | None) -> tuple[str, ...]:
     """Operations that the request asks for; empty where it is no GraphQL."""
-    texts: list[str | None] = [value for name, value in request.target.query if name == "query"]
+    texts: list[str | None] = [value for name, value in request.target.query if name.casefold() == "query"]
     is_graphql = any(path.rstrip("/").lower().endswith("graphql") for path in request.target.paths)
     if kind == "application/graphql":
         texts.append(None if body is None else body.decode("utf-8", "replace"))
         is_graphql = True
+    elif kind == "application/x-www-form-urlencoded" and body:
+        try:
+            named = [text for name, found in _form(body).items() if name.casefold() == "query" for text in found]
+        except _Unreadable:
+            texts.append(None)
+        else:
+            is_graphql = is_graphql or any(operations(text) != (ANYTHING,) for text in named)
+            texts += named or [None]
     elif body != b"":
         try:
             document = load_json(body)
@@ -188,8 +231,8 @@ def _queries(document: Any) -> list[str | None]:
     for item in items:
         if not isinstance(item, _Pairs):
             continue
-        texts = [value for key, value in item if key == "query"]
+        texts = [value for key, value in item if key.casefold() == "query"]
         found += [text if isinstance(text, str) else None for text in texts]
-        if not texts and any(key in ("extensions", "documentId", "id") for key, _ in item):
+        if not texts and any(key.casefold() in _STORED for key, _ in item):
             found.append(None)
     return found

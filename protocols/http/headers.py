@@ -64,9 +64,14 @@ WITHHELD = "[withheld]"
 _SECRET_WORDS = ("token", "secret", "password", "passwd", "credential", "api-key", "apikey", "signature")
 
 
+def folded(name: str) -> str:
+    """A header's name as servers that hand it on in an environment see it: `X_Remote_User` is `X-Remote-User`."""
+    return name.lower().replace("_", "-")
+
+
 def is_secret(name: str) -> bool:
     """Whether a header's value must never be shown or recorded."""
-    lower = name.lower()
+    lower = folded(name)
     return lower in SECRET or any(word in lower for word in _SECRET_WORDS)
 
 

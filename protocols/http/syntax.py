@@ -18,6 +18,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 _TARGET = re.compile(rb"[\x21-\x7e]+\Z")
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
+_ECHOES = (b"TRACE", b"TRACK")
 _ONCE = (b"host", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"upgrade")
 
 
@@ -25,6 +26,8 @@ def check(method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -
     """`fields` as they came. Raises BadTarget."""
     if not _TOKEN.match(method) or len(method) > 64:
         raise BadTarget("the method is no word")
+    if method.upper() in _ECHOES:
+        raise BadTarget("a method whose answer shows the request, with what the gateway adds to it")
     if not _TARGET.match(target):
         raise BadTarget("characters in the request target that must be percent-encoded")
     seen: dict[bytes, bytes] = {}

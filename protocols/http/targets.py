@@ -12,11 +12,13 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+import unicodedata
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 MAX_TARGET = 16384  # characters of path and query
 MAX_PARAMETERS = 1000
+_DECODED_AGAIN = 3
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -89,10 +91,17 @@ def read_target(path: str, host: str, port: int) -> Target:
 
 def readings(raw: str) -> tuple[str, ...]:
     """All paths that a server could take this one for. Raises BadTarget."""
-    once = _decode(raw)
-    found = [once]
-    if "%" in once and not _BAD_ESCAPE.search(once):
-        found.append(_decode(once))  # decoded again behind another proxy
+    found = [_decode(raw)]
+    for _ in range(_DECODED_AGAIN):
+        if "%" not in found[-1] or _BAD_ESCAPE.search(found[-1]):
+            break
+        found.append(_decode(found[-1]))  # decoded again behind another proxy
+    else:
+        if "%" in found[-1] and not _BAD_ESCAPE.search(found[-1]):
+            raise BadTarget("a path that is percent-encoded over and over")
+    for text in list(found):
+        if not text.isascii():
+            found.append(unicodedata.normalize("NFKC", text))  # `\uff41` is `a` for some
     for text in list(found):
         if "\\" in text:
             found.append(text.replace("\\", "/"))

@@ -44,8 +44,8 @@ class MaskedObjects:
 
     def applies(self, request: RequestInfo) -> bool:
         """Whether answers to this request may hold such an object."""
-        if not request.resource_request or request.group or request.subresource not in ("", "status"):
-            return False
+        if not request.resource_request or request.group:
+            return False  # of a subresource too: what it answers is not known
         return request.resource in self.resources
 
 

@@ -20,6 +20,7 @@ from protocols.mysql.settling import Settling
 from protocols.mysql.statements import CommandAnalysis, analyse
 
 LAST = 0xFFFFFFFF  # MariaDB: the statement that was prepared last
+_PIECE = 128  # bytes that the keeping of one piece of a parameter takes at least
 _SHORT = 4096  # bytes of a statement; only the number of shorter ones is bounded
 _PARAMETER_COUNT_AVAILABLE = 8  # a flag of COM_STMT_EXECUTE that belongs to query attributes, which are not negotiated
 _MAX_PREPARED: Code = (1461, "42000")
@@ -192,7 +193,7 @@ class Executing(Settling):
         prepared = self._known(data.statement)
         if prepared is None or data.parameter >= prepared.parameters:
             return True  # the server would remember an error for the execution: there it is refused here
-        size = len(data.data)
+        size = len(data.data) + _PIECE  # or pieces of nothing would pile up without end
         prepared.long_size += size
         self._long_total += size
         if prepared.long_size > self.limits.inspect_max or self._long_total > self.limits.texts_max:

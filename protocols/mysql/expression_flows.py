@@ -140,6 +140,7 @@ class Expressions(Relations):
         at: Scope | None = scope
         while at is not None:
             sure = False
+            self._count(len(at.sources) // 4)
             for source in at.sources:
                 if table and not alike(source.alias, table):
                     continue
@@ -148,6 +149,7 @@ class Expressions(Relations):
                 if source.columns is None:
                     found.append(source.rest)
                     continue
+                self._count(len(source.columns) // 16)
                 found += [flow for column, flow in source.columns if alike(column, name)]
                 # where the server may see no match here, it goes on to the query around this one: so does the search
                 here = (not table or source.alias == table) and (not schema or source.schema == schema)

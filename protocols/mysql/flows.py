@@ -14,6 +14,7 @@ from sqlglot import exp
 from protocols.contract import Analysis, Effect
 
 MAX_NODES = 20_000  # of one statement with the views that it reads
+MAX_COLUMNS = 4096  # of one table or join: as many as the servers take
 MAX_DEPTH = 48  # of queries within queries and views over views
 
 # code that the analysis did not see into may read any relation
@@ -191,6 +192,8 @@ def joined(
     """What `*` means of a join; `common`: the columns of USING or NATURAL, which come once and first."""
     if left is None or right is None:
         return None
+    if len(left) + len(right) > MAX_COLUMNS:
+        raise Untraceable("more columns than a server takes")
     if common is None:
         return left + right
     shared: Callable[[str], bool] = lambda name: any(alike(name, c) for c in common)  # noqa: E731 - used twice, here

@@ -21,6 +21,7 @@ from sqlglot import exp
 
 from protocols.mysql.flows import (
     ANYTHING,
+    MAX_COLUMNS,
     MAX_DEPTH,
     MAX_NODES,
     NOTHING,
@@ -248,6 +249,7 @@ class Lineage(Tables):
                 columns = star if star is not None or not scope.sources else self._concatenated(scope.sources)
                 if columns is None or item.args.get("except_") or item.args.get("replace"):
                     return None
+                self._count(len(columns) // 16)
                 out += [Output(name, flow, True) for name, flow in columns]
             elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
                 found = [s for s in scope.sources if alike(s.alias, item.table)]
@@ -255,12 +257,15 @@ class Lineage(Tables):
                     found = [s for s in found if s.schema is None or alike(s.schema, item.db)]
                 if len(found) != 1 or found[0].visible is None:
                     return None
+                self._count(len(found[0].visible) // 16)
                 out += [Output(name, flow, True) for name, flow in found[0].visible]
             elif isinstance(item, exp.Alias):
                 out.append(Output(item.alias, self._flow(item.this, scope, ctes)))
             else:
                 name = item.name if isinstance(item, exp.Column) else None
                 out.append(Output(name, self._flow(item, scope, ctes)))
+            if len(out) > MAX_COLUMNS:
+                raise Untraceable("more columns than a server takes")
         return out
 
     @staticmethod

@@ -92,7 +92,8 @@ def shape(
     try:
         outputs = trace(definitions, statement, catalog, state, tainted=tainted, insert_id=insert_id)
     except Untraceable:
-        return _opaque(definitions, statement.analysis, catalog, anything=statement.tree is None)
+        # what is read is known all the same, but not whether an insert id of this session's own making is among it
+        return _opaque(definitions, statement.analysis, catalog, anything=statement.tree is None or insert_id)
     if len(outputs) != len(definitions) or not all(map(_named_so, outputs, definitions)):
         return _opaque(definitions, statement.analysis, catalog, anything=True)
     reads, read_columns = reach(statement.analysis, catalog)

@@ -71,7 +71,7 @@ class SessionState:
         self.temporaries: dict[tuple[str, str], Temporary] = {}
         self.settings: dict[str, str | None] = {}  # what this session has set; None: to a value that is not known
         self.touched: set[str] = set()  # what its own DDL has named since the catalog was read
-        self._start = (charset, sql_mode, database)
+        self._start = self._reset = (charset, sql_mode)
         self._overflow = False
         self._key: Hashable = None
 
@@ -143,7 +143,7 @@ class SessionState:
 
     def reset(self) -> None:
         """COM_RESET_CONNECTION succeeded: the session is as after its login, but for the default database."""
-        charset, mode, _ = self._start
+        charset, mode = self._start = self._reset
         self.prepared.clear()
         self.handlers.clear()
         self.variables.clear()
@@ -154,9 +154,10 @@ class SessionState:
         self.in_transaction = False
         self._key = None
 
-    def started(self) -> None:
-        """What is in force now is what `reset` goes back to: called once the login is over."""
-        self._start = (self.charset, self.sql_mode, self.database)
+    def started(self, mode: frozenset[str] | None = None, charset: str | None = None) -> None:
+        """The login is over: `reset` goes back to this mode and character set, or else to what is in force now."""
+        self._start = (self.charset, self.sql_mode)
+        self._reset = (charset or self.charset, self.sql_mode if mode is None else mode)
         self._key = None
 
     def catalog_read(self) -> None:

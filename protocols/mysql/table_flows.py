@@ -53,6 +53,8 @@ class Tables(Expressions):
             if using or natural:
                 merged = True
                 common = using
+                if star is not None and right is not None:
+                    self._count(len(star) * (len(right) if natural else len(using)) // 16)
                 if natural and star is not None and right is not None:
                     common = [name for name, _ in star if any(alike(name, other) for other, _ in right)]
                 # a RIGHT JOIN is read as a LEFT JOIN of its sides in the other order
@@ -63,6 +65,7 @@ class Tables(Expressions):
             merged = merged or side(join) == "RIGHT"
             self._condition(join, scope, ctes, at)
         if merged and star is not None:
+            self._count(len(star) ** 2 // 16)
             # the order of equal names is the server's business: each of them may be any of them
             star = [(name, union(f for other, f in star if alike(name, other))) for name, _ in star]
         if len(scope.sources) == start and star is None:

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from rich.console import Console
 
-from scripts.benchmarks import bulk, connections, report, rules, throughput
+from scripts.benchmarks import bulk, connections, http, report, rules, throughput
 from scripts.benchmarks.load import BenchError, Budget, Pace
 from scripts.benchmarks.mysql_rig import MySQLRig
 from scripts.benchmarks.rig import IDENTITIES, TARGETS, PostgresRig, Rig
@@ -39,6 +39,7 @@ examples:
   ./scripts/bench postgres --quick --json           every main cell and what else fits, in less than 50 s
   ./scripts/bench postgres --only main --targets direct,gateway --rounds 3 --seconds 1
   ./scripts/bench mysql --server mysql              MySQL, where MariaDB is installed as well
+  ./scripts/bench http --quick --json               an HTTP server instead of a database; --help has its own options
 
 targets: direct (no proxy), haproxy (TCP mode), pgbouncer (session pooling; PostgreSQL), mitmdump (reverse:tcp, no
 addon), gateway (`sluicegate serve`, enforcement, masks and recording on). what is not installed is left out.
@@ -229,6 +230,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["http"]:  # no database in it
+        return http.main(words[1:])
     options = arguments(argv)
     bench = Bench(options)
     # as exceptions both unwind through the rig, which stops what it has started

@@ -9,12 +9,14 @@ import secrets
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from rich.console import Console
@@ -62,6 +64,8 @@ class Demo:
         # a psql built without TLS talks plaintext over loopback, which the demo's listener accepts
         self.psql = psql(tls=True)
         self.plain = {} if psql(tls=True) != psql(tls=False) else {"sslmode": "disable"}
+        ready = json.loads((lab.gateway.state_dir / "ready.json").read_bytes())
+        self.proxy = int(str(ready["listeners"]["proxy"]).rpartition(":")[2])
         self.approver_token = lab.issuer.token(APPROVER, ["oncall"], ttl=3600)
         self.act: Act
 
@@ -71,6 +75,7 @@ class Demo:
             self.masked,
             self.refused,
             self.held,
+            self.kept_in,
             self.replayed,
             self.answered,
             self.contained,
@@ -147,6 +152,29 @@ class Demo:
             self.note(f"psql -c {shlex.quote(statement)}", out, who="agent")
             self.check("DELETE " in out, "the DELETE ran after the approval")
             self.check(self.saw(statement), "the server saw it once approved")
+
+    def kept_in(self) -> None:
+        with self.telling(
+            "what was masked here does not leave there",
+            "The analyst's job posts a customer's real e-mail address through the HTTP proxy. The same identity got "
+            "that value masked from the database a moment ago: the upload is refused, and somebody hears of it.",
+        ):
+            with self.lab.server.connect() as connection:
+                row = connection.execute("SELECT email FROM customers ORDER BY id LIMIT 1").fetchone()
+            assert row is not None
+            with Sink() as outside:
+                where = f"http://127.0.0.1:{outside.port}/collect"
+                self.check(self.post(where, "job=nightly") == "200", "an upload without it passes")
+                self.check(self.post(where, f"contact={row[0]}") == "403", "the one with it is refused")
+                self.check(row[0] not in outside.received, "and no byte of it has left")
+
+    def post(self, where: str, body: str) -> str:
+        """The status that curl reports, through the proxy listener."""
+        address = f"http://analyst:{self.lab.tokens['analyst']}@127.0.0.1:{self.proxy}"
+        argv = ["curl", "-sS", "-o", os.devnull, "-w", "%{http_code}", "--max-time", "20", "--noproxy", ""]
+        done = subprocess.run([*argv, "--proxy", address, "-d", body, where], capture_output=True, text=True)
+        self.note(f"HTTP_PROXY=... curl -d {shlex.quote(body)} {where}", done.stdout + done.stderr, who="analyst")
+        return done.stdout
 
     def replayed(self) -> None:
         with self.telling("the recording", "Every command and every answer, as the client saw them."):
@@ -283,9 +311,46 @@ class Demo:
         raise Unexpected(f"waited {_WAIT_SECONDS:g} s for {what}")
 
 
-def _sign_often(config: dict[str, Any]) -> None:
-    """So that the last act can prove nearly everything that the others recorded."""
+def _adjust(config: dict[str, Any]) -> None:
+    """A forward proxy beside the database; and checkpoints so often that the last act can prove nearly everything."""
     config["record"] = {"checkpoint_seconds": 1}
+    config["listeners"].append(
+        {"name": "proxy", "protocol": "http", "listen": "127.0.0.1:0", "resource": "outside", "tls": {"mode": "off"}}
+    )
+    config["resources"].append({"name": "outside", "protocol": "http", "private_networks": ["127.0.0.0/8"]})
+
+
+class Sink:
+    """Some place outside that takes whatever is posted to it."""
+
+    def __init__(self) -> None:
+        self.received = ""
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers.get("content-length") or 0)
+                owner.received += self.rfile.read(size).decode("utf-8", "replace")
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """The story is told elsewhere."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
 
 
 def invite(lab: Lab, web: str, console: Console) -> None:
@@ -324,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print("[dim]starting PostgreSQL, an OIDC issuer and the gateway ...")
     try:
         launcher = "mitmweb" if options.keep else "mitmdump"
-        with Lab(tls="optional", launcher=launcher, web=web, adjust=_sign_often) as lab:
+        with Lab(tls="optional", launcher=launcher, web=web, adjust=_adjust) as lab:
             console.print(f"[dim]ready after {time.monotonic() - started:.1f} s: {lab.server.installation.version}")
             demo = Demo(lab, console)
             went_well = demo.play()

@@ -156,7 +156,18 @@ def test_row_7_http2_fields_that_http1_would_read_otherwise(lab: HttpLab, fields
 
 
 def test_row_7_what_connection_names_and_what_says_who_one_is_ends_here(lab: HttpLab) -> None:
-    lab.api("--http1.1", "-H", "Connection: X-Gone", "-H", "X-Gone: 1", "-H", "X-Remote-User: root", "-H", "TE: trailers", "/hello")
+    lab.api(
+        "--http1.1",
+        "-H",
+        "Connection: X-Gone",
+        "-H",
+        "X-Gone: 1",
+        "-H",
+        "X-Remote-User: root",
+        "-H",
+        "TE: trailers",
+        "/hello",
+    )
     seen = lab.secure.requests[-1]
     names = {name.lower() for name, _ in seen.headers}
     assert not names & {"x-gone", "x-remote-user", "te", "connection", "proxy-connection"}
@@ -226,18 +237,32 @@ def test_row_8_redirects_are_not_followed(lab: HttpLab) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1",
-        "fd00:ec2::254", "fe80::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1", "255.255.255.255",
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "169.254.169.254",
+        "10.0.0.1",
+        "192.168.1.1",
+        "172.16.0.1",
+        "100.64.0.1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "224.0.0.1",
+        "255.255.255.255",
     ],
-)  # fmt: skip
+)
 def test_row_9_no_address_of_ours_none_that_is_not_public(address: str) -> None:
     with pytest.raises(DestinationRefused):
         Destinations().choose("rebound.example", 443, ["93.184.216.34", address])
 
 
 @pytest.mark.parametrize(
-    "host", ["127.1", "2130706433", "0x7f.1", "0177.0.0.1", "[::ffff:127.0.0.1]", "localhost.", "LOCALHOST", "169.254.169.254"]
-)  # fmt: skip
+    "host",
+    ["127.1", "2130706433", "0x7f.1", "0177.0.0.1", "[::ffff:127.0.0.1]", "localhost.", "LOCALHOST", "169.254.169.254"],
+)
 def test_row_9_other_spellings_of_loopback_reach_no_control_port(lab: HttpLab, host: str) -> None:
     """The lab names loopback as reachable; its own listeners stay closed all the same."""
     port = lab.ports["api"]
@@ -307,11 +332,27 @@ def test_row_10_a_stream_is_searched_across_its_pieces(lab: HttpLab) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/admin", "//admin", "/./admin", "/x/../admin", "/x/%2e%2e/admin", "/x/..%2fadmin", "/%61dmin", "/%2561dmin", "/ADMIN",
-        "/admin/", "/admin;x=1", "/x/..;/admin", "/x\\..\\admin", "/x%5c..%5cadmin", "/admin%20", "/admin.", "/x//../admin",
-        "/admin?x", "/x/%252e%252e/admin",
+        "/admin",
+        "//admin",
+        "/./admin",
+        "/x/../admin",
+        "/x/%2e%2e/admin",
+        "/x/..%2fadmin",
+        "/%61dmin",
+        "/%2561dmin",
+        "/ADMIN",
+        "/admin/",
+        "/admin;x=1",
+        "/x/..;/admin",
+        "/x\\..\\admin",
+        "/x%5c..%5cadmin",
+        "/admin%20",
+        "/admin.",
+        "/x//../admin",
+        "/admin?x",
+        "/x/%252e%252e/admin",
     ],
-)  # fmt: skip
+)
 def test_row_20_path_tricks_do_not_lead_around_a_rule(lab: HttpLab, path: str) -> None:
     before = len(lab.secure.requests)
     lab.curl("--path-as-is", lab.secure.url(path.replace("\\", "%5c")))
@@ -341,7 +382,8 @@ def test_row_27_a_secret_does_not_leave_in_another_form(lab: HttpLab, how: str) 
     }[how]
     with RawServer(lambda c, h: c.sendall(ok())) as server:
         head = proxied(
-            lab, f"POST {server.url('/upload')} HTTP/1.1", f"Host: localhost:{server.port}", f"Content-Length: {len(body)}"
+            lab, f"POST {server.url('/upload')} HTTP/1.1", f"Host: localhost:{server.port}",
+            f"Content-Length: {len(body)}",
         )  # fmt: skip
         assert talk(lab.ports["proxy"], head + body, timeout=3.0, until=b"}").split()[1] == b"403"
         assert server.received == b""

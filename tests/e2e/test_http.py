@@ -88,7 +88,8 @@ def test_an_expired_token_is_refused_in_an_open_tunnel(lab: HttpLab) -> None:
     token = lab.token("short", ttl=2.0)
     script = f"""
 import http.client, ssl, time, base64
-c = http.client.HTTPSConnection("127.0.0.1", {lab.ports["proxy"]}, context=ssl.create_default_context(cafile={str(lab.proxy_ca)!r}))
+tls = ssl.create_default_context(cafile={str(lab.proxy_ca)!r})
+c = http.client.HTTPSConnection("127.0.0.1", {lab.ports["proxy"]}, context=tls)
 auth = base64.b64encode(b"ci:" + {token.encode()!r}).decode()
 c.set_tunnel("localhost", {lab.secure.port}, {{"Proxy-Authorization": "Basic " + auth}})
 c.request("GET", "/hello"); print(c.getresponse().read() and "ok")
@@ -182,7 +183,7 @@ def test_a_body_above_the_cap_needs_a_rule(lab: HttpLab, tmp_path: Path, chunked
     before = len(lab.secure.requests)
     refused = lab.curl(*words)
     assert refused.returncode in (0, 55, 56)
-    assert not refused.stdout or split(refused.stdout)[0] in (413, 200) and b"413" in refused.stdout
+    assert not refused.stdout or (split(refused.stdout)[0] in (413, 200) and b"413" in refused.stdout)
     assert len(lab.secure.requests) == before
     status, _, answer = split(lab.curl(*words, token=lab.token("ci", "uploaders")).stdout)
     assert status == 200
@@ -352,7 +353,7 @@ def test_graphql_operations_are_rules(lab: HttpLab) -> None:
 
 
 def test_python_and_git_style_environment_variables(lab: HttpLab) -> None:
-    script = "import urllib.request as u; print(u.urlopen(%r).status)" % lab.secure.url("/hello")
+    script = f"import urllib.request as u; print(u.urlopen({lab.secure.url('/hello')!r}).status)"
     env = {**os.environ, "HTTPS_PROXY": lab.proxy(lab.token()), "SSL_CERT_FILE": str(lab.proxy_ca), "NO_PROXY": ""}
     env.pop("no_proxy", None)
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)

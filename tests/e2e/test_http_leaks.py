@@ -106,8 +106,9 @@ def test_row_27_what_was_masked_in_a_session_does_not_leave_by_http(world: World
 
 
 def test_row_27_what_is_watched_is_shown_and_does_not_leave(world: World) -> None:
-    rows = world.query("agent", "SELECT name FROM customers ORDER BY id LIMIT 5")
-    assert rows == world.truth("SELECT name FROM customers ORDER BY id LIMIT 5")
+    statement = "SELECT name FROM customers WHERE length(name) > 11 ORDER BY id LIMIT 5"  # a short one is no proof
+    rows = world.query("agent", statement)
+    assert rows == world.truth(statement)
     before = len(world.outside.requests)
     assert world.post("agent", "name=" + str(rows[0][0])) == 403
     assert world.post("agent", str(rows[1][0]).lower().replace(" ", "-")) == 403

@@ -1,8 +1,7 @@
-"""What people and files see of HTTP: mitmweb in the middle of requests, `-w` files; and that nobody can send from there."""
+"""What people and files see of HTTP: mitmweb in the middle of requests, `-w` files; and nobody sends from there."""
 
 from __future__ import annotations
 
-import http.cookiejar
 import json
 import socket
 import subprocess
@@ -31,17 +30,14 @@ class Web:
 
     def __init__(self, lab: HttpLab) -> None:
         self._base = f"http://127.0.0.1:{lab.web_port}"
-        self._cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=None))
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
-        )
-        self.ask(f"/?token={lab.web_password}")
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        both = "ab" * 16  # against forged requests mitmweb wants the same in a cookie and in a header
+        self._headers = {"Authorization": f"Bearer {lab.web_password}", "Content-Type": "application/json"}
+        self._headers |= {"Cookie": f"_mitmproxy_xsrf={both}", "X-XSRFToken": both}
 
     def ask(self, path: str, method: str = "GET", data: Any = None) -> bytes:
         body = None if data is None else json.dumps(data).encode()
-        token = next((str(c.value) for c in self._cookies if c.name == "_xsrf"), "")
-        headers = {"X-XSRFToken": token, "Content-Type": "application/json"}
-        request = urllib.request.Request(self._base + path, body, headers, method=method)
+        request = urllib.request.Request(self._base + path, body, self._headers, method=method)
         with self._opener.open(request, timeout=10) as answer:
             return bytes(answer.read())
 

@@ -240,7 +240,6 @@ def test_values_of_secrets_are_masked_in_a_patch_and_a_delete(lab: KubeLab, dev:
     [
         ["get", "secrets", "-w", "-o", "json"],
         ["get", "secrets", "-w", "-o", "yaml"],
-        ["get", "--raw", "/api/v1/watch/namespaces/default/secrets"],
         ["get", "--raw", "/api/v1/secrets?watch=1"],
         ["get", "--raw", "/api/v1/secrets?watch=true&allowWatchBookmarks=true"],
     ],
@@ -302,8 +301,8 @@ def test_secrets_are_never_on_record_whoever_sees_them(lab: KubeLab, secret: str
 
 
 def test_helm_finds_its_releases_by_label_and_reads_them_only_as_a_keeper(lab: KubeLab) -> None:
-    release = {"metadata": {"name": "sh.helm.release.v1.shop.v1", "labels": {"owner": "helm", "status": "deployed"}}}
-    release |= {"type": "helm.sh/release.v1", "data": {"release": ENCODED}}
+    metadata = {"name": "sh.helm.release.v1.shop.v1", "labels": {"owner": "helm", "status": "deployed"}}
+    release = {"metadata": metadata, "type": "helm.sh/release.v1", "data": {"release": ENCODED}}
     lab.apiserver.create("secrets", "default", release)
     path = "/api/v1/namespaces/default/secrets?labelSelector=owner%3Dhelm%2Cstatus%3Ddeployed&limit=500"
     masked = json.loads(lab.kubectl("ci")("get", "--raw", path))

@@ -24,7 +24,7 @@ from protocols.kubernetes.asciicast import CastEvent
 from protocols.kubernetes.asciicast import read as read_cast
 from tests.support.apiserver.kubectl import Kubectl
 from tests.support.journal import await_records, records
-from tests.support.kube_lab import CARD, KubeLab, on_a_terminal
+from tests.support.kube_lab import CARD, POLICY, KubeLab, on_a_terminal
 
 pytestmark = [pytest.mark.slow]
 
@@ -294,3 +294,31 @@ def test_containment_cuts_at_once_with_last_words(lab: KubeLab, spdy: bool) -> N
     assert b"ended by the gateway" in err, err
     assert "ended by the gateway" in said(cast_of(lab, name), "m")
     assert kubectl.run("get", "pods").returncode == 1
+
+
+def test_a_stream_ends_where_the_policy_no_longer_grants_it() -> None:
+    with KubeLab() as lab:
+        kubectl = lab.kubectl("dev", "operators")
+        with (
+            running(kubectl.start("exec", "-i", lab.pod(), "--", "cat", stdin=subprocess.PIPE)) as process,
+            running(kubectl.start("get", "configmaps", "-w", "-o", "name")) as watching,
+        ):
+            assert process.stdin is not None
+            process.stdin.write(b"before\n")
+            process.stdin.flush()
+            until(process, b"before\n")
+            lab.apiserver.create("configmaps", "default", {"metadata": {"name": "before"}})
+            until(watching, b"configmap/before\n")
+            policy = lab.folder / "policy.yaml"
+            policy.write_text(
+                POLICY.replace("groups: [operators]", "groups: [nobody]").replace("kube.read", "kube.token")
+            )
+            reloaded = lab.cli("reload", token=lab.token("pat", "platform"))
+            assert reloaded.returncode == 0, reloaded.stderr
+            process.stdin.write(b"after\n")
+            process.stdin.flush()
+            out, err = process.communicate(timeout=30)
+            assert b"after" not in out
+            assert b"the policy no longer grants this" in err
+            lab.apiserver.create("configmaps", "default", {"metadata": {"name": "after"}})
+            assert b"configmap/after" not in watching.communicate(timeout=30)[0]

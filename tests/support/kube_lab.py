@@ -25,8 +25,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from protocols.kubernetes.kubeconfig import kubeconfig
-from scripts.support.gateway import ROLES
+from scripts.support.gateway import ROLES, ROOT
 from scripts.support.issuer import Issuer
+from scripts.support.process import Process, wait_until
 from scripts.support.tls import Authority
 from tests.support.apiserver.kubectl import BINARY, Kubectl
 from tests.support.apiserver.server import TOKEN, ApiServer
@@ -130,7 +131,6 @@ class KubeLab(HttpLab):
         with self.config.open("w") as stream:
             YAML(typ="safe").dump(document, stream)
         self.log = self.folder / "gateway.log"
-        self._launcher = "mitmdump"
         self._numbers = itertools.count()
         try:
             self.start()
@@ -138,6 +138,21 @@ class KubeLab(HttpLab):
             self.apiserver.__exit__()
             self.issuer.stop()
             raise
+
+    def start(self) -> None:
+        ready = self.state / "ready.json"
+        ready.unlink(missing_ok=True)
+        argv: list[str | Path] = [
+            Path(sys.executable).with_name("mitmdump"),
+            "-n",
+            "-s",
+            ROOT / "addons" / "gateway.py",
+        ]
+        argv += ["--set", f"sluicegate={self.config}", "--set", f"confdir={self.folder / 'mitmproxy'}"]
+        self.process = Process(argv, log=self.log, name="the gateway", grace=10.0, env=dict(os.environ))
+        wait_until(ready.exists, 30.0, what="the gateway", alive=lambda: self.process.running, log=self.log)
+        told = json.loads(ready.read_bytes())
+        self.ports = {name: int(str(address).rpartition(":")[2]) for name, address in told["listeners"].items()}
 
     @property
     def url(self) -> str:

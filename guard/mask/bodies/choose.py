@@ -12,7 +12,7 @@ from guard.mask.bodies.form_body import FormMasker
 from guard.mask.bodies.json_body import JsonMasker
 from guard.mask.bodies.multipart_body import MultipartMasker, WholeField
 from guard.mask.bodies.paths import Paths
-from guard.mask.bodies.rules import DEFAULT, BodyRules, Contents, Limits, Unmaskable
+from guard.mask.bodies.rules import DEFAULT, BodyError, BodyRules, Contents, Limits, Unmaskable
 from guard.mask.bodies.text_body import MarkupMasker, TextMasker
 
 # in these every byte below 0x80 is the ASCII character, wherever it stands
@@ -33,6 +33,21 @@ _TEXT = frozenset(
     | {"application/x-yaml", "application/toml", "application/x-sh", "application/sql", "application/graphql"}
 )
 _TABLES = {"text/csv": None, "application/csv": None, "text/tab-separated-values": b"\t"}
+
+
+class _OneByteEach:
+    """Around a masker of text: what has NUL bytes is UTF-16 or UTF-32 whatever it says, and clients read it as such."""
+
+    def __init__(self, inner: BodyMasker) -> None:
+        self._inner = inner
+
+    def feed(self, data: bytes) -> bytes:
+        if b"\0" in data:
+            raise BodyError("a text with NUL bytes cannot be searched")
+        return self._inner.feed(data)
+
+    def end(self) -> bytes:
+        return self._inner.end()
 
 
 class _Chooser:
@@ -66,7 +81,7 @@ class _Chooser:
         if kind == "application/x-www-form-urlencoded":
             return FormMasker(self.paths, self.contents, self._limits)
         if kind in _TABLES:
-            return CsvMasker(self.paths, self.contents, self._limits, delimiter=_TABLES[kind])
+            return _OneByteEach(CsvMasker(self.paths, self.contents, self._limits, delimiter=_TABLES[kind]))
         return self._unstructured(kind)
 
     def _unstructured(self, kind: str) -> BodyMasker:
@@ -77,7 +92,7 @@ class _Chooser:
             raise Unmaskable(f"content type `{kind[:80]}` has no fields, and the rules mask fields")
         if self.contents is None:
             return Unchanged()
-        return MarkupMasker(self.contents) if markup else TextMasker(self.contents)
+        return _OneByteEach(MarkupMasker(self.contents) if markup else TextMasker(self.contents))
 
     def _multipart(self, message: Message) -> BodyMasker:
         boundary = message.get_param("boundary")
@@ -94,7 +109,7 @@ class _Chooser:
         if name is not None and plain and self.contents is None:
             return Unchanged()  # a field of another name
         if name is not None and plain and self.contents is not None:
-            return TextMasker(self.contents)
+            return _OneByteEach(TextMasker(self.contents))
         return self.masker(content_type)
 
 

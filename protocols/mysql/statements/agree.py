@@ -37,7 +37,7 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
     out: list[str] = []
     expected: list[str] = []
     names: Counter[str] = Counter()
-    braces: list[bool] = []
+    joins = _Joins()
     depth = 0
     index, count = 0, len(tokens)
     while index < count:
@@ -75,6 +75,10 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
                 expected.append(text)
                 names[text] += 1
             else:
+                if upper in ("JOIN", "STRAIGHT_JOIN"):
+                    joins.opened(depth, len(out), len(expected), [t.upper for t in tokens[max(0, index - 4) : index]])
+                elif upper == "USING" or (upper == "ON" and (after is None or after.upper != "DUPLICATE")):
+                    joins.closed(depth)
                 out.append(text)
                 expected.append(upper)
         elif kind is Kind.NAME:
@@ -132,8 +136,44 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
             out.append(upper)
             expected += upper if upper in ("<<", ">>") else (upper,)
         # a HINT was read before, and means nothing here
-    del braces
+    joins.spell_out(out, expected)
     return " ".join(out), expected, names
+
+
+class _Joins:
+    """Joins without a condition, which sqlglot would try in every nesting: each doubles its time and its memory.
+
+    `a JOIN b` without ON is `a CROSS JOIN b` by the manual ("JOIN Clause"), and so it is written for sqlglot.
+    """
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: dict[int, list[tuple[int, int, str]]] = {}  # by depth: places in the two lists, the word before
+
+    def opened(self, depth: int, at: int, seen: int, words: list[str]) -> None:
+        """A JOIN; `words` are the last ones up to it."""
+        before = words[-2] if len(words) > 1 else ""
+        side = words[-3] if before == "OUTER" and len(words) > 2 else before
+        natural = "NATURAL" in words[-4:-1] and side in ("NATURAL", "INNER", "LEFT", "RIGHT")
+        if not natural and before != "CROSS":
+            straight = words[-1] == "STRAIGHT_JOIN"
+            self._open.setdefault(depth, []).append((at, seen, words[-1] if straight else side))
+
+    def closed(self, depth: int) -> None:
+        """A condition: it is the last join's that has none yet."""
+        if self._open.get(depth):
+            self._open[depth].pop()
+
+    def spell_out(self, out: list[str], expected: list[str]) -> None:
+        for at, seen, before in sorted((j for level in self._open.values() for j in level), reverse=True):
+            if before in ("LEFT", "RIGHT"):
+                raise Unreadable("an outer join without its condition")
+            if before == "INNER":
+                out[at - 1] = expected[seen - 1] = "CROSS"
+            else:
+                out[at] = "CROSS JOIN"
+                expected[seen : seen + 1] = ["CROSS", "JOIN"]
 
 
 def _system(tokens: Sequence[Token], index: int, out: list[str], expected: list[str]) -> int:

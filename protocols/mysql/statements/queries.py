@@ -279,11 +279,12 @@ class Queries(Sources):
                 stack.extend(node.iter_expressions())
         return frozenset(found)
 
-    def _column_of(self, source: Source, name: str) -> Origins:
+    def _column_of(self, source: Source, spelt: str) -> Origins:
+        name = spelt.lower()
         origins = source.column(name)
         if origins is not None:
             return origins
-        self._like_another(name, source)
+        self._like_another(spelt, source)
         # the server refuses it, or knows the column since a moment ago
         return frozenset({f"{source.relation}.{name}"}) if source.relation else source.everything
 
@@ -305,14 +306,14 @@ class Queries(Sources):
         if table:
             schema = node.args["db"].name if node.args.get("db") else ""
             sources = scope.named(table, schema)
-            origins = union(self._column_of(source, name) for source in sources) if sources else None
+            origins = union(self._column_of(source, node.name) for source in sources) if sources else None
         else:
             origins = scope.find(name)
         if origins is None:
             sight: Scope | None = scope
             while sight is not None:
                 for source in sight.sources:
-                    self._like_another(name, source)
+                    self._like_another(node.name, source)
                 sight = sight.parent
             return NOTHING
         for origin in origins:

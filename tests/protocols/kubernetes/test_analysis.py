@@ -86,7 +86,11 @@ BODIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "target", "body", "effects"), BODIES, ids=lambda v: str(sorted(v) if isinstance(v, set | frozenset) else v)[:60])
+@pytest.mark.parametrize(
+    ("method", "target", "body", "effects"),
+    BODIES,
+    ids=lambda v: str(sorted(v) if isinstance(v, set | frozenset) else v)[:60],
+)
 def test_effects_of_bodies(method: str, target: str, body: Any, effects: set[Effect]) -> None:
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     assert analyse(resolve(method, target), json.dumps(body).encode(), kind).effects == effects

@@ -1,0 +1,91 @@
+"""What an adversary with a valid token tried to get a Secret's value out of a cluster through the gateway."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from protocols.kubernetes.requests import resolve
+from protocols.kubernetes.secrets import MaskedObjects
+from tests.attacks.test_kubernetes_gateway import raw
+from tests.support.journal import records
+from tests.support.kube_lab import KubeLab
+
+VALUE = "adversary-wants-this-9"
+ENCODED = base64.b64encode(VALUE.encode()).decode()
+SECRETS = "/api/v1/namespaces/default/secrets"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[KubeLab]:
+    applied = json.dumps({"kind": "Secret", "data": {"value": ENCODED}})
+    metadata = {"name": "db", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": applied}}
+    with KubeLab() as running:
+        running.apiserver.create("secrets", "default", {"metadata": metadata, "data": {"value": ENCODED}})
+        yield running
+
+
+def ask(lab: KubeLab, line: str, *headers: str, body: bytes = b"", groups: tuple[str, ...] = ()) -> tuple[int, bytes]:
+    """Status and answer."""
+    lines = [f"{line} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {lab.token('dev', *groups)}", *headers]
+    lines += ["Connection: close", *([f"Content-Length: {len(body)}"] if body else []), "", ""]
+    answer = raw(lab, "\r\n".join(lines).encode() + body)
+    return int(answer.split(b" ", 2)[1]), answer
+
+
+def hides(answer: bytes) -> bool:
+    return VALUE.encode() not in answer and ENCODED.encode() not in answer
+
+
+@pytest.mark.parametrize("end", ["", "/status", "/log", "/scale", "/token", "/anything"])
+def test_no_subresource_of_a_secret_is_taken_for_something_else(end: str) -> None:
+    assert MaskedObjects().applies(resolve("GET", f"{SECRETS}/db{end}"))
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "path",
+    [
+        SECRETS, f"{SECRETS}/db", f"{SECRETS}/db?watch=true&timeoutSeconds=1", f"{SECRETS}/db/status", f"{SECRETS}/db/log",
+        f"{SECRETS}/db/scale", f"{SECRETS}/db/", f"{SECRETS}//db", f"{SECRETS}%2Fdb", f"{SECRETS}/db?includeObject=Object",
+        "/api/v1/secrets", "/api/v1/namespaces/default/pods/../secrets/db", "/api/v1/proxy/namespaces/default/secrets/db",
+        "/api/v1/watch/namespaces/default/secrets/db?timeoutSeconds=1", "/api/v2/namespaces/default/secrets/db",
+        f"{SECRETS}?watch=1&timeoutSeconds=1", f"{SECRETS}?fieldSelector=metadata.name%3Ddb&watch=1&timeoutSeconds=1",
+    ],
+)  # fmt: skip
+def test_no_path_shows_a_value(lab: KubeLab, path: str) -> None:
+    assert hides(ask(lab, f"GET {path}")[1])
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("kind", "patch"),
+    [
+        ("json-patch", '[{"op": "copy", "from": "/data/value", "path": "/metadata/labels/x"}]'),
+        ("json-patch", '[{"op": "move", "from": "/data/value", "path": "/metadata/labels/x"}]'),
+        (
+            "json-patch",
+            '[{"op": "copy", "Op": "add", "from": "/data/value", "path": "/metadata/labels/x", "value": "1"}]',
+        ),
+        ("merge-patch", '{"metadata": {"labels": {"a": "b"}}}'),
+        ("strategic-merge-patch", '{"metadata": {"labels": {"a": "b"}}}'),
+    ],
+)
+def test_no_patch_shows_a_value(lab: KubeLab, kind: str, patch: str) -> None:
+    header = f"Content-Type: application/{kind}+json"
+    status, answer = ask(lab, f"PATCH {SECRETS}/db?dryRun=All", header, body=patch.encode(), groups=("editors",))
+    assert status == (403 if kind == "json-patch" else 200)
+    assert hides(answer)
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_none_of_it_is_on_record(lab: KubeLab) -> None:
+    assert ask(lab, f"GET {SECRETS}/db")[0] == 200
+    assert VALUE not in lab.log.read_text()
+    assert hides(json.dumps(records(lab.state)).encode())
