@@ -258,12 +258,12 @@ def test_a_clients_own_credential_may_leave_where_credentials_do(lab: HttpLab) -
 
 
 @pytest.mark.e2e
-def test_bodies_that_open_to_gigabytes(lab: HttpLab) -> None:
-    twice = gzip.compress(gzip.compress(bytes(1 << 28), 9), 9)
+def test_bodies_that_open_to_far_more_than_they_are(lab: HttpLab) -> None:
+    twice = gzip.compress(gzip.compress(bytes(1 << 26)))
     for coding, body in {
         "gzip, gzip": twice,
-        "br": brotli.compress(bytes(1 << 26)),
-        "zstd": zstandard.compress(bytes(1 << 28)),
+        "br": brotli.compress(bytes(1 << 24), quality=2),
+        "zstd": zstandard.compress(bytes(1 << 26)),
         "gzip, br, gzip, br": twice,
         "x-unknown": b"abc",
     }.items():

@@ -50,13 +50,17 @@ def test_no_subresource_of_a_secret_is_taken_for_something_else(end: str) -> Non
 @pytest.mark.parametrize(
     "path",
     [
-        SECRETS, f"{SECRETS}/db", f"{SECRETS}/db?watch=true&timeoutSeconds=1", f"{SECRETS}/db/status", f"{SECRETS}/db/log",
-        f"{SECRETS}/db/scale", f"{SECRETS}/db/", f"{SECRETS}//db", f"{SECRETS}%2Fdb", f"{SECRETS}/db?includeObject=Object",
-        "/api/v1/secrets", "/api/v1/namespaces/default/pods/../secrets/db", "/api/v1/proxy/namespaces/default/secrets/db",
-        "/api/v1/watch/namespaces/default/secrets/db?timeoutSeconds=1", "/api/v2/namespaces/default/secrets/db",
-        f"{SECRETS}?watch=1&timeoutSeconds=1", f"{SECRETS}?fieldSelector=metadata.name%3Ddb&watch=1&timeoutSeconds=1",
+        *(f"{SECRETS}{end}" for end in ("", "/db", "/db/status", "/db/log", "/db/scale", "/db/", "//db", "%2Fdb")),
+        *(f"{SECRETS}/db?{query}" for query in ("watch=true&timeoutSeconds=1", "includeObject=Object")),
+        f"{SECRETS}?watch=1&timeoutSeconds=1",
+        f"{SECRETS}?fieldSelector=metadata.name%3Ddb&watch=1&timeoutSeconds=1",
+        "/api/v1/secrets",
+        "/api/v1/namespaces/default/pods/../secrets/db",
+        "/api/v1/proxy/namespaces/default/secrets/db",
+        "/api/v1/watch/namespaces/default/secrets/db?timeoutSeconds=1",
+        "/api/v2/namespaces/default/secrets/db",
     ],
-)  # fmt: skip
+)
 def test_no_path_shows_a_value(lab: KubeLab, path: str) -> None:
     assert hides(ask(lab, f"GET {path}")[1])
 

@@ -257,9 +257,9 @@ def test_large_answers_pass_with_bounded_memory(lab: HttpLab) -> None:
     pid = lab.process.pid
     before = _rss(pid)
     size = 300 * 1024 * 1024
+    argv = ["curl", "-s", "-o", os.devnull, "-w", "%{size_download}", "--cacert", str(lab.proxy_ca), "--noproxy", ""]
     done = subprocess.run(
-        ["curl", "-s", "-o", os.devnull, "-w", "%{size_download}", "--cacert", str(lab.proxy_ca), "--noproxy", ""]
-        + ["--proxy", lab.proxy(lab.token()), lab.secure.url(f"/size/{size}")],
+        [*argv, "--proxy", lab.proxy(lab.token()), lab.secure.url(f"/size/{size}")],
         capture_output=True,
         text=True,
         timeout=60,

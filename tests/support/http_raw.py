@@ -50,6 +50,7 @@ class RawServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the thread that accepts
         for one in (self._socket, *self._open):
             one.close()
         self._thread.join(1)

@@ -407,7 +407,9 @@ def test_an_upstream_that_fails_the_question() -> None:
 
 
 def test_a_mode_or_character_set_that_is_not_known_is_not_guessed() -> None:
-    state = login(upstream=server(row=[b"NEW_MODE_2030", b"klingon", None, b"0", b"1", None, None, None, None])).result.state
+    state = login(
+        upstream=server(row=[b"NEW_MODE_2030", b"klingon", None, b"0", b"1", None, None, None, None])
+    ).result.state
     assert (state.sql_mode, state.version) == (None, ())
     assert state.charset is None
     assert state.database is None
