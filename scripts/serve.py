@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         stream=sys.stderr,
     )
     try:
-        load(args.config)
+        state = load(args.config).state_dir
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 1
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     _raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(args))
+        return runner.run(_serve(args, state))
 
 
 def _loop_factory() -> Any:
@@ -82,13 +82,14 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(args: argparse.Namespace) -> int:
+async def _serve(args: argparse.Namespace, state: Path) -> int:
     from mitmproxy import options
     from mitmproxy.tools.dump import DumpMaster
 
     from addons.suite import Gateway, suite
 
-    opts: Any = options.Options()
+    # the CA of the forward proxy belongs to this gateway, and a service may have no home
+    opts: Any = options.Options(confdir=str(state / "mitmproxy"))
     master: Any = DumpMaster(opts, with_termlog=False, with_dumper=False)  # untyped, like all of mitmproxy's outside
     addons = suite()
     master.addons.add(*addons)

@@ -171,8 +171,8 @@ class ListenerConfig(Model):
     )
     local_files: Flag = Field(
         default=False,
-        description="mysql: offer clients LOAD DATA LOCAL; a statement still needs a rule that allows `data.copy_in`, and "
-        "what the client sends goes on record",
+        description="mysql: offer clients LOAD DATA LOCAL; a statement still needs a rule that allows "
+        "`data.copy_in`, and what the client sends goes on record",
     )
     tls: ListenerTls = Field(default=ListenerTls(), description="TLS towards clients")
     insecure_plaintext: Flag = Field(

@@ -94,7 +94,8 @@ def site(lab: HttpLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 def run(lab: HttpLab, argv: list[str | Path], tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("PIP_")}
+    other = ("PIP_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "npm_config_")
+    keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith(other)}
     own = {"HTTPS_PROXY": lab.proxy(lab.token()), "HOME": str(tmp_path), "NO_PROXY": "", "no_proxy": ""} | env
     return subprocess.run(argv, env={**keep, **own}, capture_output=True, text=True, timeout=60, cwd=tmp_path)
 
