@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder, name = item.path.parent.name, item.path.name
         if (folder == "e2e" and name not in FAST_E2E) or name in SLOW_FILES.get(folder, ()):
             item.add_marker(pytest.mark.slow)
+    # several minutes for one worker: begun last, the other would wait for it
+    items.sort(key=lambda item: item.path.parent.name not in ("scripts", "support", "docs"))
 
 
 def _name(installation: Installation) -> str:

@@ -20,7 +20,7 @@ def test_every_act_goes_as_told() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert told["ok"]
-    assert len(told["acts"]) == 7
+    assert len(told["acts"]) == 8
     assert all(act["ok"] and act["checks"] for act in told["acts"])
     assert sum(len(act["commands"]) for act in told["acts"]) >= 9
     assert "eyJ" not in done.stdout  # no token on the screen
