@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
-from protocols.mysql.judging import AnalysisCache
 
 from guard.mask.masker import Masker
 from protocols.contract import (
@@ -26,6 +25,7 @@ from protocols.contract import (
 )
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog, Column, Relation
+from protocols.mysql.judging import AnalysisCache
 from protocols.mysql.limits import Limits
 from protocols.mysql.session import MysqlSession
 from protocols.mysql.state import SessionState
