@@ -9,22 +9,17 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.judged import Decide, JudgeError, answer, decision_on, input_bytes, prelude
 from protocols.mysql.catalog import Catalog, builtin_catalog
 from protocols.mysql.settings import charset_of, modes_of
 from protocols.mysql.state import SessionState
-from protocols.mysql.statements import CommandAnalysis, analyse
+from protocols.mysql.statements import analyse
 
-Decide = Callable[[Analysis], Decision]
 DATABASE = "test"  # where the line names none: names without a schema must mean something
 _FLAVOURS = frozenset({"mysql", "mariadb"})
-
-
-class JudgeError(Exception):
-    """The line is not in the form that `policy judge` reads; the message says what is wrong with it."""
 
 
 def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) -> dict[str, Any]:
@@ -33,19 +28,20 @@ def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) 
     Without a catalog a line may name its `server` (`mysql`, `mariadb`); else the text is judged as both would read it,
     and the stricter answer counts.
     """
-    text = _input(obj)
-    prelude = _prelude(obj)
+    text = input_bytes(obj)
+    before = prelude(obj)
     answers = []
     for names in [catalog] if catalog is not None else [builtin_catalog(flavour) for flavour in _flavours(obj)]:
         state = _state(obj, names)
-        for raw, ok in prelude:
+        for raw, ok in before:
             _replay(raw, ok, state, names)
         _session(obj, state)
         command = analyse(text, state, names)
-        decision = decide(command.analysis)
+        parts = [statement.analysis for statement in command.statements]
+        decision = decision_on(command.analysis, parts, decide)
         answers.append((decision.action, command, decision))
-    _, command, decision = max(answers, key=lambda answer: answer[0])
-    return _answer(obj.get("id"), command, decision)
+    _, command, decision = max(answers, key=lambda one: one[0])
+    return answer(obj.get("id"), command.analysis, decision)
 
 
 def _flavours(obj: Mapping[str, Any]) -> list[str]:
@@ -91,39 +87,6 @@ def _session(obj: Mapping[str, Any], state: SessionState) -> None:
             state.tracked(name, value if isinstance(value, str) else str(value))
 
 
-def _input(obj: Mapping[str, Any]) -> bytes:
-    if isinstance(obj.get("input_hex"), str) and (obj.get("input_is_bytes") or "input" not in obj):
-        try:
-            return bytes.fromhex(obj["input_hex"])
-        except ValueError as error:
-            raise JudgeError("`input_hex` is not hexadecimal") from error
-    if isinstance(obj.get("input"), str):
-        return _encode(obj["input"])
-    raise JudgeError("a line needs `input` (text) or `input_hex`")
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise JudgeError("the text cannot be encoded; give it as `input_hex`") from error
-
-
-def _prelude(obj: Mapping[str, Any]) -> list[tuple[bytes, bool]]:
-    steps = obj.get("prelude") or []
-    if not isinstance(steps, list):
-        raise JudgeError("`prelude` must be a list")
-    found = []
-    for step in steps:
-        if isinstance(step, str):
-            found.append((_encode(step), True))
-        elif isinstance(step, dict) and isinstance(step.get("sql"), str):
-            found.append((_encode(step["sql"]), step.get("ok", True) is not False))
-        else:
-            raise JudgeError('a prelude step is a text or {"sql": ..., "ok": ...}')
-    return found
-
-
 def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> None:
     command = analyse(text, state, catalog)
     for statement in command.statements:
@@ -131,18 +94,3 @@ def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> Non
             state.applied(statement)
         else:
             state.failed(statement)
-
-
-def _answer(identifier: Any, command: CommandAnalysis, decision: Decision) -> dict[str, Any]:
-    analysis = command.analysis
-    why = "; ".join(part for part in (decision.why, analysis.why) if part)
-    return {
-        "id": identifier,
-        "decision": Action(decision.action).label,
-        "rule": decision.rule,
-        "effects": sorted(effect.value for effect in analysis.effects),
-        "reads": list(analysis.reads),
-        "writes": list(analysis.writes),
-        "unknown": Effect.UNKNOWN in analysis.effects,
-        "why": why,
-    }

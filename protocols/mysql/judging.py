@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from protocols.contract import Cacheable, Decision, Effect, SessionPort
+from protocols.judged import decision_on
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.evidence import command_static, text_field
 from protocols.mysql.origins import reach
@@ -136,11 +137,7 @@ class Judge:
     def verdict(self, text: bytes, command: CommandAnalysis) -> Verdict:
         """Decides on an analysis that exists already; `text` is what goes on record."""
         analysis = command.analysis
-        decision = self._port.decide(analysis)
-        if len(command.statements) > 1:
-            # the whole must be allowed, and so must each part: what covers one part's relations may not cover another
-            parts = [self._port.decide(s.analysis) for s in command.statements]
-            decision = max((decision, *parts), key=lambda d: d.action)
+        decision = decision_on(analysis, [s.analysis for s in command.statements], self._port.decide)
         field, redacted = self._text(text)
         masker = self._port.masker
         return Verdict(

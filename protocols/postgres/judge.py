@@ -8,21 +8,16 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.contract import Action
+from protocols.judged import Decide, JudgeError, answer, decision_on, input_bytes, prelude
 from protocols.postgres import startup
 from protocols.postgres.builtins import builtin_catalog
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.state import SessionState
-from protocols.postgres.statements import ChangeKind, CommandAnalysis, Statement, analyse
-
-Decide = Callable[[Analysis], Decision]
-
-
-class JudgeError(Exception):
-    """The line is not in the form that `policy judge` reads; the message says what is wrong with it."""
+from protocols.postgres.statements import ChangeKind, Statement, analyse
 
 
 def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) -> dict[str, Any]:
@@ -39,12 +34,13 @@ def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) 
     names = catalog if catalog is not None else builtin_catalog()
     if names.server_encoding:
         state.parameter_status("server_encoding", names.server_encoding)
-    for step in _prelude(obj):
+    for step in prelude(obj):
         _replay(step[0], step[1], state, names)
     for name, value in _strings(obj, "session").items():
         state.parameter_status(name, value)
-    command = analyse(_input(obj), state, names)
-    return _answer(identifier, command, decide(command.analysis))
+    command = analyse(input_bytes(obj), state, names)
+    parts = [statement.analysis for statement in command.statements]
+    return answer(identifier, command.analysis, decision_on(command.analysis, parts, decide))
 
 
 def _strings(obj: Mapping[str, Any], key: str) -> dict[str, str]:
@@ -53,39 +49,6 @@ def _strings(obj: Mapping[str, Any], key: str) -> dict[str, str]:
         raise JudgeError(f"`{key}` must be an object of settings")
     return {k: v if isinstance(v, str) else ("on" if v is True else "off" if v is False else str(v))
             for k, v in value.items()}  # fmt: skip
-
-
-def _input(obj: Mapping[str, Any]) -> bytes:
-    if isinstance(obj.get("input_hex"), str) and (obj.get("input_is_bytes") or "input" not in obj):
-        try:
-            return bytes.fromhex(obj["input_hex"])
-        except ValueError as error:
-            raise JudgeError("`input_hex` is not hexadecimal") from error
-    if isinstance(obj.get("input"), str):
-        return _encode(obj["input"])
-    raise JudgeError("a line needs `input` (text) or `input_hex`")
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise JudgeError("the text cannot be encoded; give it as `input_hex`") from error
-
-
-def _prelude(obj: Mapping[str, Any]) -> list[tuple[bytes, bool]]:
-    steps = obj.get("prelude") or []
-    if not isinstance(steps, list):
-        raise JudgeError("`prelude` must be a list")
-    found = []
-    for step in steps:
-        if isinstance(step, str):
-            found.append((_encode(step), True))
-        elif isinstance(step, dict) and isinstance(step.get("sql"), str):
-            found.append((_encode(step["sql"]), step.get("ok", True) is not False))
-        else:
-            raise JudgeError('a prelude step is a text or {"sql": ..., "ok": ...}')
-    return found
 
 
 def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> None:
@@ -127,19 +90,4 @@ def _refused(identifier: Any, refused: list[str]) -> dict[str, Any]:
         "writes": [],
         "unknown": False,
         "why": f"startup parameters that are not allowed: {names}; remove them from the connection",
-    }
-
-
-def _answer(identifier: Any, command: CommandAnalysis, decision: Decision) -> dict[str, Any]:
-    analysis = command.analysis
-    why = "; ".join(part for part in (decision.why, analysis.why) if part)
-    return {
-        "id": identifier,
-        "decision": decision.action.label,
-        "rule": decision.rule,
-        "effects": sorted(effect.value for effect in analysis.effects),
-        "reads": list(analysis.reads),
-        "writes": list(analysis.writes),
-        "unknown": Effect.UNKNOWN in analysis.effects,
-        "why": why,
     }

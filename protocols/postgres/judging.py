@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from cachetools import LRUCache
 
 from protocols.contract import Cacheable, Effect, SessionPort
+from protocols.judged import decision_on
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.evidence import command_static, text_field
 from protocols.postgres.pending import Verdict
@@ -120,11 +121,7 @@ class Judge:
     def verdict(self, text: bytes, command: CommandAnalysis) -> Verdict:
         """Decides on an analysis that exists already; `text` is what goes on record."""
         analysis = command.analysis
-        decision = self._port.decide(analysis)
-        if len(command.statements) > 1:
-            # the whole must be allowed, and so must each part: what covers one part's relations may not cover another
-            parts = [self._port.decide(s.analysis) for s in command.statements]
-            decision = max((decision, *parts), key=lambda d: d.action)
+        decision = decision_on(analysis, [s.analysis for s in command.statements], self._port.decide)
         field, redacted = self._text(text)
         masker = self._port.masker
         return Verdict(

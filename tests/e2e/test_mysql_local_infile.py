@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from typing import Any
 
 import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from scripts.support import mysql
 from scripts.support.lab import Lab
 from tests.e2e.conftest import BothMySQL
 from tests.support.journal import await_records
@@ -61,3 +64,39 @@ def test_row_16_an_administrator_gets_the_servers_own_refusal(
         with pytest.raises(pymysql.err.MySQLError):
             connection.query(f"LOAD DATA LOCAL INFILE '{path}' INTO TABLE orders")
         assert connection.query("SELECT 1") == 1
+
+
+def test_row_16_where_it_is_granted_the_content_is_on_record(
+    mysql_installation: mysql.Installation, tmp_path: Path
+) -> None:
+    def offered(document: dict[str, Any]) -> None:
+        document["listeners"][0]["local_files"] = True
+
+    path = tmp_path / "granted.csv"
+    path.write_text("7,granted-content\n8,more-of-it\n")
+    with Lab(installation=mysql_installation, adjust=offered) as lab:
+        with lab.server.connect() as direct, direct.cursor() as cursor:
+            cursor.execute("SET GLOBAL local_infile = 1")
+            cursor.execute("CREATE TABLE shop.imported (id INT, note VARCHAR(40))")
+        connection = pymysql.connect(
+            host=lab.gateway.host,
+            port=lab.gateway.port,
+            user="me",
+            password=lab.tokens["admin"],
+            database="shop",
+            ssl_ca=str(lab.authority.file),
+            local_infile=True,
+            autocommit=True,
+        )
+        text = f"LOAD DATA LOCAL INFILE '{path}' INTO TABLE imported FIELDS TERMINATED BY ','"
+        with connection, connection.cursor() as cursor:
+            assert cursor.execute(text) == 2
+            cursor.execute("SELECT id, note FROM imported ORDER BY id")
+            assert cursor.fetchall() == ((7, "granted-content"), (8, "more-of-it"))
+        (command,) = await_records(lab.gateway.state_dir, lambda r: r.get("text") == text)
+        assert command["decision"] == "allow"
+        answers = await_records(
+            lab.gateway.state_dir,
+            lambda r: r.get("t") == "response" and (r["s"], r["n"]) == (command["s"], command["n"]),
+        )
+        assert b"granted-content" in base64.b64decode(answers[0]["input"])

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from protocols.mysql.judge import JudgeError, judge_line
+from protocols.judged import JudgeError
+from protocols.mysql.judge import judge_line
 from tests.support.mysql_statements import decide, shop
 
 

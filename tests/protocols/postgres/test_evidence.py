@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols import records
 from protocols.contract import Action, Analysis, Decision, Effect
 from protocols.postgres import evidence
 
@@ -27,7 +28,7 @@ def test_a_command_is_json_with_every_text(text: str, shape: str) -> None:
 
 
 def test_a_text_above_the_limit_says_how_long_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "MAX_TEXT", 10)
+    monkeypatch.setattr(records, "MAX_TEXT", 10)
     record = orjson.loads(b"{" + evidence.text_field("x" * 50)[1:] + b"}")
     assert record == {"text": "x" * 10, "text_cut": 50}
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from protocols.contract import Action, Analysis, Decision, Effect
-from protocols.postgres.judge import JudgeError, judge_line
+from protocols.judged import JudgeError
+from protocols.postgres.judge import judge_line
 from tests.support import statements as make
 
 

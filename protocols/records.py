@@ -1,0 +1,97 @@
+"""What sessions of any wire protocol put on record: finished JSON objects, from parts that are made once per statement.
+
+Field names are those of the journal (docs/reference/journal.md). Nothing here may hold a token, a credential or a value
+that a mask covers: `wire` is what the client saw, after masking.
+
+INVARIANT: no I/O in this module.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+
+import orjson
+
+from protocols.contract import Analysis, Decision
+
+MAX_PARAM = 1024  # characters of one parameter that are put on record
+MAX_TEXT = 1 << 24  # characters of one statement, all that is judged by default; longer ones are cut and say so
+
+
+def command_static(analysis: Analysis, decision: Decision, shape: str) -> bytes:
+    """The part of a command record that depends on the statement's shape and its decision only.
+
+    `shape` is the analysis's with secrets redacted: a parser may leave some literals in it (`PASSWORD U&'...'`).
+    """
+    body = orjson.dumps(
+        {
+            "kind": analysis.kind,
+            "effects": sorted(analysis.effects),
+            "reads": analysis.reads,
+            "writes": analysis.writes,
+            "columns": analysis.columns,
+            "decision": decision.action.label,
+            "rule": decision.rule,
+            "why": decision.why or analysis.why,
+            "shape": shape,
+        }
+    )
+    return body[1:-1]
+
+
+def text_field(text: str) -> bytes:
+    """`,"text":"..."` with the text cut at `MAX_TEXT`."""
+    if len(text) > MAX_TEXT:
+        return b',"text":' + orjson.dumps(text[:MAX_TEXT]) + b',"text_cut":%d' % len(text)
+    return b',"text":' + orjson.dumps(text)
+
+
+def command(
+    session: bytes, number: int, at_ns: int, phase: bytes, fixed: bytes, extra: bytes = b"", params: bytes = b""
+) -> bytes:
+    """One command record: `fixed` is `command_static` plus `text_field`; `extra` and `params` begin with a comma."""
+    return b'{"t":"command","at":%d,"s":"%b","n":%d,"phase":"%b",%b%b%b}' % (
+        at_ns,
+        session,
+        number,
+        phase,
+        fixed,
+        extra,
+        params,
+    )
+
+
+def response(
+    session: bytes,
+    number: int,
+    at_ns: int,
+    status: bytes,
+    rows: int,
+    size: int,
+    micros: int,
+    tag: bytes,
+    wire: Sequence[bytes],
+    truncated: bool,
+    columns: bytes = b"",
+    extra: bytes = b"",
+) -> bytes:
+    """One response record. `size` counts the bytes that went to the client, `wire` is its capped beginning."""
+    return (
+        b'{"t":"response","at":%d,"s":"%b","n":%d,"status":"%b","rows":%d,"bytes":%d,"us":%d,"tag":%b,"truncated":%b,'
+        b'"wire":"%b"%b%b}'
+        % (
+            at_ns,
+            session,
+            number,
+            status,
+            rows,
+            size,
+            micros,
+            orjson.dumps(tag.decode("utf-8", "replace")) if tag else b'""',
+            b"true" if truncated else b"false",
+            b64encode(b"".join(wire)),
+            columns,
+            extra,
+        )
+    )

@@ -1,0 +1,55 @@
+"""Where HTTP clients may be led, and what happens when nobody can say where that is."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import Any
+
+import pytest
+
+from addons import http_destinations
+from addons.http_destinations import DestinationRefused, Destinations
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1",
+        "fd00:ec2::254", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "fe80::1%eth0",
+    ],
+)  # fmt: skip
+def test_what_is_not_public_is_refused(address: str) -> None:
+    with pytest.raises(DestinationRefused):
+        Destinations().choose("x.example", 443, [address])
+
+
+def test_one_address_that_is_not_public_is_enough() -> None:
+    with pytest.raises(DestinationRefused):
+        Destinations().choose("x.example", 443, ["93.184.215.14", "127.0.0.1"])
+    assert Destinations().choose("x.example", 443, ["93.184.215.14"]) == "93.184.215.14"
+
+
+def test_named_networks_are_open_but_for_our_own_ports() -> None:
+    here = Destinations([ipaddress.ip_network("127.0.0.0/8")], [8080])
+    assert here.choose("localhost", 9000, ["127.0.0.1"]) == "127.0.0.1"
+    with pytest.raises(DestinationRefused):
+        here.choose("localhost", 8080, ["127.0.0.1"])
+
+
+@pytest.mark.parametrize("answer", ["hangs", "raises", "nothing"])
+def test_a_name_that_cannot_be_resolved_is_refused(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look_up(*_: Any, **__: Any) -> list[Any]:
+        if answer == "hangs":
+            await asyncio.sleep(3600)
+        if answer == "raises":
+            raise OSError("no such host")
+        return []
+
+    async def ask() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        await Destinations().resolve("x.example", 443)
+
+    monkeypatch.setattr(http_destinations, "_TIMEOUT", 0.05)
+    with pytest.raises(DestinationRefused):
+        asyncio.run(ask())
