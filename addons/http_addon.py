@@ -15,7 +15,8 @@ from OpenSSL import SSL
 
 from addons import runtime, takeover
 from addons.http_gate import HttpGate
-from addons.http_layer import GuardedLayer, Inner, Step
+from addons.http_hooks import QuickHooks
+from addons.http_layer import GuardedLayer, Inner
 from guard.config.schema import ResourceConfig
 from protocols.registry import PROTOCOLS
 
@@ -66,6 +67,7 @@ class HttpFront(layer.Layer):
         handler = takeover.handler_of(self.context.client.id)
         takeover.disarm_timeout(handler)
         takeover.widen(handler, _UPSTREAMS)
+        cast(Any, handler).handle_hook = QuickHooks(handler)
         self.gate = _gates[self.context.client.id] = gate
         return gate.arrive()
 
@@ -123,9 +125,6 @@ def _no_tls(data: tls.TlsData) -> None:
 
 class HttpAddon:
     """The hooks of HTTP listeners."""
-
-    async def sluicegate_step(self, step: Step) -> None:
-        await step.run()
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """mitmweb can send a flow again, edited: that would be a request that nobody has judged."""

@@ -9,7 +9,7 @@ from typing import Any
 from mitmproxy import http
 
 from addons.http_base import ExchangeBase, pairs
-from addons.http_content import AnswerMask, Unreadable, applies
+from addons.http_content import AnswerMask, TextMask, Unreadable, applies
 from addons.http_port import Ended, Forward, Verdict, clone
 from protocols.contract import Action
 from protocols.http import evidence
@@ -17,7 +17,12 @@ from protocols.http.headers import HOP_BY_HOP, is_secret, media_type, named_by_c
 
 # what a masked body no longer has, and what would lead clients around the gateway
 _OF_THE_BODY = ("content-length", "etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges")
-_AROUND_US = ("alt-svc", "alt-used")
+# without these an answer cannot be read, and what they may say leaves no room for a value
+_FRAMING = frozenset(
+    {b"content-length", b"content-type", b"content-encoding", b"date", b"age", b"upgrade", b"connection", b"vary"}
+    | {b"sec-websocket-accept", b"sec-websocket-protocol", b"cache-control", b"last-modified", b"expires"}
+)
+_NOT_THEIRS = HOP_BY_HOP | {"alt-svc", "alt-used"}
 
 
 class Answers(ExchangeBase):
@@ -59,9 +64,15 @@ class Answers(ExchangeBase):
         if self._mask is not None or self._mask_wanted():
             for name in _OF_THE_BODY:
                 headers.pop(name, None)
-        for key in [k for k in headers if is_secret(k)]:
-            self._answer_withheld += [(key, value) for value in headers.get_all(key)]
-            headers.pop(key)
+        try:
+            self._mask_head(response)
+        except Unreadable as e:
+            self._respond_to_record(502, "error")
+            return self._refuse(502, f"the answer is withheld: {e}")
+        withheld = [(name, value) for name, value in pairs(headers) if is_secret(name)]
+        if withheld:
+            self._answer_withheld += withheld
+            headers.fields = tuple(field for field in headers.fields if not is_secret(field[0].decode("latin-1")))
         all_headers = self.gate.outbound.shown([*pairs(headers), *self._answer_withheld])
         self._answer_head = evidence.head(response.http_version, response.status_code, response.reason, all_headers)
         self._answer_tag = f"{response.status_code} {response.reason}".strip()
@@ -73,10 +84,28 @@ class Answers(ExchangeBase):
         return bool(self.upgrade) and headers.get("upgrade", "").lower() == self.upgrade
 
     def _strip(self, headers: http.Headers, *, switches: bool) -> None:
+        if "transfer-encoding" in headers:
+            headers.pop("content-length", None)  # it was not read by this, and must not be (RFC 9112 section 6.3)
         kept = {"upgrade", "connection"} if switches else frozenset()
-        for listed in named_by_connection(headers.get_all("connection")) | HOP_BY_HOP | {*_AROUND_US}:
-            if listed not in kept:
-                headers.pop(listed, None)
+        gone = (named_by_connection(headers.get_all("connection")) | _NOT_THEIRS) - kept
+        headers.fields = tuple(
+            field for field in headers.fields if field[0].decode("utf-8", "surrogateescape").lower() not in gone
+        )
+
+    def _mask_head(self, response: http.Response) -> None:
+        """Masks the contents of the reason phrase and of fields, where a rule masks contents. Raises `Unreadable`."""
+        assert self.session is not None
+        assert self.analysis is not None
+        mask = TextMask.of(self.session, self.analysis)
+        if mask is None:
+            return
+        response.data.reason = mask.value("", response.data.reason)
+        fields = [
+            (name, value if name.lower() in _FRAMING else mask.value(name.decode("latin-1"), value))
+            for name, value in response.headers.fields
+        ]
+        if tuple(fields) != response.headers.fields:
+            response.headers.fields = tuple(fields)
 
     def mask_for(self, response: http.Response, kind: str) -> Any:
         """How to mask this answer's body; None: not at all. Raises `Unreadable` where it cannot be done."""

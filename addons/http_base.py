@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
 
 import orjson
 from mitmproxy import http
@@ -29,6 +30,7 @@ log = logging.getLogger("sluicegate.http")
 
 _SLACK = 8192  # bytes kept beyond what is recorded: a secret that the cut would halve is found whole
 # what a record needs to make sense, and what cannot hold a value that was masked
+_ENCODED = 3  # times that a path is decoded to look for what must not be on record
 _PLAIN = frozenset({"host", "content-type", "content-length", "content-encoding", "user-agent", "accept"})
 
 
@@ -129,7 +131,16 @@ class ExchangeBase:
     def _shown_path(self) -> str:
         if self._secretive:
             return f"/{WITHHELD}"
-        return self.gate.outbound.redacted_text(self.request.path, personal=self._personal)
+        clear = path = self.request.path
+        for _ in range(_ENCODED):
+            shown = self.gate.outbound.redacted_text(clear, personal=self._personal)
+            if shown is not clear:
+                return shown  # as it is read: a `%3D` before a credential would hide it
+            opened = unquote_plus(clear, errors="replace")
+            if opened == clear:
+                break
+            clear = opened
+        return path
 
     def _shown_headers(self) -> list[Header]:
         headers = [*pairs(self.request.headers), *self._withheld]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,15 @@ from guard.mask.bodies import (
     mask_of,
 )
 from guard.mask.bodies.codings import coded, codings_of
+from guard.mask.bodies.rules import Contents, masked_spans
+from guard.mask.bodies.values import spans_in
 from protocols.contract import Analysis, ColumnMask, MaskRule
 
 if TYPE_CHECKING:
     from addons.http_live import HttpSession
+
+
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Unreadable(Exception):
@@ -109,14 +115,8 @@ class AnswerMask:
         rules = [rule for rule in session.policy.masks if applies(rule, analysis)]
         if not rules:
             return None
-        key = session.runtime.mask_key
-
-        def mask(rule: MaskRule) -> ColumnMask:
-            made = mask_of(rule, key)
-            return ObservedMask(made, session.saw) if session.remembers else made
-
-        fields = tuple(FieldRule(path, mask(rule)) for rule in rules for path in rule.fields)
-        contents = tuple(ContentRule(rule.detectors, mask(rule)) for rule in rules if rule.detectors)
+        fields = tuple(FieldRule(path, _mask(session, rule)) for rule in rules for path in rule.fields)
+        contents = tuple(ContentRule(rule.detectors, _mask(session, rule)) for rule in rules if rule.detectors)
         elsewhere: Any = "pass" if all(rule.unknown_origin == "pass" for rule in rules if rule.fields) else "withhold"
         body_rules = BodyRules(fields, contents, elsewhere)
         try:
@@ -136,6 +136,50 @@ class AnswerMask:
             return self._masker.end()
         except (BodyError, DetectError) as e:
             raise Unreadable(str(e)) from None
+
+
+def _mask(session: HttpSession, rule: MaskRule) -> ColumnMask:
+    made = mask_of(rule, session.runtime.mask_key)
+    return ObservedMask(made, session.saw) if session.remembers else made
+
+
+class TextMask:
+    """The content masks of one answer for what is no body of its own: its reason phrase, fields, WebSocket messages."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+
+    @classmethod
+    def of(cls, session: HttpSession, analysis: Analysis) -> TextMask | None:
+        """None where no rule masks the contents of answers to this request. Raises Unreadable."""
+        rules = [rule for rule in session.policy.masks if rule.detectors and applies(rule, analysis)]
+        if not rules:
+            return None
+        try:
+            contents = Contents.of([ContentRule(rule.detectors, _mask(session, rule)) for rule in rules])
+        except DetectError as e:
+            raise Unreadable(str(e)) from None
+        return None if contents is None else cls(contents)
+
+    def value(self, name: str, value: bytes) -> bytes:
+        """A field's value, or a reason phrase (without a name). It stays one line."""
+        try:
+            spans = spans_in(self._contents, name.encode("latin-1", "replace"), value)
+        except DetectError as e:
+            raise Unreadable(str(e)) from None
+        return _CONTROLS.sub(b"?", masked_spans(value, spans)) if spans else value
+
+    def crossing(self, before: bytes, data: bytes) -> int:
+        """How many bytes at the beginning of `data` end a value that began in `before`."""
+        scanner, size = self._contents.scanner, len(before)
+        try:
+            found = self._contents.wanted(scanner.find(before + data))
+            end = max((end - size for start, end, _ in found if start < size < end), default=0)
+            if end and any(start == 0 and stop >= end for start, stop, _ in self._contents.wanted(scanner.find(data))):
+                return 0  # it is a value by itself, and masked as one
+        except DetectError as e:
+            raise Unreadable(str(e)) from None
+        return end
 
 
 def applies(rule: MaskRule, analysis: Analysis) -> bool:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
 type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TIMEOUT = 5.0  # seconds for a name to be resolved
+_KEPT = 5.0  # seconds for which an address that was checked is given to other clients, too
+_MOST = 1024  # such addresses
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -29,9 +33,20 @@ class Destinations:
     def __init__(self, named: Iterable[Network] = (), ports: Collection[int] = ()) -> None:
         self._named = tuple(named)
         self._ports = ports
+        self._checked: OrderedDict[tuple[str, int], tuple[str, float]] = OrderedDict()  # address, until when
 
     async def resolve(self, host: str, port: int) -> str:
         """The address to connect to. Raises `DestinationRefused`."""
+        address, until = self._checked.get((host, port), ("", 0.0))
+        if time.monotonic() < until:
+            return address
+        address = self.choose(host, port, await self._look_up(host, port))
+        self._checked[host, port] = address, time.monotonic() + _KEPT
+        if len(self._checked) > _MOST:
+            self._checked.popitem(last=False)
+        return address
+
+    async def _look_up(self, host: str, port: int) -> list[str]:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -39,7 +54,7 @@ class Destinations:
             raise DestinationRefused(f"`{host}` has no address that the gateway can find") from None
         except TimeoutError:
             raise DestinationRefused(f"`{host}` could not be resolved in time; try again") from None
-        return self.choose(host, port, [str(entry[4][0]) for entry in found])
+        return [str(entry[4][0]) for entry in found]
 
     def choose(self, host: str, port: int, addresses: Sequence[str]) -> str:
         """The first address, if every one of them may be reached. Raises `DestinationRefused`."""

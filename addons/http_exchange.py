@@ -1,38 +1,33 @@
 """One HTTP request through the guard: identity, verdict, record, forward.
 
 The order is that of every command: identify, analyse, decide, record, and only then forward. What goes wrong on the way
-is answered with 403 or 503 and forwards nothing. The answer's half is in `addons.http_answers`.
+is answered with 403 or 503 and forwards nothing. What a request asks for is in `addons.http_requests`, its verdict in
+`addons.http_judged`, the answer's half in `addons.http_answers`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Iterator
-from dataclasses import replace
 from typing import Any
 
-from mitmproxy import connection, http
-from mitmproxy.connection import ConnectionState
+from mitmproxy import http
 from mitmproxy.proxy import context, layer
 
-from addons.http_answers import Answers
 from addons.http_base import pairs
 from addons.http_content import Unreadable, decoded
 from addons.http_inspect import SLICE, Looked
+from addons.http_judged import Judged
 from addons.http_live import HttpSession, NotAdmitted
-from addons.http_port import Collect, Ended, Forward, Opaque, Refuse, Tunnel, Verdict, clone
+from addons.http_port import Ended, Forward, Opaque, Tunnel, Verdict
 from addons.http_relay import TunnelLayer
 from addons.http_tunnels import OpaqueTunnel, WebSocketTunnel
 from addons.takeover import handler_of
-from protocols.contract import Action, Analysis, Decision, Effect, HoldRefused, HoldRequest, Outcome
-from protocols.http import syntax
-from protocols.http.analysis import Request, analyse
-from protocols.http.headers import HOP_BY_HOP, IDENTITY, Header, bearer, folded, is_secret, named_by_connection
-from protocols.http.targets import BadTarget, Target, read_target, split_authority
+from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.http.targets import BadTarget, Target, split_authority
 
 __all__ = ["HttpExchange", "pairs"]
 
@@ -40,18 +35,9 @@ log = logging.getLogger("sluicegate.http")
 
 _IN_MEMORY = 1 << 20  # bytes of a collected body before it goes to the disk
 _PIECE = 1 << 18
-_LOOK = 0.25  # seconds between looks whether a client that waits has left
-_NOT_OURS = HOP_BY_HOP | IDENTITY  # also where they are written with `_`
-_SHOWN_TO_APPROVERS = 65_536  # bytes of a body; of a larger one, and of one that is no text, size and digest
 
 
-def _openable(accepted: str) -> str:
-    """Of the codings that a client takes those that can be opened."""
-    names = [clause.partition(";")[0].strip().lower() for clause in accepted.split(",")]
-    return ", ".join(name for name in names if name in ("gzip", "br", "zstd", "deflate")) or "identity"
-
-
-class HttpExchange(Answers):
+class HttpExchange(Judged):
     """See `addons.http_port.Exchange`."""
 
     def __init__(self, gate: Any, request: http.Request, stream: Any, tunnelled: tuple[str, int] | None) -> None:
@@ -60,68 +46,6 @@ class HttpExchange(Answers):
             self._read(request)
         except BadTarget as e:
             self._wrong = str(e)
-
-    # ------------------------------------------------------------ the head
-
-    def _read(self, request: http.Request) -> None:
-        """Takes from the request what nobody behind us may see, and finds out where it goes. Raises BadTarget."""
-        headers = request.headers
-        name = "proxy-authorization" if self.gate.forward_proxy else "authorization"
-        self.token = bearer(headers.get(name, ""))
-        fields = headers.fields
-        upgrade = headers.get("upgrade", "").lower()
-        named = named_by_connection(headers.get_all("connection"))
-        self._closes = "close" in named
-        for listed in named | HOP_BY_HOP | IDENTITY | {"expect"}:
-            headers.pop(listed, None)
-        for key in [k for k in headers if "_" in k and folded(k) in _NOT_OURS]:
-            headers.pop(key)
-        if not self.gate.forward_proxy:
-            headers.pop("authorization", None)
-        for key in [k for k in headers if is_secret(k)]:
-            self._withheld += [(key, value) for value in headers.get_all(key)]
-            headers.pop(key)
-        if request.method.upper() == "CONNECT":
-            return
-        syntax.check(request.data.method, request.data.path, fields)
-        self.upgrade = upgrade if upgrade in self.gate.upgrades else ""
-        if self.upgrade == "websocket":
-            headers.pop("sec-websocket-extensions", None)  # compressed messages could not be read
-        self.target = self._targets(request)
-
-    def _targets(self, request: http.Request) -> Target:
-        host, port = self._destination(request)
-        return read_target(request.path, host, port)
-
-    def _destination(self, request: http.Request) -> tuple[str, int]:
-        """Host and port, from wherever the client named them: all places must agree. Raises BadTarget."""
-        resource = self.gate.resource
-        named = [text for text in (request.headers.get("host", ""), request.authority) if text]
-        if not self.gate.forward_proxy:
-            self.scheme = "http" if resource.tls.mode == "off" else "https"
-            if len({split_authority(text, 0) for text in named}) > 1:
-                raise BadTarget("two different hosts in one request")
-            return resource.host or "", resource.port
-        if self._tunnelled is not None:
-            self.scheme = "https" if self.gate.client.tls_established else "http"
-            found = self._tunnelled
-            sni = self.gate.client.sni
-            if self.scheme == "https" and sni and split_authority(sni, found[1])[0] != found[0]:
-                raise BadTarget("the TLS server name is another than the tunnel's")
-        else:
-            self.scheme = "http"
-            if request.scheme == "https":
-                raise BadTarget("https through a proxy needs CONNECT")
-            if not named:
-                raise BadTarget("the request does not say where it goes")
-            found = split_authority(request.authority or named[0], 80)
-            if request.host and split_authority(request.host, request.port) != found:
-                raise BadTarget("two different hosts in one request")
-        # in a tunnel to another port a client may leave the port out
-        default = found[1] if self._tunnelled is not None else 80
-        if any(split_authority(text, default) != found for text in named):
-            raise BadTarget("the Host header names another host than the request")
-        return found
 
     # ------------------------------------------------------------ CONNECT
 
@@ -233,116 +157,41 @@ class HttpExchange(Answers):
         self._credential = headers or []
         return headers is not None
 
-    def _head(self, end_stream: bool) -> Verdict | Awaitable[Verdict]:
-        """With an identity and a destination: what the head alone decides."""
-        assert self.session is not None
-        if why := self.session.refusal():
-            return self._refuse(403, why)
-        self._check()
-        if end_stream:
-            return self._judge()
-        declared = self.request.headers.get("content-length", "")
-        cap = self.gate.runtime.config.limits.inspect_body_bytes
-        if declared.isdigit() and int(declared) > cap:
-            return self._judge_stream(cap)
-        return Collect()
-
-    def _as_request(self) -> Request:
-        assert self.target is not None
-        headers = tuple(pairs(self.request.headers))
-        return Request(self.request.method.upper(), self.scheme, self.target, headers, self.upgrade)
-
-    def analyse(self) -> Analysis:
-        """What the request does, from its head and what is known of its body."""
-        assert self.session is not None
-        return analyse(self._as_request(), self.session.policy.asks, self._body)
-
-    def _judge(self) -> Verdict | Awaitable[Verdict]:
-        session = self.session
-        assert session is not None
-        analysis = self.analyse()
-        self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
-        if self._body and self._looked is None:
-            self._looked = self.gate.outbound.look(self._body)
-            self._found |= self.gate.outbound.body(session, self._looked)
-        found = self._found
-        if self._body is None:
-            found |= {Effect.UNKNOWN}
-            analysis = replace(analysis, why="the body's encoding cannot be read")
-        return self._decide(replace(analysis, effects=analysis.effects | found) if found else analysis)
-
-    def _for_rules(self, analysis: Analysis) -> Analysis:
-        """The analysis as rules see it."""
-        return analysis
-
-    def _check(self) -> None:
-        """What can be refused before anything is decided; raises."""
-
-    def _identity_headers(self) -> list[Header]:
-        """Who the upstream is to act for."""
-        return []
-
-    def _judge_stream(self, cap: int) -> Verdict:
-        """A body above the cap passes only where a rule grants `http.stream`, and then piece by piece."""
-        session = self.session
-        assert session is not None
-        if self.request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            return self._refuse(413, f"a compressed body is judged whole, and this one is larger than {cap} bytes")
-        self._body = None
-        analysis = self.analyse()
-        self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
-        analysis = replace(
-            analysis,
-            effects=analysis.effects | {Effect.HTTP_STREAM} | self._found,
-            why=f"the body is larger than what is judged whole ({cap} bytes)",
-        )
-        verdict = self._decide(analysis, may_hold=False)
-        if isinstance(verdict, Forward):
-            self._streaming = True
-            self._passing = self.gate.outbound.stream(session)
-            return verdict
-        if isinstance(verdict, Refuse):
-            verdict.response.status_code = 413
-            return verdict
-        raise TypeError("a body that passes in pieces cannot be held")
-
-    def _decide(self, analysis: Analysis, *, may_hold: bool = True) -> Verdict | Awaitable[Verdict]:
-        session = self.session
-        assert session is not None
-        decision = session.decide(self._for_rules(analysis))
-        if decision.action is Action.HOLD and not may_hold:
-            why = "a body of this size cannot be held for approval"
-            decision = replace(decision, action=Action.DENY, why=why, hold=None)
-        self.analysis, self.decision = analysis, decision
-        self._record(analysis, decision, self._text())
-        if decision.alerts:
-            session.alert(decision.alerts, self._number)
-        if decision.action is Action.ALLOW:
-            self._begin_work()
-            return Forward()
-        if decision.action is Action.HOLD:
-            return self._hold(analysis, decision)
-        session.denied += 1
-        self._respond_to_record(403, "error")
-        if decision.action is Action.TERMINATE:
-            session.terminate(f"rule `{decision.rule}`: {decision.why}")
-        return self._refuse(403, decision.why, rule=decision.rule)
-
     # ------------------------------------------------------------ the body
 
-    def body(self, data: bytes) -> bytes | Awaitable[Verdict]:
+    def body(self, data: bytes) -> bytes | Verdict | Awaitable[Verdict]:
         self._size += len(data)
         self._keep_request(data)
         if self._streaming:
             return self._passed(*self._passing_on(data))
-        if self._spool is None:
-            self._spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self.gate.runtime.http.spool))  # noqa: SIM115  # closed in `_close`
-        self._spool.write(data)
+        try:
+            if self._spool is None:
+                self._spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self.gate.runtime.http.spool))  # noqa: SIM115  # closed in `_close`
+            self._spool.write(data)
+        except OSError as e:
+            return self._no_room(e)
         cap = self.gate.runtime.config.limits.inspect_body_bytes
         if self._size > cap:
             self.request.headers.pop("content-length", None)
             return self._guarded(self._above(cap))
         return b""
+
+    def _no_room(self, error: OSError) -> Verdict:
+        """The disk for bodies is full: nothing of this one was judged, and nothing of it goes, not even on record."""
+        log.error("a body cannot be kept: %s", error)
+        session = self.session
+        assert session is not None
+        self._kept.clear()
+        why = "the gateway has no room for this body now: send it again later"
+        try:
+            self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
+            unjudged = Analysis(kind=self.request.method, effects=frozenset({Effect.UNKNOWN}) | self._found, why=why)
+            self._record(unjudged, Decision(Action.DENY, "gateway", why, session.policy.version), self._text())
+        except Exception as e:
+            return self._failed(e)
+        session.denied += 1
+        self._respond_to_record(507, "error")
+        return self._refuse(507, why)
 
     async def _above(self, cap: int) -> Verdict:
         return await self._settle(self._judge_stream(cap))
@@ -401,13 +250,6 @@ class HttpExchange(Answers):
         except Unreadable:
             self._body = None
 
-    def _raw_body(self) -> bytes:
-        if self._spool is None:
-            return b""
-        self._spool.seek(0)
-        raw: bytes = self._spool.read()
-        return raw
-
     def collected(self) -> Iterator[bytes]:
         self._body = None  # judged: it need not stay in memory while it is sent
         if self._spool is None:
@@ -424,108 +266,6 @@ class HttpExchange(Answers):
     async def pace(self) -> None:
         handler: Any = handler_of(self.gate.client.id)
         await handler.drain_writers()
-
-    # ------------------------------------------------------------ holds
-
-    async def _hold(self, analysis: Analysis, decision: Decision) -> Verdict:
-        session = self.session
-        assert session is not None
-        digest, shown = await asyncio.to_thread(self._for_approval)
-        request = HoldRequest(self._number, self._text(), digest, self._for_rules(analysis), decision, shown)
-        try:
-            ticket, future = session.ask(request)
-        except HoldRefused as e:
-            self._respond_to_record(403, "error")
-            return self._refuse(403, str(e), rule=decision.rule)
-        try:
-            while not future.done():
-                await asyncio.wait([future], timeout=_LOOK)
-                if not future.done() and self._client_left():
-                    session.withdraw(ticket, "the client has left")
-                    raise Ended("the client has left")
-            outcome, why = future.result()
-            if outcome is Outcome.APPROVED and self._client_left():
-                raise Ended("the client has left")  # between two looks
-        finally:
-            session.answered(ticket)
-        if outcome is Outcome.APPROVED:
-            self._begin_work()
-            return Forward()
-        self._respond_to_record(403, "error")
-        session.denied += 1
-        text = {
-            Outcome.DENIED: f"the approvers refused it: {why}",
-            Outcome.EXPIRED: "nobody approved it in time",
-            Outcome.DEFERRED: f"{decision.why}. {why}: send it again then",
-        }.get(outcome, f"it was withdrawn: {why}")
-        return self._refuse(403, text, rule=decision.rule, ticket=ticket.id)
-
-    def _for_approval(self) -> tuple[bytes, tuple[str | None, ...]]:
-        """What an approval is bound to: target, headers, body; and the body as approvers see it."""
-        digest = hashlib.sha256()
-        target = f"{self.request.method} {self.scheme} {self.target and self.target.host} {self.request.path}"
-        for part in (target, *(f"{k}: {v}" for k, v in sorted(self._significant()))):
-            digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
-        raw = self._raw_body()
-        digest.update(raw)
-        if not raw:
-            return digest.digest(), ()
-        told = f"({len(raw)} bytes, SHA-256 {hashlib.sha256(raw).hexdigest()})"
-        body = self._body or b""
-        if body and len(body) <= _SHOWN_TO_APPROVERS and not self._secretive:
-            try:
-                clear = self.gate.outbound.redacted(body, personal=self._personal).decode()
-            except UnicodeDecodeError:
-                return digest.digest(), (told,)
-            return digest.digest(), (clear, told)
-        return digest.digest(), (told,)
-
-    def _significant(self) -> list[Header]:
-        return [(k.lower(), v) for k, v in pairs(self.request.headers) if k.lower() != "user-agent"]
-
-    def _client_left(self) -> bool:
-        return not self.gate.client.state & ConnectionState.CAN_READ or self._stream.gave_up()
-
-    # ------------------------------------------------------------ what goes upstream
-
-    def outgoing(self, request: http.Request, server: connection.Server) -> http.Request:
-        assert self.target is not None
-        sent = clone(request)
-        for name, value in (*self._withheld, *self._credential, *self._identity_headers()):
-            sent.headers.add(name, value)
-        if self.upgrade:
-            sent.headers["connection"] = "Upgrade"
-            sent.headers["upgrade"] = self.upgrade
-        if self._mask_wanted():
-            sent.headers.pop("range", None)  # a part of an answer cannot be judged
-            sent.headers["accept-encoding"] = _openable(request.headers.get("accept-encoding", ""))
-        if self._streaming and "content-length" not in sent.headers and server.alpn != b"h2":
-            sent.headers["transfer-encoding"] = "chunked"
-        host = self.target.host
-        if not self.gate.forward_proxy:
-            host = self.gate.resource.tls.server_name or host
-        default = 80 if self.scheme == "http" else 443
-        authority = f"[{host}]" if ":" in host else host
-        authority = authority if self.target.port == default else f"{authority}:{self.target.port}"
-        sent.scheme = self.scheme
-        # one place says where it goes, and it is ours: an absolute target would overrule it (RFC 9112 section 3.2.2)
-        if request.is_http2:
-            sent.authority = authority
-            sent.headers.pop("host", None)
-        else:
-            sent.authority = ""
-            sent.headers["host"] = authority
-        return sent
-
-    def address(self) -> tuple[str, int, bool]:
-        assert self.target is not None
-        return self.target.host, self.target.port, self.scheme == "https"
-
-    def reaches(self, server: connection.Server) -> bool:
-        if not isinstance(server, connection.Server) or self.target is None:
-            return False
-        logical = self.gate.opened.get(server.id, server.address)
-        return logical == (self.target.host, self.target.port) and server.tls == (self.scheme == "https")
 
     # ------------------------------------------------------------ other protocols
 

@@ -28,6 +28,7 @@ from protocols.http.headers import Header
 from protocols.http.problems import CONTENT_TYPE, problem
 
 if TYPE_CHECKING:
+    from addons.http_inspect import Outbound
     from addons.runtime import Runtime
 
 log = logging.getLogger("sluicegate.http")
@@ -61,7 +62,7 @@ class HttpGate:
         self.pins: dict[tuple[str, int], str] = {}
         self.opened: dict[str, tuple[str, int]] = {}  # server connection id -> what it was opened for
         self.tunnel: HttpSession | None = None
-        self.outbound = runtime.http.outbound
+        self.outbound: Outbound = runtime.http.outbound
         self.upgrades = _UPGRADES[listener.protocol]
         self._make = make
         self._sessions: dict[str, HttpSession] = {}
@@ -104,10 +105,10 @@ class HttpGate:
             self._arriving = False
             self.runtime.arriving -= 1
 
-    def pause(self, paused: bool) -> None:
-        """Whether the client's socket is left alone for now: what it sends has no place in memory."""
+    def pause(self, paused: bool, of: connection.Connection | None = None) -> None:
+        """Whether a socket (the client's, an upstream's) is left alone: what it sends has no place in memory."""
         try:
-            io = handler_of(self.client.id).transports.get(self.client)
+            io = handler_of(self.client.id).transports.get(of or self.client)
         except KeyError:
             return  # it is gone
         if io is None or io.writer is None:
@@ -119,6 +120,22 @@ class HttpGate:
             transport.pause_reading()
         else:
             transport.resume_reading()
+
+    def flooded(self, why: str) -> None:
+        """The client is cut off for what it costs."""
+        log.warning("%s: %s is cut off: %s", self.listener.name, self.peer, why)
+        session = next(iter(self._sessions.values()), None)
+        self.runtime.note(
+            "client.flood",
+            {
+                "s": session.id if session is not None else "",
+                "subject": session.principal.subject if session is not None else "",
+                "listener": self.listener.name,
+                "resource": self.resource.name,
+                "client": self.peer,
+                "why": why,
+            },
+        )
 
     def refusal(self, status: int, text: str, **more: str) -> http.Response:
         """An answer of the gateway's own."""
@@ -180,7 +197,8 @@ class HttpGate:
         self._subject = principal.subject
         resource = self.resource.as_resource()
         facts = SessionFacts(self.peer, application[:256], time.time())
-        policy = runtime.policies.for_session(principal, resource, facts)
+        policies = runtime.policies
+        policy = policies.for_session(principal, resource, facts)
         if not policy.may_connect:
             raise NotAdmitted(403, f"no policy opens `{resource.name}` to you; ask its owner for a rule")
         session = HttpSession(runtime, secrets.token_hex(8), principal, resource, facts, policy, self.close)
@@ -191,7 +209,8 @@ class HttpGate:
             raise NotAdmitted(403, why)
         await self._register(session)
         # what has changed while it waited would reach nobody who is not listed yet
-        session.policy = runtime.policies.for_session(principal, resource, facts)
+        if runtime.policies is not policies:
+            session.policy = runtime.policies.for_session(principal, resource, facts)
         why = session.refusal() or (
             "" if session.policy.may_connect else "the policy no longer gives you this resource"
         )
@@ -202,7 +221,7 @@ class HttpGate:
         return session
 
     async def _register(self, session: HttpSession) -> None:
-        """In the registry, before it begins. In a thread: a locked store makes this one wait. Raises `StateError`."""
+        """In the registry, before it begins. A locked store makes this one wait, and fail. Raises `StateError`."""
         principal, runtime = session.principal, self.runtime
         entry = SessionEntry(
             session.id,
@@ -216,7 +235,7 @@ class HttpGate:
             session.facts.started_at,
             principal.expires_at,
         )
-        await asyncio.to_thread(runtime.store.sessions.start, entry)
+        await runtime.registrar.start(entry)
 
     def _start(self, session: HttpSession) -> None:
         """On record, and live. Raises `RecordError`: then it is not."""

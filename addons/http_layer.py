@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 from typing import Any, cast
 
+from mitmproxy import connection
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers import tls
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 
+from addons.http_flow import ClientHttp2, Flow
 from addons.http_port import (
     Collect,
     Commands,
@@ -32,6 +34,7 @@ from addons.http_port import (
     Tunnel,
     Verdict,
 )
+from addons.http_quick import install
 from addons.http_relay import TunnelLayer
 from addons.http_stream import GuardedStream
 from addons.http_wire import ClientSide, bound_server, quiet
@@ -55,6 +58,9 @@ __all__ = [
 
 log = logging.getLogger("sluicegate.http")
 
+install()
+
+_TOGETHER = 1 << 16  # bytes that are joined to be sent at once
 _MAX_QUEUED = 1 << 18  # bytes of a client's that may wait in here before its socket is not read any more
 
 
@@ -68,30 +74,48 @@ class GuardedLayer(HttpLayer):
         self.gate = gate
         self.tunnelled = tunnelled
         self._pressed = False
+        self._gone: list[GuardedStream] = []  # streams that are done with
+        self.flow = Flow(self)
 
     def inner(self, context: context.Context, target: tuple[str, int]) -> layer.Layer:
         return Inner(context, self.gate, target)
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Start) and self.context.client.alpn != b"h2":
-            self.connections[self.context.client] = ClientSide(self.context.fork())
+        if isinstance(event, events.Start):
+            http2 = self.context.client.alpn == b"h2"
+            codec = self.flow.client(ClientHttp2(self.context.fork())) if http2 else ClientSide(self.context.fork())
+            self.connections[self.context.client] = codec
         try:
-            yield from super()._handle_event(event)
+            yield from together(super()._handle_event(event))
+            yield from self.flow.balance()
         except Exception:
             log.exception("a client's connection ended by an internal error")
             yield commands.CloseConnection(self.context.client)
+        if self._gone:
+            self._forget()
         if self._pressed or (isinstance(event, events.DataReceived) and event.connection == self.context.client):
             self._press_back()
 
     def _press_back(self) -> None:
         """While something is waited for, what the client goes on sending must not fill the memory."""
         server = self.connections.get(self.context.client)
-        queued = server.waiting if isinstance(server, ClientSide) else 0
+        if not isinstance(server, ClientSide):
+            return  # it has windows
+        queued = server.waiting
         queued += sum(cast(GuardedStream, stream).queued for stream in self.streams.values())
         pressed = queued > _MAX_QUEUED
-        if pressed != self._pressed:
+        if pressed or self._pressed:
+            # each time: the reader between the socket and us lets go of it once its own buffer is empty
             self._pressed = pressed
             self.gate.pause(pressed)
+
+    def done_with(self, stream: GuardedStream) -> None:
+        self._gone.append(stream)
+
+    def _forget(self) -> None:
+        gone, self._gone = self._gone, []
+        for stream in gone:
+            stream.take_apart()
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = GuardedStream(self.context.fork(), stream_id, self)
@@ -101,11 +125,50 @@ class GuardedLayer(HttpLayer):
     def register_connection(self, command: Any) -> Commands:
         if not command.err:
             bound_server(self.connections[command.connection])
+            self.flow.joined(command.connection)
         yield from super().register_connection(command)
 
     def event_to_child(self, child: layer.Layer, event: events.Event) -> Commands:
         for command in super().event_to_child(child, event):
             yield quiet(command) if isinstance(command, commands.Log) else command
+
+
+class _Held:
+    """What goes to one connection in a row: a head and its body, mostly."""
+
+    def __init__(self) -> None:
+        self._to: connection.Connection | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, command: commands.SendData) -> Commands:
+        if self._to is not command.connection or self._size + len(command.data) > _TOGETHER:
+            yield from self.release()
+        self._to = command.connection
+        self._pieces.append(command.data)
+        self._size += len(command.data)
+
+    def release(self) -> Commands:
+        to, pieces = self._to, self._pieces
+        if to is not None:
+            self._to, self._pieces, self._size = None, [], 0
+            yield commands.SendData(to, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+def together(steps: Commands) -> Commands:
+    """The same commands in the same order, with what goes to one connection in a row sent at once."""
+    held = _Held()
+    try:
+        for command in steps:
+            if isinstance(command, commands.SendData):
+                yield from held.add(command)
+            else:
+                yield from held.release()
+                yield command
+    except Exception:
+        yield from held.release()  # it was on its way
+        raise
+    yield from held.release()
 
 
 class Inner(layer.Layer):

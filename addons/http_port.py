@@ -145,8 +145,11 @@ class Gate(Protocol):
 
     def exchange(self, request: http.Request, stream: Any, tunnelled: tuple[str, int] | None) -> Exchange: ...
 
-    def pause(self, paused: bool) -> None:
-        """Whether the client's socket is left alone for now."""
+    def pause(self, paused: bool, of: connection.Connection | None = None) -> None:
+        """Whether a socket, the client's or that of an upstream, is left alone for now."""
+
+    def flooded(self, why: str) -> None:
+        """The client is cut off for what it costs; it goes on record."""
 
 
 class Step:

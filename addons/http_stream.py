@@ -8,34 +8,20 @@ INVARIANT: an exception in here, or in what it asks, ends the exchange with an e
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from mitmproxy import connection, flow, http
-from mitmproxy.proxy import commands, context, events, layer
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
-from addons.http_port import (
-    Collect,
-    Commands,
-    Ended,
-    Exchange,
-    Forward,
-    Opaque,
-    Refuse,
-    SluicegateStepHook,
-    Step,
-    clone,
-)
+from addons.http_answering import Answering
+from addons.http_port import Collect, Commands, Ended, Exchange, Forward, Opaque, Refuse, clone
 from addons.http_relay import TunnelLayer
-
-if TYPE_CHECKING:
-    from addons.http_layer import GuardedLayer
 
 log = logging.getLogger("sluicegate.http")
 
@@ -65,27 +51,8 @@ _HOOKS = (
 )
 
 
-class GuardedStream(HttpStream):
+class GuardedStream(Answering):
     """See above."""
-
-    def __init__(self, context: context.Context, stream_id: int, owner: GuardedLayer) -> None:
-        super().__init__(context, stream_id)
-        self._owner = owner
-        self._gate = owner.gate
-        self.exchange: Exchange | None = None
-        self._shadow: http.HTTPFlow | None = None
-        self._over = False  # nothing more is taken from either side
-        self._collecting = False
-        self._asked = False  # the client's body waits for our `100 Continue`
-        self._wasted = 0
-        self._passed = False  # the request was handed to mitmproxy's own machine
-        self._answered = False  # the head of an answer was handed on
-        self._upgraded = False
-
-    @property
-    def queued(self) -> int:
-        """Bytes of the client's that wait here while something is waited for."""
-        return sum(len(e.data) for e in self._paused_event_queue if isinstance(e, http_events.RequestData))
 
     def _handle_event(self, event: events.Event) -> Commands:
         steps = self._guarded(event)
@@ -106,6 +73,8 @@ class GuardedStream(HttpStream):
                 continue
             if isinstance(command, commands.Log) and command.message.startswith("Streaming "):
                 continue  # all of ours are streamed
+            if isinstance(command, DropStream):
+                self._owner.done_with(self)
             reply = yield command
 
     def _judged(self, command: commands.Command) -> commands.Command:
@@ -167,19 +136,11 @@ class GuardedStream(HttpStream):
         else:
             yield from super()._handle_event(event)
 
-    def _wait(self, outcome: Any) -> Generator[commands.Command, Any, Any]:
-        if not inspect.isawaitable(outcome):
-            return outcome
-        step = Step(outcome)
-        yield SluicegateStepHook(step)
-        if step.error is not None:
-            raise step.error
-        return step.result
-
     # ------------------------------------------------------------ the request
 
     def _request(self, event: http_events.RequestHeaders) -> Commands:
         request = event.request
+        self._asked = request.headers.get("expect", "").lower() == "100-continue"  # the exchange takes it away
         self.exchange = exchange = self._gate.exchange(request, self, self._owner.tunnelled)
         if request.method.upper() == "CONNECT":
             verdict = yield from self._wait(exchange.connect())
@@ -190,7 +151,6 @@ class GuardedStream(HttpStream):
             else:
                 raise TypeError("no verdict on a CONNECT")
             return
-        self._asked = request.headers.get("expect", "").lower() == "100-continue"
         verdict = yield from self._wait(exchange.begin(event.end_stream))
         if isinstance(verdict, Refuse):
             yield from self._refuse(verdict, outstanding=not event.end_stream)
@@ -252,13 +212,9 @@ class GuardedStream(HttpStream):
                 sent += len(piece)
                 if sent >= _PIECE:
                     sent = 0
-                    yield from self._wait(exchange.pace())
+                    yield from self._wait(self._owner.flow.pace(exchange, self.stream_id))
         except Ended as e:
             yield from self._end(str(e))
-
-    def gave_up(self) -> bool:
-        """Whether the client has cancelled the request while the layer waits."""
-        return any(isinstance(e, http_events.RequestProtocolError) for e in self._paused_event_queue)
 
     def _complete(self, event: http_events.RequestEndOfMessage) -> Commands:
         exchange = self.exchange
@@ -351,21 +307,6 @@ class GuardedStream(HttpStream):
         ):
             yield DropStream(self.stream_id)
 
-    def _end(self, why: str) -> Commands:
-        """In the middle of something: both sides see that it did not end well."""
-        self._over = True
-        if self.exchange is not None:
-            try:
-                self.exchange.failed(why)
-            except Exception:
-                log.exception("the end of an exchange is not recorded")
-        if self._passed and self.context.server in self._owner.connections:
-            error = http_events.RequestProtocolError(self.stream_id, why, http_events.ErrorCode.CANCEL)
-            yield SendHttp(error, self.context.server)
-        code = http_events.ErrorCode.GENERIC_SERVER_ERROR
-        yield SendHttp(http_events.ResponseProtocolError(self.stream_id, why, code), self.context.client)
-        yield DropStream(self.stream_id)
-
     def _lost(self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError) -> Commands:
         if isinstance(event, http_events.ResponseProtocolError):
             log.info("an exchange ends: %.200r", event.message)
@@ -376,68 +317,6 @@ class GuardedStream(HttpStream):
             yield from super()._handle_event(event)
         else:
             yield DropStream(self.stream_id)
-
-    # ------------------------------------------------------------ the answer
-
-    def _answer(self, event: http_events.ResponseHeaders) -> Commands:
-        exchange, response = self.exchange, event.response
-        assert exchange is not None
-        verdict = yield from self._wait(exchange.answer(response, event.end_stream))
-        if isinstance(verdict, Refuse):
-            yield from self._withhold(verdict.response, event)
-            return
-        if not isinstance(verdict, Forward):
-            raise TypeError("no verdict on an answer")
-        self._answered = True
-        shown = clone(response)
-        if response.status_code != 101:
-            shown.stream = True
-        yield from super()._handle_event(replace(event, response=shown))
-
-    def _withhold(self, own: http.Response, event: http_events.ResponseHeaders) -> Commands:
-        """Our answer in the place of the upstream's."""
-        assert self.exchange is not None
-        content = own.raw_content or b""
-        if self.exchange.request.method.upper() == "HEAD":
-            content = b""
-        if not event.end_stream:
-            code = http_events.ErrorCode.CANCEL
-            yield SendHttp(
-                http_events.RequestProtocolError(self.stream_id, "refused by the gateway", code), self.context.server
-            )
-        yield from super()._handle_event(http_events.ResponseHeaders(self.stream_id, own, not content))
-        if content:
-            yield from super()._handle_event(http_events.ResponseData(self.stream_id, content))
-        yield from super()._handle_event(http_events.ResponseEndOfMessage(self.stream_id))
-        self._over = True
-        self.exchange.finished()
-
-    def _answer_data(self, event: http_events.ResponseData) -> Commands:
-        assert self.exchange is not None
-        try:
-            data = self.exchange.answer_data(event.data)
-        except Ended as e:
-            yield from self._end(str(e))
-            return
-        if not isinstance(data, bytes):
-            raise TypeError("no verdict on a piece of an answer")
-        if data:
-            yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
-
-    def _answer_end(self, event: http_events.ResponseEndOfMessage) -> Commands:
-        assert self.exchange is not None
-        try:
-            data = self.exchange.answer_end()
-        except Ended as e:
-            yield from self._end(str(e))
-            return
-        if not isinstance(data, bytes):
-            raise TypeError("no verdict on the end of an answer")
-        if data:
-            yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
-        if self.flow.response is not None and self.flow.response.status_code != 101:
-            self.exchange.finished()
-        yield from super()._handle_event(event)
 
     # ------------------------------------------------------------ other protocols on the same connection
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
-from addons.http_content import AnswerMask, Unreadable, applies
+from addons.http_content import AnswerMask, TextMask, Unreadable, applies
 from addons.http_port import Ended
+from guard.mask.bodies.rules import WITHHELD
 from protocols.contract import Effect, RecordFailed
 
 if TYPE_CHECKING:
     from addons.http_exchange import HttpExchange
+    from addons.http_inspect import Outbound
+    from addons.http_live import HttpSession
 
 log = logging.getLogger("sluicegate.http")
 
+_OVERLAP = 512  # bytes of what went before in the same direction that a message is judged with
+_MESSAGES = 40  # ... and messages: somebody may type it
 _MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one WebSocket message: it is judged whole
 
 
@@ -89,11 +95,38 @@ class Half:
         return bytes(self._out.send_data(whole.decode() if kind is Opcode.TEXT else whole, fin=True))
 
 
+class _Recent:
+    """The ends of the last messages of one direction: a value may begin in any of them, at its very beginning too."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque(maxlen=_MESSAGES)
+
+    def add(self, payload: bytes) -> None:
+        if payload:
+            self._pieces.append(payload[-_OVERLAP:])
+
+    def texts(self) -> list[bytes]:
+        """What went before, from the beginning of each of them."""
+        found: list[bytes] = []
+        text = b""
+        for piece in reversed(self._pieces):
+            text = (piece + text)[-_OVERLAP:]
+            found.append(text)
+            if len(text) == _OVERLAP:
+                break
+        return found
+
+
 class WebSocketTunnel:
-    """Each message is judged as a whole before any of it goes on, recorded, and framed anew."""
+    """Each message is judged as a whole before any of it goes on, recorded, and framed anew.
+
+    A value may be spread over messages: each is judged together with the end of what went before in its direction. Of a
+    value that is found so, what went before has arrived already.
+    """
 
     def __init__(self, exchange: HttpExchange) -> None:
         self._exchange = exchange
+        self._gone_up, self._gone_down = _Recent(), _Recent()
         self._up = Half(from_client=True)
         self._down = Half(from_client=False)
         self._sent = self._received = 0
@@ -116,6 +149,8 @@ class WebSocketTunnel:
         if payload:  # the payload of a ping and the reason of a close go out, too
             outbound = exchange.gate.outbound
             found = outbound.body(session, outbound.look(payload))
+            found |= self._spread(outbound, session, payload)
+            self._gone_up.add(payload)
         why = exchange.may_pass(found)
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self._sent += len(payload)
@@ -123,6 +158,15 @@ class WebSocketTunnel:
         if why:
             raise Ended(f"a message is refused: {why}")
         return frame
+
+    def _spread(self, outbound: Outbound, session: HttpSession, payload: bytes) -> frozenset[Effect]:
+        """What is only found once a message stands behind what went before."""
+        before = self._gone_up.texts()
+        if not before:
+            return frozenset()
+        begin = payload[:_OVERLAP]
+        together = outbound.body(session, outbound.look(b"\n".join(text + begin for text in before)))
+        return together - outbound.body(session, outbound.look(b"\n".join(before))) if together else together
 
     def server(self, data: bytes) -> tuple[bytes, bytes]:
         out: list[bytes] = []
@@ -149,12 +193,21 @@ class WebSocketTunnel:
         assert analysis is not None
         if not any(applies(rule, analysis) for rule in session.policy.masks):
             return payload
+        before = self._gone_down.texts()
+        self._gone_down.add(payload)
         kind = "application/octet-stream"
         if opcode is Opcode.TEXT:
             kind = "application/json" if payload.lstrip()[:1] in (b"{", b"[", b'"') else "text/plain"
         try:
+            crossing = 0
+            if before and (texts := TextMask.of(session, analysis)) is not None:
+                crossing = max(texts.crossing(text, payload[:_OVERLAP]) for text in before)
+            if crossing:  # it begins in the middle of a value: it is no document of its own
+                kind = "text/plain"
             mask = AnswerMask.of(session, analysis, {"content-type": kind})
-            return payload if mask is None else mask.feed(payload) + mask.end()
+            if mask is None:
+                return payload
+            return WITHHELD * bool(crossing) + mask.feed(payload[crossing:]) + mask.end()
         except Unreadable as e:
             raise Ended(f"a message is withheld: {e}") from None
 

@@ -73,10 +73,14 @@ class Cast:
         self._begun = False
         self._cut = False
 
-    def input(self, data: bytes) -> None:
-        """Raises `InputTooLong`."""
+    def input(self, data: bytes, *, shown: bool = True) -> None:
+        """`shown`: whether it is on record as it is; else its size and digest are. Raises `InputTooLong`."""
         if self._counts[Channel.STDIN] + len(data) > MAX_INPUT:
             raise InputTooLong(f"more than {MAX_INPUT >> 20} MiB of input to one command are not recorded, so not sent")
+        if not shown:
+            self._take(Channel.STDIN, data, room=0)
+            self._text(Channel.STDIN, self._texts[Channel.STDIN].end() + _REDACTED)
+            return
         self._take(Channel.STDIN, data)
         # what is held back in search of a credential would not be in the journal in time: typed letter by letter, one
         # is not recognised

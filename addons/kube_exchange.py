@@ -6,57 +6,61 @@ They are never on record, whoever may see them.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
-import shlex
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 from mitmproxy import connection, http
 from mitmproxy.proxy import context, layer
 
-from addons import kube_masks
+from addons import kube_masks, kube_outbound
 from addons.http_base import pairs
-from addons.http_content import AnswerMask, Unreadable
-from addons.http_exchange import HttpExchange
-from addons.http_port import Ended, Refuse, Tunnel, Verdict
+from addons.http_inspect import Looked
+from addons.http_port import Refuse, Tunnel, Verdict
+from addons.kube_answers import KubeAnswers, judged
+from addons.kube_forward import stream_of
 from addons.kube_gate import KubeGate
+from addons.kube_outbound import Studied
 from addons.kube_relay import KubeStreamLayer
-from addons.kube_streams import agree, agreed, is_stream, stream_of
-from guard.enforce import SessionPolicy
-from protocols.contract import Action, Analysis, Cacheable, Decision, Effect
+from addons.kube_streams import agree, is_stream
+from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.http.analysis import Request
 from protocols.http.headers import Header
 from protocols.http.targets import BadTarget, Target
 from protocols.kubernetes import impersonation, media
 from protocols.kubernetes import status as statuses
-from protocols.kubernetes.analysis import analyse
-from protocols.kubernetes.errors import RequestRefused, Withheld
-from protocols.kubernetes.requests import RequestInfo, resolve
+from protocols.kubernetes.errors import RequestRefused
+from protocols.kubernetes.requests import resolve
 
 log = logging.getLogger("sluicegate.kubernetes")
 
 _SETTINGS = ("privileged", "host_path", "host_network", "host_pid", "host_ipc", "privilege_escalation", "capability")
-_NOT_RECORDED = b"(not recorded: it holds secrets)"
+# bytes of a body that are read while everything else waits; more are read aside. YAML takes a hundred times as long
+_AT_ONCE, _YAML_AT_ONCE = 64 * 1024, 2 * 1024
+# the API server reads none of these; what stands behind it or between might
+_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url")
 
 
-class KubeExchange(HttpExchange):
+class KubeExchange(KubeAnswers):
     """See `HttpExchange`."""
 
-    info: RequestInfo | None = None
-    protocol = ""  # of a stream: what the upstream is asked for
     _impersonates: tuple[str, ...] = ()
     _claimed: tuple[Header, ...] = ()
     _status = 400
-    _clear = False  # values of Secrets may be shown
-    _granted: tuple[SessionPolicy, float] | None = None  # under which policy, and until when that need not be asked
+    _studied: Studied | None = None
 
     # ------------------------------------------------------------ the request
 
     def _read(self, request: http.Request) -> None:
+        self._shown = {}
         headers = pairs(request.headers)
         self._impersonates = impersonation.asked(headers)
+        for name in _OVERRIDES:
+            request.headers.pop(name, None)
         super()._read(request)
         claimed = []
         for name, value in headers:
@@ -92,6 +96,10 @@ class KubeExchange(HttpExchange):
                 raise RequestRefused("only exec, attach and port-forward of pods are upgraded here")
             elif media.answers_objects(info) or not info.resource_request:
                 media.negotiate(self.request.headers.get("accept"), info)
+                coding = self.request.headers.get("content-encoding", "identity")
+                if coding.strip().lower() not in ("", "identity"):
+                    # the API server does not open it: it would read something else than was judged
+                    raise RequestRefused("a body is taken as it is, without content-encoding", 415)
         except RequestRefused as e:
             return self._malformed(e.code, str(e))
         return super()._head(end_stream)
@@ -106,32 +114,77 @@ class KubeExchange(HttpExchange):
         self._respond_to_record(status, "error")
         return self._refuse(status, why)
 
-    def analyse(self) -> Analysis:
+    def _study(self) -> Studied:
         assert self.info is not None
-        known = self._body is not None
-        body = self._body or b""
         kind = self.request.headers.get("content-type", "")
-        found = analyse(self.info, body, kind, impersonates=self._impersonates, body_known=known)
-        return replace(found, facts=_facts(found))
+        known = partial(kube_masks.OWN.holds, place) if (place := self._place()) else None
+        return kube_outbound.study(self.info, self._body, kind, self._impersonates, known)
+
+    def analyse(self) -> Analysis:
+        studied = self._studied or self._study()
+        return replace(studied.analysis, facts=_facts(studied.analysis))
+
+    def complete(self) -> Verdict | Awaitable[Verdict]:
+        yaml = "yaml" in self.request.headers.get("content-type", "").lower()
+        if self._spool is not None and self._size > (_YAML_AT_ONCE if yaml else _AT_ONCE):
+            return self._guarded(self._complete())
+        return super().complete()
+
+    async def _complete(self) -> Verdict:
+        assert self.session is not None
+        await asyncio.to_thread(self._load)
+        studied = self._studied = await kube_outbound.aside(asyncio.to_thread(self._study))
+        if studied.text:
+            found, complete = await kube_outbound.aside(self.gate.outbound.large_body(self.session, studied.text))
+            self._found |= found
+            self._looked = Looked(found, (), complete)
+        return await self._completed()
+
+    def _search(self) -> None:
+        """What is about to leave: in the target, the headers, the body."""
+        session, studied = self.session, self._studied
+        assert session is not None
+        assert studied is not None
+        resource, outbound = self.gate.resource, self.gate.outbound
+        where = kube_outbound.target(resource.server, resource.port, self.request.path)
+        headers = (*pairs(self.request.headers), *self._claimed)
+        request = Request(self.request.method.upper(), self.scheme, where, headers, self.upgrade)
+        self._found |= outbound.head(session, request, self._withheld)
+        if studied.text and self._looked is None:
+            self._looked = outbound.look(studied.text)
+            self._found |= outbound.body(session, self._looked)
+        self._studied = replace(studied, text=b"")  # it need not stay in memory
 
     def _judge(self) -> Verdict | Awaitable[Verdict]:
         """As a reader of clear values first; who may not be one is judged as a reader of masked ones."""
         session = self.session
         assert session is not None
+        self._studied = self._studied or self._study()
+        self._search()
         analysis = self.analyse()
+        analysis = replace(analysis, effects=analysis.effects | self._found)
         if Effect.SECRET_READ in analysis.effects:
-            first = session.decide(_judged(analysis))
+            first = session.decide(judged(analysis))
             if first.action > Action.HOLD:
                 return self._decide(replace(analysis, effects=analysis.effects - {Effect.SECRET_READ}))
             self._clear = True
         elif self._about_secrets():
             # who writes a Secret is answered with it: what they sent, and what others have put in
             read = replace(analysis, effects=frozenset({Effect.SECRET_READ}))
-            self._clear = session.decide(_judged(read)).action is Action.ALLOW
+            self._clear = session.decide(judged(read)).action is Action.ALLOW
         return self._decide(analysis)
 
+    def may_pass(self, found: frozenset[Effect]) -> str:
+        whole = self.analysis
+        assert whole is not None
+        self.analysis = judged(whole)
+        try:
+            return super().may_pass(found)
+        finally:
+            self.analysis = whole
+
     def _for_rules(self, analysis: Analysis) -> Analysis:
-        return _judged(analysis)
+        return judged(analysis)
 
     def _judge_stream(self, cap: int) -> Verdict:
         return self._malformed(413, f"the body is larger than what is judged ({cap} bytes)")
@@ -211,87 +264,6 @@ class KubeExchange(HttpExchange):
         self._identity_headers()  # raises before anything is opened for an identity that cannot be said
         await super()._reach()
 
-    # ------------------------------------------------------------ the answer
-
-    def _about_secrets(self) -> bool:
-        return self.info is not None and kube_masks.SECRETS.applies(self.info)
-
-    def _masks_secrets(self) -> bool:
-        return self._about_secrets() and not self._clear
-
-    def _mask_wanted(self) -> bool:
-        info = self.info
-        if info is None or not info.resource_request:
-            return False
-        # what is masked within the base64 of a Secret's value would be no base64: all of a value is masked, or none
-        return not self._about_secrets() and super()._mask_wanted()
-
-    def answer(self, response: http.Response, end_stream: bool) -> Verdict | Awaitable[Verdict]:
-        if 300 <= response.status_code < 400 and response.status_code != 304 and not self._proxied(response):
-            # a client would go where it leads with all that it has (CVE-2020-8559)
-            self._respond_to_record(502, "error")
-            return self._refuse(502, "the api server answers with a redirect, which is not followed")
-        if response.status_code == 101 and not agreed(self.protocol, self.upgrade, response):
-            self._respond_to_record(502, "error")
-            return self._refuse(502, "the api server switches to a protocol that was not asked for")
-        return super().answer(response, end_stream)
-
-    def answer_data(self, data: bytes) -> bytes:
-        self.still_granted()
-        return super().answer_data(data)
-
-    def still_granted(self) -> None:
-        """A watch, a log, a terminal ends where the policy would no longer let it begin. Raises `Ended`."""
-        session, analysis = self.session, self.analysis
-        assert session is not None
-        assert analysis is not None
-        granted = self._granted
-        if granted is not None and granted[0] is session.policy and time.time() < granted[1]:
-            return
-        decision = session.decide(_judged(analysis))
-        if decision.action > Action.HOLD:
-            raise Ended(f"the policy no longer grants this: rule `{decision.rule}`: {decision.why}")
-        if granted is not None and granted[0].masks != session.policy.masks:
-            raise Ended("what is masked for you has changed; send it again")
-        self._granted = session.policy, decision.valid_until
-
-    def _begin_work(self) -> None:
-        super()._begin_work()
-        assert self.session is not None
-        assert self.decision is not None
-        self._granted = self.session.policy, self.decision.valid_until
-
-    def _proxied(self, response: http.Response) -> bool:
-        """A redirect of a server behind the API server, within that server's own path."""
-        info = self.info
-        assert info is not None
-        where = response.headers.get("location", "")
-        inside = where.startswith("/") and not where.startswith(("//", "/\\"))
-        return inside and "proxy" in (info.subresource, info.verb)
-
-    def mask_for(self, response: http.Response, kind: str) -> Any:
-        info = self.info
-        assert info is not None
-        if media.answers_objects(info) and kind in ("application/vnd.kubernetes.protobuf", "application/cbor"):
-            raise Unreadable("the api server answers in a format that was not asked for")
-        if not self._masks_secrets():
-            return self._contents_mask(response, info) if self._mask_wanted() else None
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise Unreadable("the api server has coded an answer that was to be plain")
-        try:
-            return kube_masks.SecretMask(response.headers.get("content-type", ""), info)
-        except Withheld as e:
-            raise Unreadable(str(e)) from None
-
-    def _contents_mask(self, response: http.Response, info: RequestInfo) -> AnswerMask | None:
-        assert self.session is not None
-        assert self.analysis is not None
-        kind = response.headers.get("content-type", "")
-        if info.watches and kind.partition(";")[0].strip().lower() == "application/json":
-            kind = "application/json;stream=watch"  # documents one after the other, whether it says so or not
-        headers = {"content-type": kind, "content-encoding": response.headers.get("content-encoding", "")}
-        return AnswerMask.of(self.session, self.analysis, headers)
-
     # ------------------------------------------------------------ streams
 
     def upgraded(self) -> Tunnel:
@@ -316,37 +288,6 @@ class KubeExchange(HttpExchange):
         """How a stream ended, for the record."""
         self._answer_tag = how
 
-    def redacted(self, text: str) -> str:
-        return self.gate.outbound.redacted_text(text)
-
-    # ------------------------------------------------------------ record
-
-    def _text(self) -> str:
-        info = self.info
-        if info is None or not info.resource_request:
-            return super()._text()
-        where = f" in {info.namespace}" if info.namespace else ""
-        what = f"{info.full_resource} {info.name}".strip()
-        ran = f": {shlex.join(info.command)}" if info.command else ""
-        text = f"{info.verb} {what}{where}{ran} ({self.request.method} {self.request.path})"
-        return self.gate.outbound.redacted_text(text)
-
-    def _shown_body(self) -> bytes:
-        shown = super()._shown_body()
-        if not shown or not self._about_secrets():
-            return shown
-        assert self.info is not None
-        # of what came whole the values are masked; of anything else nothing is kept
-        whole = self._body if self._body else b""
-        masked = kube_masks.for_record(whole, self.request.headers.get("content-type", ""), self.info)
-        return masked[: self.gate.runtime.config.record.max_response_bytes] if masked else _NOT_RECORDED
-
-    def _shown_answer(self, limit: int) -> bytes:
-        effects = self.analysis.effects if self.analysis is not None else frozenset()
-        if self._answer and ((self._about_secrets() and self._clear) or Effect.KUBE_TOKEN in effects):
-            return _NOT_RECORDED
-        return super()._shown_answer(limit)
-
 
 def _claims(request: http.Request) -> list[Header]:
     return [(k, v) for k, v in pairs(request.headers) if k.lower().replace("_", "-").startswith("impersonate-")]
@@ -367,8 +308,3 @@ def _facts(analysis: Analysis) -> dict[str, tuple[str, ...]]:
     if settings:
         facts["kube.setting"] = settings
     return facts
-
-
-def _judged(analysis: Analysis) -> Analysis:
-    """What rules see: relations are for the record, rules ask for facts."""
-    return replace(analysis, reads=(), writes=(), cacheable=Cacheable.TEXT)

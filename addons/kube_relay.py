@@ -29,8 +29,11 @@ class KubeStream(Tunnel, Protocol):
     def begun(self, cut: Callable[[str], None]) -> None:
         """It runs; `cut` ends it from outside, at once."""
 
-    def tick(self, now_ns: int) -> bytes:
-        """What goes to the client now."""
+    def tick(self, now_ns: int) -> tuple[bytes, bytes]:
+        """What goes to the client, and to the upstream, now."""
+
+    def parting(self) -> bytes:
+        """The client has closed: what is left for the upstream."""
 
     def ending(self) -> bytes:
         """The upstream has closed: what is left for the client."""
@@ -74,21 +77,28 @@ class KubeStreamLayer(TunnelLayer):
                 yield from self._end(self._why)
                 return
             self._timer = None
-            yield from self._down(self._stream.tick(time.time_ns()))
+            down, up = self._stream.tick(time.time_ns())
+            yield from self._up(up)
+            yield from self._down(down)
         elif isinstance(event, events.DataReceived):
             from_client = event.connection == self.context.client
             down, up = (self._stream.client if from_client else self._stream.server)(event.data)
-            if up:
-                yield commands.SendData(self.context.server, up)
+            yield from self._up(up)
             yield from self._down(down)
         elif isinstance(event, events.ConnectionClosed):
             if event.connection != self.context.client:
                 yield from self._down(self._stream.ending())
+            else:
+                yield from self._up(self._stream.parting())
             yield from self._close()
 
     def _down(self, data: bytes) -> Commands:
         if data:
             yield commands.SendData(self.context.client, data)
+
+    def _up(self, data: bytes) -> Commands:
+        if data:
+            yield commands.SendData(self.context.server, data)
 
     def _end(self, why: str) -> Commands:
         if not self._over:

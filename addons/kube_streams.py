@@ -1,4 +1,4 @@
-"""Exec, attach and port-forward through the guard: decoded, recorded, masked, ended at once.
+"""Exec and attach through the guard: decoded, recorded, masked, ended at once; and what all streams agree on.
 
 The command was judged before the stream opened. Here nothing is decided by what passes: a terminal can be made to show
 anything. What cannot be decoded ends the stream; output goes out through its masks only.
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import orjson
 from mitmproxy import http
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
@@ -19,25 +18,21 @@ from addons.http_content import applies
 from addons.http_layer import Ended
 from addons.http_tunnels import Half
 from addons.kube_cast import Cast, InputTooLong
-from addons.kube_relay import KubeStream
+from addons.kube_outbound import StreamSearch
 from guard.detect import DetectError, Kind, Scanner
+from guard.leak import ObservedMask
 from guard.mask.bodies import BodyError, ContentRule, mask_of
 from guard.mask.bodies.rules import Contents
 from guard.mask.bodies.text_body import TextMasker
-from guard.record.errors import RecordError
-from protocols.contract import RecordFailed, Side
+from protocols.contract import ColumnMask, Effect, MaskRule, RecordFailed, Side
 from protocols.kubernetes.channels import (
     PORT_FORWARD,
-    PORT_FORWARD_TUNNEL,
     V4,
-    V5,
     Carried,
+    Channel,
     ExecWebSocket,
     Finished,
     Piece,
-    PortCarried,
-    PortFailed,
-    PortOpened,
     Resized,
     choose,
     choose_port_forward,
@@ -45,7 +40,7 @@ from protocols.kubernetes.channels import (
 from protocols.kubernetes.errors import RequestRefused, StreamError
 from protocols.kubernetes.output import MaskedOutput, Masker, Shown
 from protocols.kubernetes.requests import RequestInfo
-from protocols.kubernetes.spdystreams import ExecSpdy, PortForwardSpdy
+from protocols.kubernetes.spdystreams import ExecSpdy
 from protocols.kubernetes.status import stream_status
 
 if TYPE_CHECKING:
@@ -92,17 +87,6 @@ def agreed(chosen: str, upgrade: str, response: http.Response) -> bool:
     )
 
 
-def stream_of(exchange: KubeExchange) -> KubeStream:
-    """The tunnel of an upgraded exchange. Raises `Ended` for what is not decoded."""
-    assert exchange.info is not None
-    websocket = exchange.upgrade == "websocket"
-    if exchange.info.subresource == "portforward":
-        return PortForward(exchange, websocket=websocket)
-    if exchange.info.subresource in STREAMS:
-        return Exec(exchange, ExecWebSocket(exchange.protocol) if websocket else ExecSpdy())
-    raise Ended(f"`{exchange.upgrade}` is not taken for this request")
-
-
 class _Unmasked:
     """Where no rule masks."""
 
@@ -120,8 +104,13 @@ def _maskers(exchange: KubeExchange) -> Callable[[], Masker]:
     assert analysis is not None
     rules = [rule for rule in session.policy.masks if rule.detectors and applies(rule, analysis)]
     key = session.runtime.mask_key
+
+    def mask(rule: MaskRule) -> ColumnMask:
+        made = mask_of(rule, key)
+        return ObservedMask(made, session.saw) if session.remembers else made
+
     try:
-        contents = Contents.of([ContentRule(rule.detectors, mask_of(rule, key)) for rule in rules])
+        contents = Contents.of([ContentRule(rule.detectors, mask(rule)) for rule in rules])
     except (BodyError, DetectError) as e:
         raise Ended(f"the output is withheld: {e}") from None
     if contents is None:
@@ -139,7 +128,7 @@ def _credentials() -> Scanner:
     return _scanner
 
 
-class _Messages:
+class Messages:
     """The messages of one side of a WebSocket, and messages of ours in their place."""
 
     def __init__(self, *, from_client: bool) -> None:
@@ -156,7 +145,7 @@ class _Messages:
         return bytes(self._frames.close(1000, ""))
 
 
-class _Stream:
+class Stream:
     """What exec and port-forward have in common."""
 
     def __init__(self, exchange: KubeExchange) -> None:
@@ -185,14 +174,14 @@ class _Stream:
         raise NotImplementedError
 
 
-class Exec(_Stream):
+class Exec(Stream):
     """An exec or attach over either transport."""
 
     def __init__(self, exchange: KubeExchange, stream: ExecWebSocket | ExecSpdy) -> None:
         super().__init__(exchange)
         self._stream = stream
-        self._up = _Messages(from_client=True)
-        self._down = _Messages(from_client=False)
+        self._up = Messages(from_client=True)
+        self._down = Messages(from_client=False)
         self._output = MaskedOutput(stream, _maskers(exchange))
         info = exchange.info
         assert info is not None
@@ -200,39 +189,79 @@ class Exec(_Stream):
         command = exchange.redacted(" ".join(info.command))
         self._cast = Cast(self._session, exchange.number, title, command, _credentials())
         self._how = "the connection was lost"
+        # what a person types must be seen at once; a program's input can wait for what follows
+        self._search = StreamSearch(exchange, waits="tty" not in info.streams)
 
     @property
     def due_ns(self) -> int | None:
-        return self._output.due_ns
+        return min((due for due in (self._output.due_ns, self._search.due_ns) if due is not None), default=None)
 
     def client(self, data: bytes) -> tuple[bytes, bytes]:
         self._exchange.still_granted()
-        out: list[bytes] = []
+        return b"", self._going(lambda: self._typed_bytes(data, time.time_ns()))
+
+    def _going(self, made: Callable[[], bytes]) -> bytes:
+        """What goes to the pod, in the journal before it goes. Raises `Ended`."""
         try:
-            if isinstance(self._stream, ExecSpdy):
-                for piece in self._stream.client(data):
-                    self._typed(piece)
-                    out.append(piece.wire)
-            else:
-                for opcode, payload, frame in self._up.feed(data):
-                    if opcode in (Opcode.TEXT, Opcode.BINARY):
-                        self._typed(self._stream.client(payload))
-                    out.append(frame)
+            data = made()
             self._cast.flush()
         except (StreamError, InputTooLong) as e:
             raise Ended(str(e)) from None
         except RecordFailed as e:
             log.error("input is not forwarded: %s", e)
             raise Ended("the gateway cannot record; nothing passes until it can") from None
-        return b"", b"".join(out)
+        return data
 
-    def _typed(self, piece: Piece) -> None:
+    def _typed_bytes(self, data: bytes, now: int) -> bytes:
+        if isinstance(self._stream, ExecSpdy):
+            return b"".join(b"".join(self._typed(p, now, p.wire)) for p in self._stream.client(data))
+        out: list[bytes] = []
+        for opcode, payload, frame in self._up.feed(data):
+            if opcode in (Opcode.TEXT, Opcode.BINARY):
+                out += self._typed(self._stream.client(payload), now, frame)
+            else:
+                out.append(frame)
+        return b"".join(out)
+
+    def _typed(self, piece: Piece, now: int, wire: bytes) -> list[bytes]:
+        """What goes on of a message: the bytes that came, unless its input is held back, or let go with more."""
+        out: list[bytes] = []
+        changed = False
         for event in piece.events:
-            if isinstance(event, Carried) and event.data:
-                self._sent += len(event.data)
-                self._cast.input(event.data)
+            if isinstance(event, Carried):
+                data = self._search.feed(event.data, now)
+                self._kept(data)
+                if event.last:
+                    self._kept(rest := self._search.flush())
+                    data += rest
+                changed = changed or data != event.data
+                out += self._said(Carried(Channel.STDIN, data, event.last))
             elif isinstance(event, Resized):
                 self._cast.resized(event.columns, event.rows)
+        return out if changed else [wire]
+
+    def _kept(self, data: bytes) -> None:
+        """Input that goes on is on record; what is masked for who types it, and personal data, only by its size."""
+        if data:
+            self._sent += len(data)
+            hidden = {Effect.EXFIL_MASKED, Effect.EXFIL_PERSONAL}
+            self._cast.input(data, shown=not hidden & self._search.found)
+
+    def _said(self, event: Carried) -> list[bytes]:
+        if isinstance(self._stream, ExecSpdy):
+            return self._stream.encode(event)
+        return [self._up.frame(message) for message in self._stream.encode(Side.CLIENT, event)]
+
+    def _let_go(self, held: Callable[[], bytes]) -> bytes:
+        def made() -> bytes:
+            data = held()
+            self._kept(data)
+            return b"".join(self._said(Carried(Channel.STDIN, data)))
+
+        return self._going(made)
+
+    def parting(self) -> bytes:
+        return self._let_go(self._search.flush)
 
     def server(self, data: bytes) -> tuple[bytes, bytes]:
         self._exchange.still_granted()
@@ -277,14 +306,14 @@ class Exec(_Stream):
             return shown.wire
         return [self._down.frame(message) for message in shown.wire]
 
-    def tick(self, now_ns: int) -> bytes:
+    def tick(self, now_ns: int) -> tuple[bytes, bytes]:
         try:
             said = b"".join(self._shown(self._output.tick(now_ns)))
             self._cast.pause()
         except RecordFailed as e:
             log.error("output is not forwarded: %s", e)
             raise Ended("the gateway cannot record; nothing passes until it can") from None
-        return said
+        return said, self._let_go(lambda: self._search.tick(now_ns))
 
     def ending(self) -> bytes:
         try:
@@ -302,127 +331,3 @@ class Exec(_Stream):
     def _closing(self) -> None:
         self._exchange.outcome(self._how)
         self._cast.end(self._how)
-
-
-class PortForward(_Stream):
-    """A port-forward: each connection is on record with its port and the bytes in each direction, not their content."""
-
-    def __init__(self, exchange: KubeExchange, *, websocket: bool) -> None:
-        super().__init__(exchange)
-        self._stream = PortForwardSpdy()
-        self._websocket = websocket
-        self._up = _Messages(from_client=True)
-        self._down = _Messages(from_client=False)
-        self._open: dict[tuple[int, str], list[int]] = {}
-        self._ended: dict[tuple[int, str], set[Side]] = {}
-        self._how = "the connection was closed"
-
-    @property
-    def due_ns(self) -> int | None:
-        return None
-
-    def tick(self, now_ns: int) -> bytes:
-        return b""
-
-    def ending(self) -> bytes:
-        return b""
-
-    def client(self, data: bytes) -> tuple[bytes, bytes]:
-        try:
-            return b"", self._pass(Side.CLIENT, data)
-        except StreamError as e:
-            raise Ended(str(e)) from None
-        except RecordFailed as e:
-            log.error("a port is not forwarded: %s", e)
-            raise Ended("the gateway cannot record; nothing passes until it can") from None
-
-    def server(self, data: bytes) -> tuple[bytes, bytes]:
-        try:
-            return self._pass(Side.UPSTREAM, data), b""
-        except StreamError as e:
-            raise Ended(str(e)) from None
-        except RecordFailed as e:
-            log.error("a port is not forwarded: %s", e)
-            raise Ended("the gateway cannot record; nothing passes until it can") from None
-
-    def _pass(self, side: Side, data: bytes) -> bytes:
-        self._exchange.still_granted()
-        take = self._stream.client if side is Side.CLIENT else self._stream.server
-        if not self._websocket:
-            pieces = take(data)
-            self._look(side, pieces)
-            return b"".join(piece.wire for piece in pieces)
-        out: list[bytes] = []
-        messages = self._up if side is Side.CLIENT else self._down
-        for opcode, payload, frame in messages.feed(data):
-            if opcode is Opcode.TEXT:
-                raise StreamError("a text message in a tunnel of frames")
-            if opcode is not Opcode.BINARY:
-                out.append(frame)
-                continue
-            pieces = take(payload)
-            self._look(side, pieces)
-            wire = b"".join(piece.wire for piece in pieces)
-            if wire:
-                out.append(messages.frame(wire))
-        return b"".join(out)
-
-    def _look(self, side: Side, pieces: list[Piece]) -> None:
-        opened = False
-        for piece in pieces:
-            for event in piece.events:
-                if isinstance(event, PortOpened):
-                    self._open[event.port, event.request] = [0, 0]
-                    self._ended[event.port, event.request] = set()
-                    self._note(event.port, event.request, "opened")
-                    opened = True
-                elif isinstance(event, PortCarried):
-                    self._carried(side, event)
-                elif isinstance(event, PortFailed):
-                    self._note(event.port, event.request, "failed", why=event.message[:200])
-        if opened:
-            try:
-                self._session.runtime.recorder.flush()
-            except RecordError as e:
-                raise RecordFailed(str(e)) from e
-
-    def _carried(self, side: Side, event: PortCarried) -> None:
-        place = (event.port, event.request)
-        counts = self._open.get(place)
-        if counts is None:
-            return
-        if side is Side.CLIENT:
-            self._sent += len(event.data)
-            counts[0] += len(event.data)
-        else:
-            self._received += len(event.data)
-            counts[1] += len(event.data)
-        if event.last:
-            self._ended[place].add(side)
-            if len(self._ended[place]) == 2:
-                self._closed(place)
-
-    def _closed(self, place: tuple[int, str]) -> None:
-        sent, received = self._open.pop(place)
-        self._ended.pop(place)
-        self._note(*place, "closed", sent=sent, received=received)
-
-    def _note(self, port: int, request: str, what: str, **more: object) -> None:
-        body = {"t": "forward", "at": self._session.now_ns(), "s": self._session.id, "n": self._exchange.number}
-        body |= {"port": port, "request": request, "what": what, **more}
-        self._session.record("forward", orjson.dumps(body))
-
-    def farewell(self, why: str) -> bytes:
-        self._how = f"ended by the gateway: {why}"
-        wire = b"".join(self._stream.ending(f"ended by the gateway: {why}"))
-        if not self._websocket:
-            return wire
-        return self._down.frame(wire) + self._down.close()
-
-    def _closing(self) -> None:
-        for place in list(self._open):
-            self._closed(place)
-        self._exchange.outcome(self._how)
-
-
-__all__ = ["PORT_FORWARD_TUNNEL", "STREAMS", "V5", "Exec", "PortForward", "agree", "agreed", "is_stream", "stream_of"]

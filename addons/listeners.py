@@ -6,6 +6,8 @@ A listener's spec is `PROTOCOL:NAME@HOST:PORT`, NAME as in the configuration.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import types
 from typing import Any
 
@@ -18,6 +20,7 @@ from protocols.contract import HTTP_PROTOCOLS
 from protocols.registry import PROTOCOLS
 
 BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 16
 
 
 def _check(mode: Any) -> None:
@@ -27,7 +30,14 @@ def _check(mode: Any) -> None:
 
 async def _listen(instance: Any, host: str, port: int) -> list[Any]:
     port = port or get_free_port()
-    return [await asyncio.start_server(instance.handle_stream, host, port, backlog=BACKLOG)]
+    servers = [await asyncio.start_server(instance.handle_stream, host, port, backlog=BACKLOG)]
+    if type(asyncio.get_running_loop()).__module__.startswith("uvloop"):
+        # libuv takes one connection from a socket in each turn of the loop, and while others are busy a turn is long
+        for _ in range(_ACCEPTED_AT_ONCE - 1):
+            for listening in servers[0].sockets:
+                again = socket.socket(fileno=os.dup(listening.fileno()))
+                servers.append(await asyncio.start_server(instance.handle_stream, sock=again, backlog=BACKLOG))
+    return servers
 
 
 def _register(protocol: str) -> type[mode_specs.ProxyMode]:

@@ -166,8 +166,11 @@ class LiveSession:
                 request.decision.rule,
                 request.params,
             )
-        except (ApprovalError, StateError) as e:
+        except ApprovalError as e:
             raise HoldRefused(str(e)) from e
+        except StateError as e:
+            log.error("%s: a request for approval is not kept: %s", self.label, e)  # its text names the store's file
+            raise HoldRefused("the gateway cannot keep the request now; send it again later") from e
         self._held[held.id] = held
         timer: asyncio.TimerHandle | None = None
 

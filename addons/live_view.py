@@ -246,7 +246,7 @@ def response_text(record: dict[str, Any], protocol: str) -> str:
     masked = [f"{c['name']} ({c['masked']})" for c in record.get("columns", ()) if c["masked"]]
     if masked:
         lines += _wrapped(f"masked: {', '.join(masked)}")
-    wire = base64.b64decode(record["wire"][: _WIRE * 4 // 3])
+    wire = base64.b64decode(record["wire"][: _WIRE // 3 * 4])
     found = PROTOCOLS[protocol].render(wire, MAX_LINES)
     lines += _wrapped("\n".join(found)) if record["status"] == "error" else found
     return "\n".join(lines)

@@ -28,6 +28,7 @@ from addons.http_runtime import HttpRuntime
 from addons.live import LiveSession
 from addons.live_view import LiveView
 from addons.refusals import KINDS, Refusals
+from addons.registrar import Registrar
 from addons.relay import Outbox
 from guard.approve import ApprovalBook, Webhooks
 from guard.config import Config, load
@@ -48,6 +49,7 @@ from protocols.registry import PROTOCOLS, WireProtocol
 log = logging.getLogger("sluicegate")
 
 _ROOT = Path(__file__).resolve().parent.parent
+_SWITCH = 0.0005  # seconds
 _TICK = 0.2  # seconds between looks at approvals, containment and deadlines
 _EARLY_UPSTREAMS = 8
 _REGISTRY_GRACE = 3.0  # seconds at the stop for what is still to be written there
@@ -91,6 +93,7 @@ class Runtime:
         self._keepers: dict[tuple[str, str], CatalogKeeper] = {}
         self._caches: dict[str, Any] = {}
         self._refusals = Refusals(self._note)
+        self._registrar: Registrar | None = None
         self._registering: set[asyncio.Future[None]] = set()
         self._early_upstreams: dict[str, asyncio.Semaphore] = {}
         self._contained: frozenset[str] = frozenset()
@@ -183,6 +186,8 @@ class Runtime:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        # how long a thread at work lets this loop wait, and the other way round, at each handing over
+        sys.setswitchinterval(_SWITCH)
         path = self.config.state_dir / "ready.json"
         partial = path.with_suffix(".new")
         partial.write_text(json.dumps(ready))
@@ -217,6 +222,7 @@ class Runtime:
         (self.config.state_dir / "ready.json").unlink(missing_ok=True)
         if self._registering:
             await asyncio.wait(list(self._registering), timeout=_REGISTRY_GRACE)
+        self.registrar.close()
         self._refusals.flush(everything=True)
         self.recorder.event("gateway.stop", {"pid": os.getpid(), "gateway": self.name})
         self.recorder.close()
@@ -354,11 +360,15 @@ class Runtime:
             log.error("the end of session %s is not recorded: %s", live.id, e)
         self.deregister(live.id, reason)
 
+    @property
+    def registrar(self) -> Registrar:
+        if self._registrar is None:
+            self._registrar = Registrar(self.store.sessions)
+        return self._registrar
+
     def deregister(self, session_id: str, reason: str) -> None:
         """Notes a session's end in the registry, in a thread: a locked store must not keep the others waiting."""
-        work = asyncio.get_running_loop().run_in_executor(
-            None, self.store.sessions.end, session_id, time.time(), reason
-        )
+        work = self.registrar.end(session_id, time.time(), reason)
         self._registering.add(work)
 
         def done(work: asyncio.Future[None]) -> None:

@@ -171,6 +171,8 @@ class Analysis:
     shape: str = ""  # normalised text, literals replaced
     cacheable: Cacheable = Cacheable.NO
     clear_columns: frozenset[int] = frozenset()  # 0-based output columns that provably carry no column's value
+    # for each output column those that its value may be made of; it may depend on `predicates`, too. (): not known
+    depends: tuple[tuple[str, ...], ...] = ()
     # what else a rule may ask about, by dotted name (`http.method`, `kube.namespace`), each with all of its values
     facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
@@ -242,6 +244,7 @@ class ResultColumn:
     name: str
     origin: Origin
     columns: tuple[str, ...] = ()  # `schema.table.column`; a child table's column also lists its parents'
+    depends: tuple[str, ...] | None = None  # computed from these and no others; None: from anything that is read
 
 
 ANY_RELATION = "*"  # among the relations of a ResultShape: the statement may read what its text does not show

@@ -62,7 +62,8 @@ def prelude(obj: Mapping[str, Any]) -> list[tuple[bytes, bool]]:
 
 def answer(identifier: Any, analysis: Analysis, decision: Decision) -> dict[str, Any]:
     """The answer to one line."""
-    why = "; ".join(part for part in (decision.why, analysis.why) if part)
+    parts = (decision.why, analysis.why if analysis.why not in decision.why else "")  # a denial quotes it
+    why = "; ".join(part for part in parts if part)
     return {
         "id": identifier,
         "decision": decision.action.label,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from protocols.contract import Analysis, Decision
+from protocols.contract import Analysis, Decision, SessionPort
 
 MAX_PARAM = 1024  # characters of one parameter that are put on record
 MAX_TEXT = 1 << 24  # characters of one statement, all that is judged by default; longer ones are cut and say so
@@ -95,3 +95,50 @@ def response(
             extra,
         )
     )
+
+
+class Answered:
+    """What is gathered of the answer to one command until it is complete. Sessions keep more of it in a subclass.
+
+    Defaults stand on the class: most answers set few of these, and one is made for every message.
+    """
+
+    number = 0  # of its command record; 0: not on record
+    started = 0  # ns
+    rows = 0
+    size = 0  # bytes
+    parts: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of the response
+    input: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of what the client sent for it
+    room = 0  # bytes that still go into `parts`; below 0: it was cut
+    columns = b""  # of the response record
+    tag = b""
+
+
+def answered(port: SessionPort, session: bytes, entry: Answered, status: bytes, sqlstate: str = "") -> None:
+    """Puts the response on record (buffered: it is written with the next flush or within moments).
+
+    Raises `RecordFailed`.
+    """
+    if not entry.number:
+        return
+    now = port.now_ns()
+    extra = b',"sqlstate":' + orjson.dumps(sqlstate) if sqlstate else b""  # the upstream's word: it may hold anything
+    if entry.input:
+        extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
+    body = response(
+        session,
+        entry.number,
+        now,
+        status,
+        entry.rows,
+        entry.size,
+        (now - entry.started) // 1000,
+        entry.tag,
+        entry.parts,
+        entry.room < 0,
+        entry.columns,
+        extra,
+    )
+    port.record("response", body)
+    entry.parts = ()
+    entry.rows = entry.size = 0

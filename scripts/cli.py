@@ -79,10 +79,24 @@ def _modules_for(arguments: Sequence[str]) -> Sequence[str]:
     return owner or tuple(MODULES)
 
 
+def _typed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that was typed, with its action where it has any."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for at, word in enumerate(arguments):
+                if word in action.choices:
+                    chosen: argparse.ArgumentParser = action.choices[word]
+                    return _typed(chosen, arguments[at + 1 :])
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (argparse leaves with 2 by itself on wrong usage)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(_modules_for(arguments)).parse_args(arguments)
+    parser = build_parser(_modules_for(arguments))
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:  # argparse itself would show how to use `sluicegate`, not the command that was typed
+        _typed(parser, arguments).error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         code = int(args.run(args))
         sys.stdout.flush()

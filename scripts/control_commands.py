@@ -19,6 +19,7 @@ Work = Callable[[argparse.Namespace, ControlClient], int]
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
 DECISIONS = ("allow", "deny", "hold", "terminate")
+STATUSES = ("pending", "approved", "denied", "expired", "withdrawn", "spent", "all")
 
 
 def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -114,7 +115,8 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "find commands, newest first; every filter must match",
         _search,
         "  sluicegate search --relation public.customers --since 24h\n"
-        "  sluicegate search --subject ci-job@shop --decision deny --json",
+        "  sluicegate search --subject ci-job@shop --decision deny --json\n"
+        "  sluicegate search --refused --since 24h",
     )
     search.add_argument("--subject", help="issued by this identity")
     search.add_argument("--resource", help="on this resource")
@@ -123,6 +125,11 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     search.add_argument("--decision", choices=DECISIONS, help="was decided so")
     search.add_argument("--rule", help="was decided by this rule")
     search.add_argument("--text", help="contains this text")
+    search.add_argument(
+        "--refused",
+        action="store_true",
+        help="logins that were refused, not commands; takes --subject (proven or claimed) and --resource",
+    )
     _add_window(search)
 
     incident = _add(
@@ -162,9 +169,12 @@ def _window(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _speed(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError("expected a number greater than 0")
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, not `{text}`")
     return value
 
 
@@ -178,9 +188,15 @@ def _show_session(args: argparse.Namespace, client: ControlClient) -> int:
 
 
 def _search(args: argparse.Namespace, client: ControlClient) -> int:
-    filters = ("subject", "resource", "relation", "effect", "decision", "rule", "text")
-    found = client.call("search", **{name: getattr(args, name) for name in filters}, **_window(args))
-    return _show(args, found, display.commands)
+    filters = {name: getattr(args, name) for name in ("relation", "effect", "decision", "rule", "text")}
+    whose = {"subject": args.subject, "resource": args.resource, **_window(args)}
+    if not args.refused:
+        return _show(args, client.call("search", **filters, **whose), display.commands)
+    if meaningless := [f"--{name}" for name, value in filters.items() if value is not None]:
+        raise UsageError(
+            f"{', '.join(meaningless)}: a refused login has none; --refused takes --subject and --resource"
+        )
+    return _show(args, client.call("refusals", **whose), display.refusals)
 
 
 def _page(args: argparse.Namespace) -> dict[str, Any]:
@@ -246,7 +262,7 @@ def _add_approvals(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     actions = approvals.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = _add(actions, "list", "what waits, newest first", _approvals_list)
-    listing.add_argument("--status", default="pending", help="pending (default), approved, denied, ..., or all")
+    listing.add_argument("--status", default="pending", choices=STATUSES, help="default: pending")
     listing.add_argument("--limit", type=int, default=100, help="at most so many (default 100)")
     show = _add(actions, "show", "one request: the exact statement that would run", _approvals_show)
     show.add_argument("id", metavar="ID")

@@ -17,6 +17,7 @@ SOCKET_NAME = "control.sock"
 DEFAULT_CONFIG = "sluicegate.yaml"
 MAX_TOKEN_FILE = 64 * 1024
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+_NO_GATEWAY = "is it running, by this user or one whose files you may use? --socket or --config names another one"
 
 HELP = """\
 how the gateway is found: --socket, SLUICEGATE_SOCKET, or the state_dir of the configuration (--config,
@@ -76,12 +77,16 @@ def token(args: argparse.Namespace, environment: os._Environ[str] = os.environ) 
         return found.strip()
     try:
         if args.token_file == "-":  # noqa: S105 - a file name
-            return sys.stdin.read(MAX_TOKEN_FILE).strip()
-        with open(args.token_file, encoding="utf-8") as file:
-            return file.read(MAX_TOKEN_FILE).strip()
+            found = sys.stdin.read(MAX_TOKEN_FILE)
+        else:
+            with open(args.token_file, encoding="utf-8") as file:
+                found = file.read(MAX_TOKEN_FILE)
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or "not utf-8 text"
         raise UsageError(f"cannot read the token file `{args.token_file}`: {cause}") from None
+    if not found.strip():
+        raise UsageError(f"the token file `{args.token_file}` is empty")
+    return found.strip()
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def talking(work: Callable[[argparse.Namespace, ControlClient], int]) -> Callabl
         except UsageError as error:
             return _fail(args, "usage", str(error), EXIT_USAGE)
         except Unreachable as error:
-            return _fail(args, "unreachable", str(error), EXIT_UNREACHABLE)
+            return _fail(args, "unreachable", f"{error}; {_NO_GATEWAY}", EXIT_UNREACHABLE)
         except ControlError as error:
             return _fail(args, error.code, error.message, EXIT_USAGE if error.code == "bad_request" else EXIT_FAILED)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from protocols.kubernetes.terminal import Safe
@@ -16,6 +16,7 @@ from scripts.terminal import (
     cell,
     clean,
     console,
+    counted,
     decision,
     duration,
     moment,
@@ -41,10 +42,10 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "-"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items()) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value is None else str(value)
+    return "-" if value is None or value == "" else str(value)
 
 
 def sessions(rows: Sequence[Row]) -> None:
@@ -52,7 +53,7 @@ def sessions(rows: Sequence[Row]) -> None:
     table = _table("session", "who", "resource", "client", "started", "ended", "commands", "denied", "token")
     for row in rows:
         ended = Text("live", style="green") if row.get("live") else cell(moment(row.get("ended_at")))
-        table.add_row(
+        table.row(
             cell(row.get("session")),
             cell(row.get("subject")),
             cell(row.get("resource")),
@@ -104,11 +105,12 @@ def _param(value: Any) -> str:
 
 
 def _outcome(row: Row) -> str:
-    parts = [clean(row.get("tag") or row.get("status") or "no response")]
+    told, rows = clean(row.get("tag") or row.get("status") or "no response"), row.get("rows")
+    parts = [counted(rows, "row") if rows is not None and told == f"{rows} rows" else told]
     if row.get("sqlstate"):
         parts.append(f"sqlstate {clean(row['sqlstate'])}")
-    if row.get("rows") is not None:
-        parts.append(f"{clean(row['rows'])} rows")
+    if rows and str(rows) not in told.split():  # `SELECT 5` says it
+        parts.append(counted(rows, "row"))
     if isinstance(row.get("us"), int | float):
         parts.append(f"{row['us'] / 1000:.1f} ms")
     if row.get("masked"):
@@ -120,7 +122,7 @@ def commands(rows: Sequence[Row]) -> None:
     """A table of commands."""
     table = _table("at", "session", "n", "who", "resource", "decision", "rule", "rows", "statement")
     for row in rows:
-        table.add_row(
+        table.row(
             cell(moment(row.get("at"))),
             cell(row.get("session")),
             cell(row.get("n")),
@@ -132,6 +134,23 @@ def commands(rows: Sequence[Row]) -> None:
             Text(one_line(row.get("text")), style="cyan"),
         )
     _print(table, rows, "no commands match")
+
+
+def refusals(rows: Sequence[Row]) -> None:
+    """A table of those who did not get a session. What a client claimed to be is marked: nothing proves it."""
+    table = _table("at", "client", "who", "listener", "resource", "why")
+    for row in rows:
+        claimed = clean(row.get("claimed_user"))
+        who = cell(row["subject"]) if row.get("subject") else cell(f"claims {claimed}" if claimed else "-", "yellow")
+        table.row(
+            cell(moment(row.get("at"))),
+            cell(row.get("client")),
+            who,
+            cell(row.get("listener")),
+            cell(row.get("resource")),
+            cell(row.get("why") or row.get("kind")),
+        )
+    _print(table, rows, "nobody was refused")
 
 
 class Player:
@@ -203,7 +222,7 @@ def approvals(rows: Sequence[Row]) -> None:
         given = sum(1 for vote in row["votes"] if vote["approve"])
         left = row["expires_at"] - time.time()
         expires = duration(left) if row["status"] == "pending" and left > 0 else moment(row["expires_at"])
-        table.add_row(
+        table.row(
             cell(row["id"], "bold"),
             cell(row["status"]),
             cell(row["subject"]),
@@ -262,7 +281,7 @@ def contained(rows: Sequence[Row]) -> None:
     """A table of contained identities."""
     table = _table("who", "since", "by", "reason")
     for row in rows:
-        table.add_row(cell(row["subject"], "bold"), cell(moment(row["at"])), cell(row["by"]), cell(row["reason"]))
+        table.row(cell(row["subject"], "bold"), cell(moment(row["at"])), cell(row["by"]), cell(row["reason"]))
     _print(table, rows, "nobody is contained")
 
 
@@ -275,33 +294,44 @@ def incident(report: Row) -> None:
     subject, summary, found = str(report["subject"]), report["summary"], report["sessions"]
     live = sum(bool(row["live"]) for row in found)
     state = {True: "contained", None: "containment unknown"}.get(report["contained"]) or (
-        f"{live} live sessions" if live else "not connected"
+        counted(live, "live session") if live else "not connected"
     )
     screen.print(Text.assemble(("incident  ", "bold"), cell(subject, "bold cyan"), "  ", cell(state, "yellow")))
     if not found:
         screen.print("no session of this identity is recorded in that time; subjects are compared letter by letter")
+        _turned_away(report)
         return
     screen.print("\nwho issued the commands", style="bold")
     seen = {name: _distinct(found, name) for name in ("issuer", "groups", "client", "application", "resource")}
     facts({**seen, "first_at": summary["first_at"], "last_at": summary["last_at"]})
     screen.print("\nwhat data was accessed", style="bold")
-    table = _table("relation", "access", "commands")
+    table = _table("relation", "access", "commands", "refused")
     for row in summary["relations"]:
-        table.add_row(cell(row["relation"]), cell(row["access"]), cell(row["commands"]))
+        refused = row.get("stopped")  # of a gateway that is older than this command line, nothing
+        table.row(
+            cell(row["relation"]), cell(row["access"]), cell(row["commands"]), cell(refused, "red" if refused else "")
+        )
     _print(table, summary["relations"], "no relation")
     facts({"rows": summary["rows"], "bytes": summary["bytes"], "masked": summary["masked"] or "nothing"})
     screen.print("\ndid it comply", style="bold")
     table = _table("decision", "rule", "commands")
     for row in summary["rules"]:
-        table.add_row(decision(row["decision"]), cell(row["rule"]), cell(row["commands"]))
+        table.row(decision(row["decision"]), cell(row["rule"]), cell(row["commands"]))
     _print(table, summary["rules"], "no commands")
     if report["not_allowed"]:
         screen.print("\nwhat was stopped or held, newest first", style="bold")
         commands(report["not_allowed"])
+    _turned_away(report)
     screen.print("\nsessions, newest first", style="bold")
     sessions(found)
     if not report["contained"]:
         screen.print(Text(f"\ncut it off: sluicegate contain {clean(subject)} --reason ...", style="bold"))
+
+
+def _turned_away(report: Row) -> None:
+    if refused := report.get("refused"):
+        console().print("\nlogins that were refused, newest first", style="bold")
+        refusals(refused)
 
 
 def _distinct(rows: Sequence[Row], name: str) -> list[str]:
@@ -312,12 +342,61 @@ def _distinct(rows: Sequence[Row], name: str) -> list[str]:
 # -- shared
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+class Listing(Table):
+    """A table, or where the terminal is too narrow for it a paragraph for each row: an id that is broken over two
+    lines can be neither read nor copied. The last column takes what is left."""
+
+    LEAST = 30  # characters of the last column
+
+    def __init__(self, *columns: str) -> None:
+        super().__init__(box=None, pad_edge=False, header_style="bold")
+        self.cells: list[tuple[Text, ...]] = []
+        for column in columns:
+            self.add_column(column, overflow="fold")
+
+    def row(self, *cells: Text) -> None:
+        self.add_row(*cells)
+        self.cells.append(cells)
+
+    def fits(self, width: int) -> bool:
+        widths = [max(len(str(column.header)), *(row[n].cell_len for row in self.cells)) for n, column in self._named()]
+        return sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], self.LEAST) <= width
+
+    def paragraphs(self) -> Iterator[Text]:
+        for row in self.cells:
+            for n, column in self._named():
+                name, last = str(column.header), n == len(row) - 1
+                value = row[n] if row[n].plain else Text("-")
+                if n == 0:
+                    line = value.copy()
+                    line.stylize("bold")
+                elif last and name in _LONG:
+                    yield line
+                    line = Text("    ").append_text(value)
+                else:
+                    line.append("  ").append_text(
+                        value if name in _PLAIN else Text.assemble((f"{name} ", "dim"), value)
+                    )
+            yield line
+
+    def _named(self) -> list[tuple[int, Column]]:
+        return list(enumerate(self.columns))
 
 
-def _print(table: Table, rows: Sequence[Any], empty: str) -> None:
-    console().print(table if rows else Text(empty, style="dim"))
+_LONG = frozenset({"statement", "why", "reason"})  # on a line of their own
+_PLAIN = frozenset({"session", "who", "status", "decision"})  # that say what they are
+
+
+def _table(*columns: str) -> Listing:
+    return Listing(*columns)
+
+
+def _print(table: Listing, rows: Sequence[Any], empty: str) -> None:
+    screen = console()
+    if not rows:
+        screen.print(Text(empty, style="dim"))
+    elif table.fits(screen.width):
+        screen.print(table)
+    else:
+        for line in table.paragraphs():
+            screen.print(line, soft_wrap=len(line.plain) <= screen.width)

@@ -32,44 +32,12 @@ from protocols.contract import (
     Resource,
     SessionFacts,
 )
+from scripts.policy_help import CHECK_EPILOG, EXPLAIN_EPILOG, JUDGE_EPILOG, POLICY_EPILOG
 
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
 _IDENTITIES = {"admin": ("platform", "oncall", "security"), "analyst": ("analysts",), "agent": ("agents",)}
-_JUDGED = tuple(name for name in get_args(ProtocolName) if name not in HTTP_PROTOCOLS)  # those that have a `judge`
+_JUDGED: tuple[str, ...] = get_args(ProtocolName)
 _COLOURS = {"allow": "green", "hold": "yellow", "deny": "red", "terminate": "bold red", "alert": "magenta"}
-
-_CHECK_EPILOG = """\
-examples:
-  sluicegate check gateway.yaml               every problem of the configuration and of the policies that it names
-  sluicegate check policies/read-only.yaml    a policy bundle alone
-  sluicegate check --json gateway.yaml        for an editor or a pipeline
-
-exit codes: 0 can be started (there may be warnings), 1 cannot
-"""
-_POLICY_EPILOG = """\
-examples:
-  sluicegate policy test                                    the tests of the bundles shipped here
-  sluicegate policy test my/policies                        every *.tests.yaml in a folder
-  sluicegate policy explain --policy policies/demo.yaml --as agent "DELETE FROM orders WHERE id = 7"
-  sluicegate policy judge --policy policies/read-only.yaml --protocol mysql --json < commands.jsonl
-"""
-_EXPLAIN_EPILOG = """\
-Shows the decision, the rule that gives it, and what every other rule says.
-
-examples:
-  sluicegate policy explain --policy policies/demo.yaml --as agent --resource shop "DROP TABLE orders"
-  sluicegate policy explain --policy a.yaml --policy b.yaml --as ci@shop:jobs,writers "TRUNCATE t"
-  sluicegate policy explain --policy a.yaml --label env=prod --catalog postgresql://localhost/shop "SELECT f(1)"
-"""
-_JUDGE_EPILOG = """\
-Reads one JSON object a line and answers one a line, in order, as soon as it is read:
-  {"id": 1, "input": "DROP TABLE t"}
-  {"id": 1, "decision": "deny", "rule": "default", "effects": ["ddl.drop"], "reads": [], "writes": ["public.t"], ...}
-
-Besides `input` (or `input_hex` for bytes) a line may give `prelude` (what the same session sent before), `startup` and
-`session` (settings in force). With mysql `startup` holds `charset`, `database`, `multi_statements`, `local_infile` and
-`sql_mode`. A line that cannot be judged is denied with the reason, and the run goes on.
-"""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,7 +45,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     check = subparsers.add_parser(
         "check",
         help="find every problem in a configuration without starting",
-        epilog=_CHECK_EPILOG,
+        epilog=CHECK_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument("file", type=Path, metavar="FILE", help="a gateway configuration, or a policy bundle")
@@ -87,7 +55,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     policy = subparsers.add_parser(
         "policy",
         help="test and explain policies",
-        epilog=_POLICY_EPILOG,
+        epilog=POLICY_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = policy.add_subparsers(dest="policy_command", metavar="COMMAND", required=True)
@@ -113,11 +81,13 @@ def _register_explain(commands: argparse._SubParsersAction[argparse.ArgumentPars
     explain = commands.add_parser(
         "explain",
         help="which rule decides about a command, and why",
-        epilog=_EXPLAIN_EPILOG,
+        epilog=EXPLAIN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_session_arguments(explain)
-    explain.add_argument("text", metavar="COMMAND", help="the command as a client would send it")
+    explain.add_argument(
+        "text", metavar="COMMAND", help="the command as a client would send it; of a request `METHOD URL`"
+    )
     explain.add_argument("--all", action="store_true", help="also show the rules that say nothing about it")
     explain.add_argument("--json", action="store_true", help="one JSON object")
     explain.set_defaults(run=run_explain)
@@ -127,7 +97,7 @@ def _register_judge(commands: argparse._SubParsersAction[argparse.ArgumentParser
     judge = commands.add_parser(
         "judge",
         help="judge commands from standard input, one JSON object a line",
-        epilog=_JUDGE_EPILOG,
+        epilog=JUDGE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_session_arguments(judge)
@@ -199,7 +169,7 @@ def _as_json(problem: Problem) -> dict[str, Any]:
 def run_test(args: argparse.Namespace) -> int:
     """Run tests; 1 where one fails or a file cannot be read, or where there is none."""
     # imported here: `check` should not wait for a SQL parser
-    from scripts.policy_judging import analyse_text
+    from scripts.policy_judging import analyse_request, analyse_text
 
     failed = passed = 0
     files, missing = _test_files(args.files or [POLICIES])
@@ -208,7 +178,7 @@ def run_test(args: argparse.Namespace) -> int:
         print(json.dumps({"problem": problem, "passed": False}) if args.json else f"{problem}")
     for path in files:
         try:
-            report = run_tests(path, analyse_text)
+            report = run_tests(path, analyse_text, analyse_request)
         except ConfigError as error:
             failed += 1
             for one in error.problems:
@@ -257,18 +227,22 @@ def _test_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def run_explain(args: argparse.Namespace) -> int:
     """Print which rule decides about one command."""
     from addons.catalog_client import CatalogError
-    from scripts.policy_judging import CatalogSource, analyse_text
+    from scripts.policy_judging import CatalogSource, analyse_request, analyse_text
 
+    now = time.time()
     try:
         policies = PolicySet.load(args.policy)
         principal, resource, facts = _principal(args), _resource(args), SessionFacts(client_address=args.address)
         session = policies.for_session(principal, resource, facts)
-        catalog = CatalogSource(args.catalog, args.protocol).since(time.monotonic())
-        analysis = analyse_text(args.protocol, args.text, catalog, database=args.database)
+        if args.protocol in HTTP_PROTOCOLS:
+            _without_catalog(args)
+            analysis = analyse_request(session, args.text, facts, now)
+        else:
+            catalog = CatalogSource(args.catalog, args.protocol).since(time.monotonic())
+            analysis = analyse_text(args.protocol, args.text, catalog, database=args.database)
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    now = time.time()
     decision = session.decide(analysis, now=now, facts=facts)
     traces = session.explain(analysis, now, facts)
     if args.json:
@@ -280,6 +254,7 @@ def run_explain(args: argparse.Namespace) -> int:
 
 
 def _explanation(analysis: Analysis, decision: Decision, traces: Sequence[RuleTrace]) -> dict[str, Any]:
+    facts = {name: list(values) for name, values in sorted(analysis.facts.items())}
     return {
         "decision": decision.action.label,
         "rule": decision.rule,
@@ -290,6 +265,7 @@ def _explanation(analysis: Analysis, decision: Decision, traces: Sequence[RuleTr
         "writes": list(analysis.writes),
         "where": analysis.where.value,
         "unknown": analysis.unknown,
+        **({"facts": facts} if facts else {}),
         "rules": [{"rule": one.rule, "verb": one.verb, "outcome": one.outcome, "reason": one.reason} for one in traces],
     }
 
@@ -315,9 +291,10 @@ def _print_explanation(
         ("resource", resource.name),
         ("command", analysis.kind),
         ("effects", ", ".join(sorted(analysis.effects)) or "none"),
-        ("reads", ", ".join(analysis.reads) or "nothing"),
-        ("writes", ", ".join(analysis.writes) or "nothing"),
-        ("filter", analysis.where.value),
+        ("reads", ", ".join(analysis.reads) or ("" if analysis.facts else "nothing")),
+        ("writes", ", ".join(analysis.writes) or ("" if analysis.facts else "nothing")),
+        ("filter", "" if analysis.facts else analysis.where.value),
+        ("facts", "\n".join(f"{name}: {', '.join(values)}" for name, values in sorted(analysis.facts.items()))),
         ("not proved" if analysis.unknown else "note", analysis.why),
         ("alerts", ", ".join(decision.alerts)),
     ]:
@@ -340,13 +317,21 @@ def _print_explanation(
 def run_judge(args: argparse.Namespace) -> int:
     """Judge commands from standard input until it ends."""
     from addons.catalog_client import CatalogError
-    from scripts.policy_judging import CatalogSource, Judge, judge_stream
+    from scripts.policy_judging import CatalogSource, Judge, LineJudge, judge_stream
 
     try:
         policies = PolicySet.load(args.policy)
         facts = SessionFacts(client_address=args.address)
         session = policies.for_session(_principal(args), _resource(args), facts)
-        judge, catalog = Judge(args.protocol), CatalogSource(args.catalog, args.protocol)
+        judge: LineJudge
+        if args.protocol in HTTP_PROTOCOLS:
+            from scripts.policy_requests import RequestJudge
+
+            _without_catalog(args)
+            judge = RequestJudge(session, facts)
+        else:
+            judge = Judge(args.protocol)
+        catalog = CatalogSource(args.catalog, args.protocol)
         catalog.since(time.monotonic())  # a database that cannot be reached is an error of the run, not of a line
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
@@ -362,6 +347,11 @@ def run_judge(args: argparse.Namespace) -> int:
             line = f"{answer['id']}\t{answer['decision']}\t{answer.get('rule', '')}\t{answer['why']}"
         print(line, flush=True)
     return 0
+
+
+def _without_catalog(args: argparse.Namespace) -> None:
+    if args.catalog is not None or args.database:
+        raise ValueError(f"--catalog, --database: requests of {args.protocol} have neither")
 
 
 def _principal(args: argparse.Namespace) -> Principal:

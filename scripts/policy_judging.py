@@ -13,16 +13,28 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from addons.catalog_client import CatalogError, fetch_dsn
-from protocols.contract import Action, Analysis, CatalogSnapshot, Decision, Where
+from guard.enforce import SessionPolicy
+from protocols.contract import Action, Analysis, CatalogSnapshot, Decision, SessionFacts, Where
+from protocols.judged import JudgeError
 from protocols.registry import PROTOCOLS
 
 MAX_LINE = 128 * 1024 * 1024  # bytes: the largest command that a gateway may inspect, written in hex, with room
 _READ_AHEAD = 64  # lines
 
 type Decide = Callable[[Analysis], Decision]
+
+
+class LineJudge(Protocol):
+    """Answers lines of one protocol; raises `error` for a line that it cannot read."""
+
+    @property
+    def error(self) -> type[Exception]: ...
+
+    @property
+    def line(self) -> Callable[[Mapping[str, Any], Decide, CatalogSnapshot | None], dict[str, Any]]: ...
 
 
 class Judge:
@@ -84,6 +96,17 @@ def analyse_text(protocol: str, text: str, catalog: CatalogSnapshot | None = Non
     return functools.reduce(_either, seen)
 
 
+def analyse_request(policy: SessionPolicy, text: str, facts: SessionFacts, now: float) -> Analysis:
+    """What one request over HTTP does, as this session's rules ask. Raises ValueError where they are not even asked."""
+    from scripts.policy_requests import RequestJudge  # mitmproxy takes a while to load, and SQL needs none of it
+    from scripts.policy_texts import request_of
+
+    try:
+        return RequestJudge(policy, facts, now).analysis(request_of(policy.resource.protocol, text))
+    except JudgeError as error:
+        raise ValueError(str(error)) from error
+
+
 def _either(one: Analysis, other: Analysis) -> Analysis:
     """Without a catalog it may not be known which kind of server reads the text: what it does on any of them."""
     if one == other:
@@ -109,7 +132,7 @@ def _all(one: Iterable[str], other: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*one, *other)))
 
 
-def judge_stream(lines: BinaryIO, judge: Judge, decide: Decide, catalog: CatalogSource) -> Iterator[dict[str, Any]]:
+def judge_stream(lines: BinaryIO, judge: LineJudge, decide: Decide, catalog: CatalogSource) -> Iterator[dict[str, Any]]:
     """One answer for each line, as soon as the line is read. Never stops at a bad line: it is denied."""
     for line, asked_at in _ahead(lines) if catalog.given else _timed(lines):
         if len(line) > MAX_LINE:
@@ -144,13 +167,13 @@ def _ahead(lines: BinaryIO) -> Iterator[tuple[bytes, float]]:
         yield one
 
 
-def _judge(line: bytes, judge: Judge, decide: Decide, catalog: CatalogSource, asked_at: float) -> dict[str, Any]:
+def _judge(line: bytes, judge: LineJudge, decide: Decide, catalog: CatalogSource, asked_at: float) -> dict[str, Any]:
     try:
         asked = json.loads(line)
     except (ValueError, RecursionError):
         return refusal(None, "not a line of JSON in UTF-8")
     if not isinstance(asked, dict):
-        return refusal(None, "expected a JSON object with `id` and `input`")
+        return refusal(None, "expected a JSON object with `id` and `input` (or `request`)")
     identity = asked.get("id")
     try:
         return judge.line(asked, decide, catalog.since(asked_at))

@@ -27,7 +27,7 @@ from guard.record.format import Record
 from guard.record.keys import PUBLIC, load_public
 from guard.record.reader import Cursor, follow, segments
 from guard.record.verify import Report, verify
-from scripts.terminal import clean, console
+from scripts.terminal import clean, console, counted
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _SHORT = 160  # characters of a record on one line
@@ -70,6 +70,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         if not segments(folder) and not (folder / "head.json").exists():
             raise RecordError(f"there is no journal in `{folder}`")
         key = load_public(public)
+        if arguments.head is not None and not arguments.head.is_file():
+            raise RecordError(f"there is no head file `{arguments.head}`")
         with _progress(quiet=arguments.json) as advance:
             report = verify(folder, key, head=arguments.head, progress=advance)
     except RecordError as error:
@@ -86,8 +88,8 @@ def _verdict(report: Report, folder: Path) -> Iterator[Text]:
     if report.problem is None:
         yield Text(f"verified: {folder}", style="bold green")
         yield Text(
-            f"  {report.records} records in {report.segments} segments follow from one another; "
-            f"{report.checkpoints} signed checkpoints cover them up to record {report.signed_seq}"
+            f"  {counted(report.records, 'record')} in {counted(report.segments, 'segment')} follow from one another; "
+            f"{counted(report.checkpoints, 'signed checkpoint')} up to record {report.signed_seq}"
         )
     else:
         problem = report.problem
@@ -95,7 +97,8 @@ def _verdict(report: Report, folder: Path) -> Iterator[Text]:
         where = f"  first bad record: {problem['seq']} (segment {problem['segment']}, byte {problem['offset']})"
         yield Text(where, style="red")
         yield Text(f"  {clean(problem['why'])}", style="red")
-        yield Text(f"  {report.records} records before it are intact")
+        before = counted(report.records, "record")
+        yield Text(f"  {before} before it {'is' if report.records == 1 else 'are'} intact")
     for limit in report.limits:
         yield Text(f"  note: {clean(limit)}", style="dim")
 
@@ -103,6 +106,7 @@ def _verdict(report: Report, folder: Path) -> Iterator[Text]:
 def run_dump(arguments: argparse.Namespace) -> int:
     folder = _journal_folder(arguments.folder)
     out = console()
+    shown = 0
     try:
         known = segments(folder)
         if not known:
@@ -113,11 +117,14 @@ def run_dump(arguments: argparse.Namespace) -> int:
             facts = _facts(record)
             if arguments.session and facts.get("s") != arguments.session:
                 continue
+            shown += 1
             if arguments.json:
                 sys.stdout.write(orjson.dumps(_whole(record, facts)).decode() + "\n")
             else:
                 out.print(_line(record, facts), no_wrap=True, overflow="ellipsis", crop=True)
         sys.stdout.flush()
+        if not shown:
+            print("sluicegate: no record matches; without --session and --kind all are printed", file=sys.stderr)
     except DamagedJournal as damage:
         print(f"sluicegate: the journal is damaged: {damage}", file=sys.stderr)
         return EXIT_FAILED
@@ -151,7 +158,8 @@ def _line(record: Record, facts: dict[str, Any]) -> Text:
         what = f"#{facts.get('n')} {facts.get('decision')} by {facts.get('rule')}: {facts.get('text')}"
     elif record.kind == "response":
         what = f"#{facts.get('n')} {facts.get('status')} {facts.get('tag') or facts.get('sqlstate') or ''}"
-        what += f" {facts.get('rows')} rows, {facts.get('us')} us"
+        rows = facts.get("rows")
+        what += f" {counted(rows, 'row') if isinstance(rows, int) else rows}, {facts.get('us')} us"
     else:
         what = orjson.dumps(shown).decode()
     line = Text(f"{record.seq:>8} ", style="dim")

@@ -93,6 +93,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `240 rows`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def parse_when(text: str, now: float) -> float:
     """`2h`, `30m`, `7d` ago, or an ISO date and time (local where it names no zone). Raises ValueError."""
     relative = _RELATIVE.fullmatch(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.token_proxy import TokenProxy, Upstream
-from scripts.token_source import ENVIRONMENT, TokenError, TokenSource, exec_credential
+from scripts.token_source import ENVIRONMENT, TokenError, TokenSource
 
 _SERVE = f"""
 examples:
@@ -32,7 +32,6 @@ def register(subparsers: Any) -> None:
         description="the token that a client shows to the gateway",
     )
     _source(parser)
-    parser.add_argument("--exec-credential", action="store_true", help="as kubectl's exec plugins answer")
     parser.set_defaults(run=show)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     serve = verbs.add_parser(
@@ -64,7 +63,7 @@ def show(args: argparse.Namespace) -> int:
     except (TokenError, ValueError) as e:
         print(f"sluicegate token: {e}", file=sys.stderr)
         return 1
-    print(exec_credential(found) if args.exec_credential else found.token)
+    print(found.token)
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ENVIRONMENT = "SLUICEGATE_TOKEN"
 _EARLY = 30.0  # seconds before its end at which a token is fetched again
-_TIMEOUT = 30.0  # seconds for a command
+_TIMEOUT = 60.0  # seconds for a command: a person may have to answer a browser
 _UNKNOWN = 60.0  # seconds after which a token is fetched again that does not say when it ends
 _LONGEST = 65_536
 
@@ -101,16 +101,8 @@ def expiry(token: str) -> float | None:
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
         ends = claims["exp"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return float(ends) if isinstance(ends, int | float) and not isinstance(ends, bool) else None
-
-
-def exec_credential(found: Fetched) -> str:
-    """What kubectl's exec plugins answer (client.authentication.k8s.io/v1)."""
-    status: dict[str, str] = {"token": found.token}
-    if found.ends is not None:
-        early = max(0.0, found.ends - _EARLY)
-        status["expirationTimestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(early))
-    document = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
-    return json.dumps(document)
+    if not isinstance(ends, int | float) or isinstance(ends, bool):
+        return None
+    return float(ends) if 0 < ends < 1 << 40 else None

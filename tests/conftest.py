@@ -46,10 +46,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def _tested() -> list[Installation]:
-    """Every PostgreSQL here, or with SLUICEGATE_TEST_POSTGRES=embedded (`./scripts/test --fast`) that one alone."""
-    if os.environ.get("SLUICEGATE_TEST_POSTGRES") == "embedded":
-        return [postgres.embedded()]
-    return list(postgres.available())
+    """Every PostgreSQL here, or those that SLUICEGATE_TEST_POSTGRES names.
+
+    `embedded` (as `./scripts/test --fast` does), folders of installations, or several of them as in PATH.
+    """
+    named = [where for where in os.environ.get("SLUICEGATE_TEST_POSTGRES", "").split(os.pathsep) if where]
+    return [postgres.find(where) for where in named] or list(postgres.available())
 
 
 @pytest.fixture(scope="session", params=_tested(), ids=_name)

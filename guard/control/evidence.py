@@ -114,8 +114,19 @@ class Evidence:
 
         return await self._ask(ask)
 
+    async def refusals(self, params: Params) -> list[Row]:
+        """Those who did not get a session, newest first; filters: subject (proven or claimed), resource, the window."""
+        filters: dict[str, Any] = {
+            "subject": params.optional_text("subject"),
+            "resource": params.optional_text("resource"),
+            **_window(params),
+        }
+        limit, damaged_ok = _limit(params), _damaged_ok(params)
+        params.done()
+        return await self._ask(lambda index: index.refusals(**filters, limit=limit, damaged_ok=damaged_ok))
+
     async def incident(self, params: Params, live: Sequence[Mapping[str, Any]]) -> Row:
-        """One identity: `summary` counts all of it, `sessions` and `not_allowed` are the newest of each."""
+        """One identity: `summary` counts all of it; `sessions`, `not_allowed` and `refused` are the newest of each."""
         subject, window = params.text("subject"), _window(params)
         limit, damaged_ok = _limit(params), _damaged_ok(params)
         params.done()
@@ -134,6 +145,7 @@ class Evidence:
                 "summary": summary,
                 "sessions": [_marked(row, connected) for row in sessions],
                 "not_allowed": [_with_outcome(row) for row in stopped[:limit]],
+                "refused": index.refusals(subject=subject, **window, limit=limit, damaged_ok=damaged_ok),
             }
 
         return await self._ask(ask)

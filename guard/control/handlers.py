@@ -80,6 +80,7 @@ class Handlers:
             "sessions.show": self.sessions_show,
             "sessions.replay": self.sessions_replay,
             "search": self.search,
+            "refusals": self.refusals,
             "incident": self.incident,
             "sessions.terminate": self.terminate,
             "contain": self.contain,
@@ -138,6 +139,10 @@ class Handlers:
     async def search(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Commands that match every filter, newest first."""
         return await self._evidence.search(Params(params))
+
+    async def refusals(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Those who did not get a session, newest first."""
+        return await self._evidence.refusals(Params(params))
 
     async def incident(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """Who, what, and did it comply: one identity. Answered even when the store cannot say who is contained."""

@@ -38,6 +38,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "sessions.show": Method(_READERS),
         "sessions.replay": Method(_READERS),
         "search": Method(_READERS),
+        "refusals": Method(_READERS),
         "incident": Method(_READERS),
         "sessions.terminate": Method(_RESPONDERS, act=True, tightens=True),
         "contain": Method(_RESPONDERS, act=True, tightens=True),

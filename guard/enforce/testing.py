@@ -19,9 +19,11 @@ from guard.enforce.patterns import touches
 from guard.enforce.policyset import PolicySet
 from guard.enforce.schema import EffectPattern, Id, Model, Sentence
 from guard.enforce.session import SessionPolicy
-from protocols.contract import Analysis, Effect, Principal, ProtocolName, Resource, SessionFacts, Where
+from protocols.contract import HTTP_PROTOCOLS, Analysis, Effect, Principal, ProtocolName, Resource, SessionFacts, Where
 
 type Analyse = Callable[[str, str], Analysis]  # (protocol, text) -> what it does; ValueError: not possible
+# the same of a request over HTTP, of which only what the rules ask about is read: (policy, text, facts, now)
+type AnalyseRequest = Callable[[SessionPolicy, str, SessionFacts, float], Analysis]
 SUFFIX = ".tests.yaml"
 
 
@@ -112,7 +114,11 @@ class Case(Model):
     at: Annotated[str, AfterValidator(_instant)] = Field(default="2026-01-05T12:00:00Z", description="when")
     address: str = Field(default="127.0.0.1", description="the client's address")
     application: str = Field(default="", description="the client's application name")
-    command: str | None = Field(default=None, description="the command's text")
+    command: str | None = Field(
+        default=None,
+        description="the command's text; of an HTTP request `METHOD URL`, its headers, an empty line and its body; "
+        "with `kubernetes` that, or `get pods web -n shop`, `exec web -n shop -- id`",
+    )
     does: AnalysisModel | None = Field(default=None, description="what the command does, in place of its text")
     expect: Expected = Field(description="the answer; `expect: deny` is short for `expect: {decision: deny}`")
 
@@ -165,8 +171,11 @@ def beside(policy: Path) -> Path:
     return policy.with_name(policy.name.removesuffix(".yaml") + SUFFIX)
 
 
-def run_tests(path: Path, analyse: Analyse) -> Report:
-    """Run one tests file. Raises ConfigError where it, or a bundle that it names, cannot be read."""
+def run_tests(path: Path, analyse: Analyse, analyse_request: AnalyseRequest | None = None) -> Report:
+    """Run one tests file. Without `analyse_request` requests must be given as what they do.
+
+    Raises ConfigError where the file, or a bundle that it names, cannot be read.
+    """
     document = read(path)
     file = validate(_with_short_forms(document), TestFile)
     tested = [path.parent / name for name in file.policies] or [
@@ -180,7 +189,7 @@ def run_tests(path: Path, analyse: Analyse) -> Report:
     results = []
     for number, case in enumerate(file.tests):
         mark = document.keys[("tests", number)]
-        problem = _run(case, file, policies, analyse, spoken)
+        problem = _run(case, file, policies, analyse, analyse_request, spoken)
         results.append(CaseResult(str(path), mark.line, case.name, problem))
     own = policies.bundles[0].name
     untested = tuple(
@@ -189,7 +198,14 @@ def run_tests(path: Path, analyse: Analyse) -> Report:
     return Report(tuple(results), untested)
 
 
-def _run(case: Case, file: TestFile, policies: PolicySet, analyse: Analyse, spoken: set[str]) -> str:
+def _run(
+    case: Case,
+    file: TestFile,
+    policies: PolicySet,
+    analyse: Analyse,
+    analyse_request: AnalyseRequest | None,
+    spoken: set[str],
+) -> str:
     principal = file.identities[case.identity].principal()
     model = file.resources[case.resource] if case.resource else ResourceModel()
     resource = Resource(case.resource or "any", model.protocol, dict(model.labels), model.database)
@@ -201,7 +217,12 @@ def _run(case: Case, file: TestFile, policies: PolicySet, analyse: Analyse, spok
     if case.command is None and case.does is None:
         return "; ".join(wrong)
     try:
-        analysis = case.does.analysis() if case.does else analyse(model.protocol, case.command or "")
+        if case.does:
+            analysis = case.does.analysis()
+        elif analyse_request is not None and model.protocol in HTTP_PROTOCOLS:
+            analysis = analyse_request(session, case.command or "", facts, now)
+        else:
+            analysis = analyse(model.protocol, case.command or "")
     except ValueError as error:
         return f"the command cannot be analysed: {error}"
     decision = session.decide(analysis, now=now, facts=facts)

@@ -7,10 +7,13 @@ settled from our side, and no claim is read for its meaning before the signature
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import random
+import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from protocols.contract import Principal
 MAX_LEEWAY_S = 30.0
 _RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # after the first, second, ... failed refresh in a row
 _LATEST = 253402300800.0  # the year 10000: a larger number is no time
+_PROOFS = 1024  # tokens whose signature is remembered to hold
 
 log = logging.getLogger("sluicegate.identity")
 
@@ -74,6 +78,18 @@ class _Issuer:
     keys: IssuerKeys
 
 
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What a signature proved: which key made it, and what it signed."""
+
+    issuer: _Issuer
+    algorithm: str
+    kid: str | None
+    access: bool  # header `typ` is at+jwt
+    key: SigningKey
+    claims: Mapping[str, Any]
+
+
 class Verifier:
     """Verifies tokens of the configured issuers.
 
@@ -92,6 +108,8 @@ class Verifier:
         self._blocked = blocked
         self._issuers: dict[str, _Issuer] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._proofs: OrderedDict[bytes, _Proof] = OrderedDict()  # by the keyed digest of a token
+        self._digest_key = secrets.token_bytes(32)
         for config in issuers:
             if config.issuer in self._issuers:
                 raise ValueError(f"issuer {config.issuer} is configured twice")
@@ -126,13 +144,12 @@ class Verifier:
 
     async def verify(self, token: str) -> Principal:
         """The principal that a token proves. Raises IdentityError; waits for the network only on an unknown key id."""
-        unverified = parse(token)
-        issuer = self._issuer_of(unverified)
-        claims = await self._verified_claims(unverified, issuer)
+        proof = await self._proof(token)
+        claims, issuer = proof.claims, proof.issuer
         now = self._clock()
         expires = _check_times(claims, now, issuer.leeway)
         _check_audience(claims, issuer.config)
-        _check_purpose(claims, unverified.access)
+        _check_purpose(claims, proof.access)
         issuer.claims.check_kind(claims)
         subject = issuer.claims.subject(claims)
         principal = Principal(
@@ -171,17 +188,41 @@ class Verifier:
             raise IdentityError("token is signed in a way that is not accepted", "algorithm is not pinned for issuer")
         return issuer
 
-    async def _verified_claims(self, token: UnverifiedToken, issuer: _Issuer) -> Mapping[str, Any]:
+    async def _proof(self, token: str) -> _Proof:
+        """What the token's signature proves.
+
+        A client sends one token with each of its connections. That its signature holds under a key does not change;
+        whether that key is still the issuer's is asked each time, and so is everything that the claims say.
+        """
+        mark = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), key=self._digest_key, digest_size=32).digest()
+        known = self._proofs.get(mark)
+        if known is not None:
+            if known.key in await self._keys(known.issuer, known.kid, known.algorithm):
+                if mark in self._proofs:  # another may have dropped it while keys were asked for
+                    self._proofs.move_to_end(mark)
+                return known
+            self._proofs.pop(mark, None)
+        unverified = parse(token)
+        proof = await self._prove(unverified, self._issuer_of(unverified))
+        self._proofs[mark] = proof
+        if len(self._proofs) > _PROOFS:
+            self._proofs.popitem(last=False)
+        return proof
+
+    async def _keys(self, issuer: _Issuer, kid: str | None, algorithm: str) -> tuple[SigningKey, ...]:
         try:
-            candidates = await issuer.keys.candidates(token.kid, token.algorithm)
+            return await issuer.keys.candidates(kid, algorithm)
         except KeysError as error:
             public = "the gateway cannot check tokens of this issuer now; try again in a moment"
             raise IdentityError(public, f"no keys of {issuer.config.issuer}: {error}") from None
+
+    async def _prove(self, token: UnverifiedToken, issuer: _Issuer) -> _Proof:
+        candidates = await self._keys(issuer, token.kid, token.algorithm)
         for key in candidates:
             payload = _signed_payload(token, key)
             if payload is not None:
                 # what was signed, not what was looked at before: there is then only one reading of the token
-                return strict_json(payload)
+                return _Proof(issuer, token.algorithm, token.kid, token.access, key, strict_json(payload))
         why = "no signature holds" if candidates else "key id is unknown or its key does not fit the algorithm"
         raise IdentityError("token's signature does not hold; get a new token", f"{issuer.config.issuer}: {why}")
 

@@ -4,8 +4,8 @@ Which rule applies:
 - known origin: every rule with a glob on one of the column's origins; clear: none;
 - computed: every rule with a glob on the result column's name; and when the statement reads a relation with a column
   that a rule masks (or one whose columns are not known, where a rule could mask some), the value is withheld unless all
-  those rules say `unknown_origin: pass`. A computed column that also lists columns (its relation was written in the
-  same statement) takes their masks besides.
+  those rules say `unknown_origin: pass`, or it is known which columns it is computed from and no rule masks any. A
+  computed column that also lists columns (its relation was written in the same statement) takes their masks besides.
 Of several the strictest wins: withhold > null > redact > hash > tokenise > partial > date > watch; of two alike the one
 that shows less (fewer characters kept, a coarser date, a shorter hash); then the earlier one. A `watch` hides nothing:
 what is computed from its columns is nobody's secret.
@@ -119,6 +119,8 @@ class Masker:
             return None
         rules = list(dict.fromkeys(rule for origin in column.columns for rule in self._on_column(origin)))
         if column.origin is not Origin.KNOWN:
+            if column.depends is not None:
+                touching = [rule for one in column.depends for rule in self._hiding(one)]
             for rule in touching:
                 if rule.rule.unknown_origin != "pass":
                     return ColumnMask(rule.rule.rule, "withhold", withhold=True, constant=True)

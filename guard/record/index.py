@@ -212,11 +212,27 @@ class EvidenceIndex:
         with self._answering(damaged_ok) as connection:
             return queries.events(connection, kind, subject, since, until, limit)
 
+    def refusals(
+        self,
+        *,
+        subject: str | None = None,
+        resource: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 100,
+        damaged_ok: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Those who did not get a session, newest first: `seq, at, kind, listener, resource, client, subject,
+        claimed_user, application, why, count`. `subject` is a proven one, or what the client claimed to be.
+        """
+        with self._answering(damaged_ok) as connection:
+            return queries.refusals(connection, subject, resource, since, until, limit)
+
     def summary(
         self, subject: str, *, since: float | None = None, until: float | None = None, damaged_ok: bool = False
     ) -> dict[str, Any]:
-        """An incident in one answer: `sessions, commands (by decision), relations [{relation, access, commands}],
-        rows, bytes, masked [column], rules [{rule, decision, commands}], first_at, last_at`.
+        """An incident in one answer: `sessions, commands (by decision), relations [{relation, access, commands,
+        stopped}], rows, bytes, masked [column], rules [{rule, decision, commands}], first_at, last_at`.
         """
         with self._answering(damaged_ok) as connection:
             return queries.summary(connection, subject, since, until)

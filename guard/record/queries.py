@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, literal, or_, select, union_all
 
 from guard.record import index_schema as schema
 
 _MOST = 10_000  # answers are held in memory and sent through a socket
 _CHUNK = 500  # values in one IN (...)
+# those who did not get a session, whatever for
+REFUSALS = ("session.refused", "session.failed", "cancel.refused", "tls.refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,27 @@ def events(
     return [_event(row) for row in found]
 
 
+def refusals(
+    connection: Connection,
+    subject: str | None,
+    resource: str | None,
+    since: float | None,
+    until: float | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    table = schema.events
+    query = select(table, literal(None).label("name")).where(table.c.kind.in_(REFUSALS))
+    if subject:
+        # where no token was good there is only what the client said
+        query = query.where(
+            or_(table.c.subject == subject, func.json_extract(table.c.facts, "$.claimed_user") == subject)
+        )
+    if resource:
+        query = query.where(func.json_extract(table.c.facts, "$.resource") == resource)
+    query = _within(query, table.c.at, since, until)
+    return [_refusal(row) for row in connection.execute(query.order_by(table.c.seq.desc()).limit(_bounded(limit)))]
+
+
 def summary(connection: Connection, subject: str, since: float | None, until: float | None) -> dict[str, Any]:
     command, session, response = schema.commands, schema.sessions, schema.responses
     theirs = command.join(session, command.c.session == session.c.id)
@@ -145,8 +168,9 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
     decisions = narrowed(select(command.c.decision, count).select_from(theirs), command.c.at)
     rules = narrowed(select(command.c.rule, command.c.decision, count).select_from(theirs), command.c.at)
     relation = schema.profile_relations
+    stopped = func.sum(case((command.c.decision.in_(("deny", "terminate")), 1), else_=0)).label("stopped")
     touched = narrowed(
-        select(relation.c.relation, relation.c.access, count).select_from(
+        select(relation.c.relation, relation.c.access, count, stopped).select_from(
             theirs.join(relation, relation.c.profile == command.c.profile)
         ),
         command.c.at,
@@ -171,7 +195,7 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
         "sessions": connection.execute(taken).scalar_one(),
         "commands": {row.decision: row.commands for row in connection.execute(decisions.group_by(command.c.decision))},
         "relations": [
-            {"relation": row.relation, "access": row.access, "commands": row.commands}
+            {"relation": row.relation, "access": row.access, "commands": row.commands, "stopped": row.stopped}
             for row in connection.execute(
                 touched.group_by(relation.c.relation, relation.c.access).order_by(count.desc(), relation.c.relation)
             )
@@ -288,6 +312,12 @@ def _session(row: Row[Any]) -> dict[str, Any]:
 def _event(row: Row[Any]) -> dict[str, Any]:
     facts = orjson.loads(row.facts)
     return {"seq": row.seq, "at": _seconds(row.at), "kind": row.kind, "session": row.name, "facts": facts}
+
+
+def _refusal(row: Row[Any]) -> dict[str, Any]:
+    facts = orjson.loads(row.facts)
+    names = ("listener", "resource", "client", "subject", "claimed_user", "application", "why", "count")
+    return {"seq": row.seq, "at": _seconds(row.at), "kind": row.kind, **{name: facts.get(name) for name in names}}
 
 
 def _masked(columns: Any) -> list[dict[str, Any]]:

@@ -173,8 +173,8 @@ def _say_limits(report: Report, outside_head: bool) -> None:
         )
     if report.unsigned:
         report.limits.append(
-            f"the last {report.unsigned} records come after the last checkpoint: somebody who controls the machine "
-            "could have changed or removed them without leaving a trace"
+            "after the last checkpoint comes what somebody who controls the machine could have changed or removed "
+            f"without leaving a trace: {report.unsigned} of the records"
         )
     if not outside_head:
         report.limits.append(

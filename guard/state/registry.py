@@ -5,8 +5,9 @@ It is a convenience for people and for containment, not evidence: that is the jo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import batched
 
 from sqlalchemy import bindparam, insert, select, update
 
@@ -32,6 +33,15 @@ class SessionEntry:
     end_reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """When and why a session ended."""
+
+    id: str
+    at: float
+    reason: str
+
+
 # Made once: every connection of a client goes through these two, and building a statement costs more than running it.
 _START = insert(schema.sessions)
 _END = (
@@ -39,6 +49,21 @@ _END = (
     .where(schema.sessions.c.id == bindparam("which"), schema.sessions.c.ended_at.is_(None))
     .values(ended_at=bindparam("at"), end_reason=bindparam("why"))
 )
+
+
+_ROWS = 500  # in one statement; SQLite takes 32766 parameters
+_NAMES = tuple(schema.sessions.c.keys())
+_INSERT = f"INSERT INTO sessions ({', '.join(_NAMES)}) VALUES {{}}"  # noqa: S608 - columns of the schema, and marks
+_UPDATE = """UPDATE sessions SET ended_at = e.column2, end_reason = e.column3 FROM (VALUES {}) AS e
+    WHERE sessions.id = e.column1 AND sessions.ended_at IS NULL"""
+
+
+def _rows(count: int, width: int) -> str:
+    return ", ".join([f"({', '.join('?' * width)})"] * count)
+
+
+def _flat(rows: Iterable[object], names: Sequence[str]) -> list[object]:
+    return [getattr(row, name) for row in rows for name in names]
 
 
 class Sessions:
@@ -60,6 +85,23 @@ class Sessions:
                 known = connection.execute(select(table.c.id).where(table.c.id == session_id)).first()
                 if known is None:
                     raise StateError(f"session `{session_id}` is not registered")
+
+    def write(self, started: Sequence[SessionEntry], ended: Sequence[SessionEnd]) -> None:
+        """Starts and then ends of several sessions in one transaction. Raises StateError: then none is noted.
+
+        Of an end whose session is not registered or has ended nothing is noted.
+        """
+        ends: dict[str, SessionEnd] = {}
+        for end in ended:
+            ends.setdefault(end.id, end)
+        with self._database.write(durable=False) as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            # one statement for many rows: the thread must get the interpreter back after each one, from a busy loop
+            for entries in batched(started, _ROWS):
+                driver.execute(_INSERT.format(_rows(len(entries), len(_NAMES))), _flat(entries, _NAMES))
+            for some in batched(ends.values(), _ROWS):
+                driver.execute(_UPDATE.format(_rows(len(some), 3)), _flat(some, ("id", "at", "reason")))
 
     def end_all(self, gateway: str, at: float, reason: str) -> int:
         """End what a gateway left behind (called at its start, before it accepts anybody). Returns how many."""

@@ -9,7 +9,7 @@ is decided by lists of what is known; everything else is also UNKNOWN.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from protocols.contract import Analysis, Cacheable, Effect
@@ -75,10 +75,12 @@ def analyse(
     *,
     impersonates: tuple[str, ...] = (),
     body_known: bool = True,
+    keep: Callable[[Any], object] = lambda _: None,
 ) -> Analysis:
     """What the request does. `impersonates`: what the client's `Impersonate-*` headers ask for.
 
     `body_known`: False while the body has not arrived (or is above what is read): a request that has one is unknown.
+    `keep` is given the body as it was read, for who wants to look at more than what it does.
     """
     effects, why = _effects(request)
     facts = _facts(request)
@@ -92,7 +94,7 @@ def analyse(
         try:
             if not body_known:
                 raise Unreadable("the body is larger than what is read")
-            _judge_body(request, body, content_type, effects, facts)
+            _judge_body(request, body, content_type, effects, facts, keep)
         except Unreadable as error:
             effects.add(Effect.UNKNOWN)
             why = str(error)
@@ -203,13 +205,19 @@ def _facts(request: RequestInfo) -> dict[str, tuple[str, ...]]:
 
 
 def _judge_body(
-    request: RequestInfo, body: bytes, content_type: str, effects: set[Effect], facts: dict[str, tuple[str, ...]]
+    request: RequestInfo,
+    body: bytes,
+    content_type: str,
+    effects: set[Effect],
+    facts: dict[str, tuple[str, ...]],
+    keep: Callable[[Any], object],
 ) -> None:
     if not body:
         if request.verb in _WRITE_VERBS:
             raise Unreadable("the request has no body")
         return
     document = objects.read(body, content_type)
+    keep(document)
     data = not request.group and request.resource in ("secrets", "configmaps")
     if data and holds_placeholder(document):
         raise Unreadable("the body would write a masked value back: leave out the fields that you saw masked")

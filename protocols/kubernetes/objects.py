@@ -46,6 +46,18 @@ def read(body: bytes, content_type: str, limit: int = MAX_BODY) -> Any:
     raise Unreadable(f"a body of type `{kind[:80]}` is not read: send json")
 
 
+def strict_decoder() -> json.JSONDecoder:
+    """Reads one JSON value in a longer text; what it gives must pass `check`. Raises ValueError, `Unreadable`."""
+    return json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def check(text: str, value: Any) -> None:
+    """What a decoder does not see in the value that it made of this text. Raises `Unreadable`."""
+    if "\\u" in text:
+        _check_text(value)
+    _shallow(value)
+
+
 def read_json(body: bytes) -> Any:
     try:
         text = body.decode()
@@ -57,9 +69,8 @@ def read_json(body: bytes) -> Any:
     except ValueError:
         # the parser's own words could quote the body
         raise Unreadable("the body is not valid json") from None
-    if "\\u" in text:
-        _check_text(value)
-    return _shallow(value)
+    check(text, value)
+    return value
 
 
 def read_yaml(body: bytes) -> Any:

@@ -27,7 +27,14 @@ _SINGLE = frozenset(
         "limitBytes", "path", "includeObject", "stream", "ignoreStoreReadErrorWithClusterBreakingPotential",
     }
 )  # fmt: skip
+_NUMBERS = ("limit", "timeoutSeconds")  # one that is none makes the API server forget the field selector as well
+_NUMBER = re.compile(r"-?[0-9]{1,18}\Z")
 _KNOWN = {name.casefold(): name for name in (*_SINGLE, "dryRun", "command", "ports")}
+# a label selector that the API server can read: where it cannot, it forgets the field selector, too
+_LABEL = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DOMAIN = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_TERM = rf"(?:{_DOMAIN}(?:\.{_DOMAIN}){{0,9}}/)?{_LABEL}(?:(?:==|=|!=)(?:{_LABEL})?)?"
+_LABELS = re.compile(rf"{_TERM}(?:,{_TERM})*\Z")
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?\Z")  # groups, resources, subresources: RFC 1123 names
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
 _VERSION = re.compile(r"v[0-9]+(?:(?:alpha|beta)[0-9]+)?\Z")
@@ -128,11 +135,11 @@ def _resource_request(method: str, target: Target, group: str, version: str, par
         raise RequestRefused("the path ends in `/`: leave that out")
     field_selector, label_selector = _one(target, "fieldSelector"), _one(target, "labelSelector")
     selected = _selected_name(field_selector)
+    if label_selector and not _LABELS.match(label_selector):
+        selected = ""
     if verb == "get" and not name:
         verb = "watch" if _truth(target, "watch") else "list"
-        # a list of one name is authorised as that name
-        name = selected
-    elif verb == "watch" and not name:
+        # a list of one name is authorised as that name; behind `/watch/` the server does not look at the selector
         name = selected
     elif verb == "delete" and not name:
         verb = "deletecollection"
@@ -161,7 +168,7 @@ def _object_name(text: str) -> str:
 
 def _check_parameters(target: Target) -> None:
     seen: set[str] = set()
-    for key, _ in target.query:
+    for key, value in target.query:
         known = _KNOWN.get(key.casefold())
         if known is None:
             continue
@@ -170,6 +177,8 @@ def _check_parameters(target: Target) -> None:
         if key in _SINGLE and key in seen:
             raise RequestRefused(f"the query says `{key}` twice")
         seen.add(key)
+        if key in _NUMBERS and not _NUMBER.match(value):
+            raise RequestRefused(f"the query's `{key}` is no number")
 
 
 def _one(target: Target, name: str) -> str:

@@ -31,16 +31,21 @@ def _placeholder(_: bytes) -> bytes:
     return PLACEHOLDER.encode()
 
 
+def _nothing(_namespace: str, _name: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class MaskedObjects:
-    """What is masked: `resources` of the core group. Secrets of an exempt type pass (`helm.sh/release.v1`).
+    """What is masked: `resources` of the core group.
 
-    `replace` makes the mask of one value; what it raises withholds the answer.
+    `shows` says of a namespace and a name whether that Secret's values may be seen, for answers that hold several.
+    `replace` makes the mask of one value. What either raises withholds the answer.
     """
 
     resources: frozenset[str] = frozenset({"secrets"})
-    exempt_types: frozenset[str] = frozenset()
     replace: Callable[[bytes], bytes] = _placeholder
+    shows: Callable[[str, str], bool] = _nothing
 
     def applies(self, request: RequestInfo) -> bool:
         """Whether answers to this request may hold such an object."""
@@ -75,8 +80,13 @@ def mask_event(line: bytes, request: RequestInfo, what: MaskedObjects, limit: in
     return _mask_text(line, "application/json", request, what, limit)
 
 
+def walk_of(request: RequestInfo, what: MaskedObjects) -> Walk:
+    """Masks what an answer to this request is made of. Its methods raise `Withheld`, and whatever the masks raise."""
+    return Walk(_KINDS.get(request.resource, ""), what)
+
+
 def _mask_text(body: bytes, content_type: str, request: RequestInfo, what: MaskedObjects, limit: int) -> Masked:
-    walk = _Walk(_KINDS.get(request.resource, ""), what)
+    walk = walk_of(request, what)
     try:
         document = objects.read(body, content_type, limit)
         if not isinstance(document, dict):
@@ -96,7 +106,7 @@ def _mask_text(body: bytes, content_type: str, request: RequestInfo, what: Maske
     return Masked(text + b"\n" * body.endswith(b"\n"), tuple(walk.fields), tuple(walk.values))
 
 
-class _Walk:
+class Walk:
     """One pass over a document, in place."""
 
     def __init__(self, kind: str, what: MaskedObjects) -> None:
@@ -119,9 +129,11 @@ class _Walk:
             for item in document["items"]:
                 if not isinstance(item, dict):
                     raise Withheld("a list holds what is no object")
-                self._object(item)
+                self.object(item)
+        elif document.get("items") is not None:
+            raise Withheld("a list that is none cannot be masked")
         # whatever it calls itself: an object that has values has them masked
-        self._object(document)
+        self.object(document)
 
     def _table(self, table: dict[str, Any]) -> None:
         rows = table.get("rows")
@@ -130,18 +142,21 @@ class _Walk:
                 raise Withheld("a table holds what is no row")
             shown = row.get("object")
             if isinstance(shown, dict):
-                self._object(shown)
+                self.object(shown)
 
     def _no_values(self, document: Mapping[str, Any]) -> None:
         if document.keys() - _STATUS:
             raise Withheld("a status holds what only an object has")
 
-    def _object(self, item: dict[str, Any]) -> None:
+    def object(self, item: dict[str, Any], *, applied: bool = False) -> None:
+        """One object, or a part of one. `applied`: as somebody else once wrote it, so that its name proves nothing."""
         metadata = item.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
-        if self._kind == "Secret" and item.get("type") in self._what.exempt_types:
+        place = metadata.get("namespace", ""), metadata.get("name", "")
+        named = bool(place[1]) and all(isinstance(part, str) for part in place)
+        if self._kind == "Secret" and not applied and named and self._what.shows(*place):
             return
-        name = f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
+        name = "/".join(map(str, place))
         for key, encoded in _VALUES.items():
             # a ConfigMap's `data` is text
             self._values(item, key, encoded and (self._kind == "Secret" or key == "binaryData"), name)
@@ -191,7 +206,7 @@ class _Walk:
         nested = inner.get("annotations") if isinstance(inner, dict) else None
         if isinstance(nested, dict):
             nested.pop(LAST_APPLIED, None)
-        self._object(applied)
+        self.object(applied, applied=True)
         del self.fields[before:]  # named once already
         annotations[LAST_APPLIED] = json.dumps(applied, ensure_ascii=False, separators=(",", ":")) + "\n"
 

@@ -20,6 +20,7 @@ _TOP_DATA = frozenset({"data", "stringData", "binaryData"})  # of Secrets and Co
 # keys that are true or false, and the fact that they set
 _FLAGS = {
     "privileged": "kube.privileged",
+    "hostProcess": "kube.privileged",  # the same on Windows
     "hostNetwork": "kube.host_network",
     "hostPID": "kube.host_pid",
     "hostIPC": "kube.host_ipc",
@@ -36,7 +37,9 @@ _TEXTS = {
 }
 _REFERENCES = {"secretRef": "kube.secret_ref", "secretKeyRef": "kube.secret_ref"}
 _LISTS = {"command": "kube.container_command", "args": "kube.container_command"}
-_PARENT_KEYS = frozenset({*_FLAGS, *_TEXTS, *_REFERENCES, *_LISTS, "hostPath", "capabilities", "ephemeralContainers"})
+_PARENT_KEYS = frozenset(
+    {*_FLAGS, *_TEXTS, *_REFERENCES, *_LISTS, "hostPath", "local", "capabilities", "ephemeralContainers"}
+)
 
 Facts = dict[str, dict[str, None]]  # ordered sets
 
@@ -112,6 +115,8 @@ def _meaning(key: str, value: Any, found: Facts) -> None:
                 _add(found, _LISTS[key], item)
     elif key == "hostPath":
         _add(found, "kube.host_path", value.get("path", "") if isinstance(value, Mapping) else value)
+    elif key == "local" and isinstance(value, Mapping) and value.get("path"):
+        _add(found, "kube.host_path", value["path"])  # of a PersistentVolume: a folder of its node
     elif key == "capabilities":
         added = value.get("add") if isinstance(value, Mapping) else value
         for item in added if isinstance(added, list) else [added]:

@@ -69,7 +69,7 @@ class Answers(Masking):
         entry.rows = ok.affected
         entry.tag = b"OK, %d affected" % ok.affected
         if ok.info:
-            entry.tag += b" (" + ok.info[:256] + b")"
+            entry.tag += b" (" + _said(ok.info)[:256] + b")"
         replaced: bytes | None = None
         if self.masking and ok.last_id and entry.verdict is not None and chooses_id(entry.verdict):
             # LAST_INSERT_ID(expression) makes an id of any value: it is not told where a masked column is in reach
@@ -278,3 +278,8 @@ def _names(statement: Statement, name: bytes) -> bool:
     escaped = name.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
     doubled = name.replace(b"'", b"''")
     return bool(name) and any(form in statement.text for form in (name, escaped, doubled))
+
+
+def _said(info: bytes) -> bytes:
+    """The text of an OK packet: without session tracking servers put its length before it, too."""
+    return info[1:] if info[0] == len(info) - 1 else info

@@ -19,6 +19,7 @@ from protocols.mysql.judging import Judge
 from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Pending, Prepared, Verdict
 from protocols.mysql.state import SessionState
+from protocols.records import answered
 
 
 @dataclass(slots=True)
@@ -80,7 +81,8 @@ class SessionBase:
         raise NotImplementedError
 
     def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
-        raise NotImplementedError
+        """Puts the response of `entry` on record."""
+        answered(self.port, self.session_id, entry, status, sqlstate)
 
     def _capture(self, entry: Pending, data: bytes) -> None:
         raise NotImplementedError

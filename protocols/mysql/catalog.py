@@ -18,7 +18,9 @@ from typing import Any
 
 from protocols.mysql.catalog_queries import SCHEMA_ONLY, CatalogRows
 
-__all__ = ["Catalog", "Column", "Relation", "Routine", "Trigger", "build", "builtin_catalog", "schema_only"]
+__all__ = [
+    "Catalog", "Column", "ForeignKey", "Relation", "Routine", "Trigger", "build", "builtin_catalog", "schema_only",
+]  # fmt: skip
 
 SYSTEM_SCHEMAS = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
 _CASELESS_SCHEMAS = frozenset({"information_schema", "performance_schema", "sys"})
@@ -89,11 +91,26 @@ class Routine:
     sql_mode: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key that changes rows by itself: of `schema.name`, whose `columns` point at the `referenced` ones.
+
+    `on_delete` and `on_update` are `cascade`, `set null`, `set default`, or "" where the server only refuses.
+    """
+
+    schema: str
+    name: str
+    columns: frozenset[str]  # in lower case, like `referenced`
+    referenced: frozenset[str]
+    on_delete: str = ""
+    on_update: str = ""
+
+
 class Catalog:
     """See the module's docstring. `open_world`: made without a server, so names that are not here say nothing."""
 
     __slots__ = (
-        "_memo", "_relations", "_routines", "character_sets", "charset_server", "collations", "flavour",
+        "_keys", "_memo", "_relations", "_routines", "character_sets", "charset_server", "collations", "flavour",
         "loadable_known", "lower_case_table_names", "open_world", "routines_known", "schemas", "server_version",
         "sql_mode", "version",
     )  # fmt: skip
@@ -110,6 +127,7 @@ class Catalog:
         schemas: Sequence[str] = (),
         relations: Sequence[Relation] = (),
         routines: Sequence[Routine] = (),
+        foreign_keys: Mapping[tuple[str, str], Sequence[ForeignKey]] | None = None,
         collations: Mapping[int, tuple[str, str]] | None = None,
         loadable_known: bool = True,
         routines_known: bool = True,
@@ -131,6 +149,9 @@ class Catalog:
         self._routines: dict[tuple[str, str], list[Routine]] = {}
         for routine in routines:
             self._routines.setdefault((self._fold(routine.schema), routine.name.lower()), []).append(routine)
+        self._keys: dict[tuple[str, str], list[ForeignKey]] = {}  # by the table that they point at
+        for (schema, name), keys in (foreign_keys or {}).items():
+            self._keys.setdefault(self._key(schema, name), []).extend(keys)
         self._memo: dict[Hashable, Any] = {}
 
     def _fold(self, name: str) -> str:
@@ -158,6 +179,13 @@ class Catalog:
             if kind is None or routine.kind == kind:
                 return routine
         return None
+
+    def pointing_at(self, schema: str, name: str) -> Sequence[ForeignKey]:
+        """The foreign keys that change rows of other tables (or its own) when this table's rows change.
+
+        As far as the account sees them: information_schema hides keys of tables on which it has no privilege.
+        """
+        return self._keys.get(self._key(schema, name), ())
 
     @property
     def relations(self) -> Sequence[Relation]:
@@ -253,10 +281,35 @@ def build(rows: CatalogRows) -> Catalog:
         schemas=[_text(row[0]) for row in rows["schemas"]],
         relations=relations,
         routines=routines,
+        foreign_keys=_foreign_keys(rows),
         collations={int(r[0] or 0): (_text(r[1]), _text(r[2])) for r in collations},
         loadable_known="loadable" in rows,
         routines_known=grants.everywhere("EXECUTE"),
     )
+
+
+_ACTIONS = frozenset({"cascade", "set null", "set default"})
+
+
+def _foreign_keys(rows: CatalogRows) -> Mapping[tuple[str, str], Sequence[ForeignKey]]:
+    """The keys that act, by the table that they point at."""
+    acting: dict[tuple[str, ...], tuple[str, str]] = {}
+    for schema, constraint, table, on_update, on_delete in rows["foreign_keys"]:
+        actions = [a if a in _ACTIONS else "" for a in (_text(on_delete).lower(), _text(on_update).lower())]
+        if any(actions):
+            acting[_text(schema), _text(constraint), _text(table)] = (actions[0], actions[1])
+    columns: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for row in rows["foreign_key_columns"]:
+        schema, constraint, table, column, to_schema, to_table, to_column = (_text(value) for value in row)
+        if (schema, constraint, table) in acting:
+            columns.setdefault((schema, constraint, table, to_schema, to_table), []).append((column, to_column))
+    found: dict[tuple[str, str], list[ForeignKey]] = {}
+    for (schema, constraint, table, to_schema, to_table), pairs in columns.items():
+        on_delete, on_update = acting[schema, constraint, table]
+        own, referenced = (frozenset(name.lower() for name in names) for names in zip(*pairs, strict=True))
+        key = ForeignKey(schema, table, own, referenced, on_delete, on_update)
+        found.setdefault((to_schema, to_table), []).append(key)
+    return found
 
 
 _KINDS = {

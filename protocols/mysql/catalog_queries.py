@@ -32,11 +32,39 @@ SCHEMA_ONLY: Mapping[str, frozenset[str]] = {
             "table_constraints_extensions", "table_privileges", "triggers", "user_attributes", "user_privileges",
             "views", "view_routine_usage", "view_table_usage", "global_status", "session_status",
             "global_variables", "session_variables", "geometry_columns", "spatial_ref_sys", "sequences", "periods",
-            "key_period_usage",
+            "key_period_usage", "libraries", "all_plugins", "profiling", "query_response_time",
+            "innodb_tables", "innodb_columns", "innodb_indexes", "innodb_fields", "innodb_foreign",
+            "innodb_foreign_cols", "innodb_tablespaces", "innodb_tablespaces_brief", "innodb_datafiles",
+            "innodb_virtual", "innodb_metrics", "innodb_tablestats", "innodb_cmp", "innodb_cmpmem",
+            "innodb_cmp_per_index", "innodb_buffer_pool_stats", "innodb_ft_default_stopword",
+            "innodb_sys_tables", "innodb_sys_columns", "innodb_sys_indexes", "innodb_sys_fields", "innodb_sys_foreign",
+            "innodb_sys_foreign_cols", "innodb_sys_tablespaces", "innodb_sys_datafiles", "innodb_sys_virtual",
+            "innodb_sys_tablestats",
         }
     ),
     "performance_schema": frozenset(
-        {"global_status", "session_status", "global_variables", "session_variables", "variables_info"}
+        {
+            "global_status", "session_status", "global_variables", "session_variables", "variables_info",
+            "column_masking_policy", "setup_actors", "setup_consumers", "setup_instruments", "setup_objects",
+            "performance_timers", "events_waits_summary_global_by_event_name",
+            "events_stages_summary_global_by_event_name", "events_statements_summary_global_by_event_name",
+            "file_summary_by_event_name", "file_summary_by_instance", "table_io_waits_summary_by_table",
+            "table_io_waits_summary_by_index_usage", "table_lock_waits_summary_by_table",
+            "memory_summary_global_by_event_name", "replication_group_members",
+        }
+    ),
+    "mysql": frozenset(
+        {
+            "time_zone", "time_zone_name", "time_zone_transition", "time_zone_transition_type",
+            "time_zone_leap_second", "help_topic", "help_category", "help_keyword", "help_relation",
+            "engine_cost", "server_cost",
+        }
+    ),
+    "sys": frozenset(
+        {
+            "version", "schema_redundant_indexes", "schema_unused_indexes", "schema_object_overview",
+            "schema_auto_increment_columns",
+        }
     ),
 }  # fmt: skip
 # columns of those that are computed from rows
@@ -81,6 +109,15 @@ def catalog_queries(flavour: str) -> Mapping[str, Question]:
             "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_TYPE, ROUTINE_DEFINITION, IS_DETERMINISTIC,"
             " SQL_DATA_ACCESS, SQL_MODE FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'"
         ),
+        "foreign_keys": Question(
+            "SELECT CONSTRAINT_SCHEMA, CONSTRAINT_NAME, TABLE_NAME, UPDATE_RULE, DELETE_RULE"
+            " FROM information_schema.REFERENTIAL_CONSTRAINTS"
+        ),
+        "foreign_key_columns": Question(
+            "SELECT CONSTRAINT_SCHEMA, CONSTRAINT_NAME, TABLE_NAME, COLUMN_NAME, REFERENCED_TABLE_SCHEMA,"
+            " REFERENCED_TABLE_NAME, REFERENCED_COLUMN_NAME"
+            " FROM information_schema.KEY_COLUMN_USAGE WHERE REFERENCED_TABLE_NAME IS NOT NULL"
+        ),
         "collations": Question(
             "SELECT ID, COLLATION_NAME, CHARACTER_SET_NAME FROM information_schema.COLLATIONS WHERE ID IS NOT NULL"
         ),
@@ -120,8 +157,8 @@ def _hash(*columns: str) -> str:
 def digest_query() -> str:
     """One row: the server's clock, a text, the clock again.
 
-    The text changes with every name, view, column, trigger, routine and privilege that the account can see. It reads
-    all of information_schema, as the load does, but sends 300 bytes.
+    The text changes with every name, view, column, trigger, routine, foreign key and privilege that the account can
+    see. It reads all of information_schema, as the load does, but sends 300 bytes.
     """
     parts = (
         "@@GLOBAL.sql_mode",
@@ -136,6 +173,10 @@ def digest_query() -> str:
         " FROM information_schema.TRIGGERS)",
         f"(SELECT {_hash('ROUTINE_SCHEMA', 'ROUTINE_NAME', 'ROUTINE_TYPE', 'ROUTINE_DEFINITION', 'SQL_DATA_ACCESS')}"  # noqa: S608
         " FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys')",
+        f"(SELECT {_hash('CONSTRAINT_SCHEMA', 'CONSTRAINT_NAME', 'TABLE_NAME', 'UPDATE_RULE', 'DELETE_RULE')}"  # noqa: S608
+        " FROM information_schema.REFERENTIAL_CONSTRAINTS)",
+        f"(SELECT {_hash('CONSTRAINT_SCHEMA', 'CONSTRAINT_NAME', 'TABLE_NAME', 'COLUMN_NAME', 'REFERENCED_TABLE_SCHEMA', 'REFERENCED_TABLE_NAME', 'REFERENCED_COLUMN_NAME')}"  # noqa: E501, S608
+        " FROM information_schema.KEY_COLUMN_USAGE WHERE REFERENCED_TABLE_NAME IS NOT NULL)",
         f"(SELECT {_hash('GRANTEE', 'PRIVILEGE_TYPE')} FROM information_schema.USER_PRIVILEGES WHERE {_WANTED})",  # noqa: S608
         f"(SELECT {_hash('GRANTEE', 'TABLE_SCHEMA', 'PRIVILEGE_TYPE')}"  # noqa: S608
         f" FROM information_schema.SCHEMA_PRIVILEGES WHERE {_WANTED})",

@@ -1,152 +1,36 @@
-"""From bytes to a verdict, with caches whose keys hold everything that changes the meaning.
-
-Three levels: exact text in the session, exact text on the resource, normalised shape on the resource. An analysis is
-shared only as far as its own `cacheable` says.
-"""
+"""Verdicts on MySQL's texts. How they are cached: `protocols.judging`."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-
-from cachetools import LRUCache
-
-from protocols.contract import Cacheable, Decision, Effect, SessionPort
-from protocols.judged import decision_on
+from protocols.contract import Analysis
+from protocols.judging import SESSION_TEXTS, AnalysisCache, StatementJudge, StatementVerdict
 from protocols.mysql.catalog import Catalog
-from protocols.mysql.evidence import command_static, text_field
 from protocols.mysql.origins import reach
 from protocols.mysql.state import SessionState
 from protocols.mysql.statements import CommandAnalysis, analyse, shape_key
 
-MAX_CACHED_TEXT = 8192  # bytes; longer statements are analysed each time
-SESSION_TEXTS = 256
-_PROBE = ("0",) * 64  # stands for the parameters of any statement: is one of them taken for a secret by its place
+__all__ = ["SESSION_TEXTS", "AnalysisCache", "Judge", "Verdict"]
 
-# what may change names, or what they stand for
-_RENAMES = frozenset(e for e in Effect if e.value.startswith(("ddl.", "priv.", "exec.", "admin.config"))) | {
-    Effect.UNKNOWN
-}
+Verdict = StatementVerdict[CommandAnalysis]
 
 
-@dataclass(slots=True)
-class Verdict:
-    """One text, analysed and decided, under one meaning of its names and one policy."""
-
-    command: CommandAnalysis
-    text: bytes  # its own; an analysis may be shared by texts of the same shape
-    decision: Decision
-    fixed: bytes  # the finished part of its command record
-    redacted: bool  # the text, or a parameter by its place in it, is a secret
-    touches: bool  # reads a relation that has masked columns for this identity, or cannot be sure that it does not
-    changes: bool  # changes what later texts mean
-    renames: bool  # may change names in the catalog
-
-
-class AnalysisCache:
-    """Analyses shared by all sessions on one resource. Bounded by count; entries hold texts of bounded length."""
-
-    def __init__(self, size: int = 4096) -> None:
-        self.texts: LRUCache[Hashable, CommandAnalysis] = LRUCache(size)
-        self.shapes: LRUCache[Hashable, CommandAnalysis] = LRUCache(size)
-
-
-class Judge:
+class Judge(StatementJudge[CommandAnalysis, Catalog, SessionState]):
     """Verdicts for one session."""
 
-    __slots__ = ("_cache", "_catalog", "_epoch", "_meaning", "_policy", "_port", "_shapes", "_state", "_texts")
+    __slots__ = ()
 
-    def __init__(self, port: SessionPort, state: SessionState, cache: AnalysisCache) -> None:
-        self._port = port
-        self._state = state
-        self._cache = cache
-        self._texts: dict[bytes, Verdict] = {}
-        self._shapes: dict[bytes, Verdict] = {}
-        self._catalog: Catalog | None = None
-        self._meaning: Hashable = None
-        self._policy: object = None
-        self._epoch: object = object()
+    PLACEHOLDER = b"?"
+
+    def _analyse(self, text: bytes, catalog: Catalog | None) -> CommandAnalysis:
+        return analyse(text, self._state, catalog)
+
+    def _shape_key(self, text: bytes) -> bytes | None:
+        return shape_key(text)
+
+    def _reach(self, analysis: Analysis, catalog: Catalog | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return reach(analysis, catalog)
 
     def epoch(self, catalog: Catalog | None) -> object:
-        """An object that stays the same while every earlier verdict of this session still stands."""
         if catalog is not None and self._state.touched:
             self._state.catalog_read()  # the port gives none that is older than the session's own definitions
-        meaning, policy = self._state.meaning_key(), self._port.policy_epoch()
-        if catalog is not self._catalog or policy is not self._policy or meaning != self._meaning:
-            same_names = catalog is not None and self._catalog is not None and catalog.version == self._catalog.version
-            self._catalog = catalog
-            if policy is not self._policy or meaning != self._meaning or not same_names:
-                self._policy, self._meaning = policy, meaning
-                self._epoch = object()
-                self._texts.clear()
-                self._shapes.clear()
-        return self._epoch
-
-    def judge(self, text: bytes, catalog: Catalog | None) -> Verdict:
-        """The verdict on one message's text. Call `epoch` first: it drops what no longer stands."""
-        verdict = self._texts.get(text)
-        if verdict is not None and verdict.decision.valid_until > self._port.now_ns() / 1e9:
-            return verdict
-        if len(text) > MAX_CACHED_TEXT or catalog is None:
-            return self.verdict(text, analyse(text, self._state, catalog))
-        shape = shape_key(text)
-        if shape is not None and (like := self._shapes.get(shape)) is not None:
-            if like.decision.valid_until <= self._port.now_ns() / 1e9:
-                self._shapes.clear()
-            else:
-                return self._like(text, like)
-        command = self._analysis(text, shape, catalog)
-        verdict = self.verdict(text, command)
-        if command.analysis.cacheable is not Cacheable.NO:
-            if len(self._texts) >= SESSION_TEXTS:
-                self._texts.clear()
-            self._texts[text] = verdict
-        if shape is not None and command.analysis.cacheable is Cacheable.SHAPE:
-            if len(self._shapes) >= SESSION_TEXTS:
-                self._shapes.clear()
-            self._shapes[shape] = verdict
-        return verdict
-
-    def _analysis(self, text: bytes, shape: bytes | None, catalog: Catalog) -> CommandAnalysis:
-        cache, world = self._cache, (self._meaning, catalog.version)
-        command: CommandAnalysis | None = cache.texts.get((text, world))
-        if command is None and shape is not None:
-            command = cache.shapes.get((shape, world))
-        if command is None:
-            command = analyse(text, self._state, catalog)
-            if command.analysis.cacheable is not Cacheable.NO:
-                cache.texts[(text, world)] = command
-            if shape is not None and command.analysis.cacheable is Cacheable.SHAPE:
-                cache.shapes[(shape, world)] = command
-        return command
-
-    def _text(self, text: bytes) -> tuple[bytes, bool]:
-        shown = text.decode("utf-8", "replace")
-        safe = self._port.redact(shown)
-        secret = safe != shown or (b"?" in text and self._port.redact_params(shown, _PROBE) != _PROBE)
-        return text_field(safe), secret
-
-    def _like(self, text: bytes, like: Verdict) -> Verdict:
-        if like.redacted or b"'" in text or b"?" in text:
-            field, redacted = self._text(text)
-        else:  # numbers are all that differs, and the other text held no secret
-            field, redacted = text_field(text.decode()), False
-        fixed = like.fixed[: like.fixed.rindex(b',"text":')] + field
-        return Verdict(like.command, text, like.decision, fixed, redacted, like.touches, like.changes, like.renames)
-
-    def verdict(self, text: bytes, command: CommandAnalysis) -> Verdict:
-        """Decides on an analysis that exists already; `text` is what goes on record."""
-        analysis = command.analysis
-        decision = decision_on(analysis, [s.analysis for s in command.statements], self._port.decide)
-        field, redacted = self._text(text)
-        masker = self._port.masker
-        return Verdict(
-            command,
-            text,
-            decision,
-            command_static(analysis, decision, self._port.redact(analysis.shape)) + field,
-            redacted,
-            masker is not None and masker.touches(*reach(analysis, self._catalog)),
-            any(s.changes for s in command.statements) or not command.statements,
-            not _RENAMES.isdisjoint(analysis.effects),
-        )
+        return super().epoch(catalog)

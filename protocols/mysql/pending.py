@@ -7,6 +7,7 @@ from typing import Any
 
 from protocols.mysql.judging import Verdict
 from protocols.mysql.state import SessionState
+from protocols.records import Answered
 
 __all__ = ["Awaited", "Cursor", "Pending", "Prepared", "Verdict"]
 
@@ -101,10 +102,9 @@ class Prepared:
         return ahead
 
 
-class Pending:
+class Pending(Answered):
     """One command in flight, or judged and waiting. Defaults stand on the class: most commands set few of these."""
 
-    number = 0  # of its command record; 0: not on record
     verdict: Verdict | None = None
     prepared: Prepared | None = None
     option = 0  # of COM_SET_OPTION
@@ -118,14 +118,6 @@ class Pending:
     keeps_head = False  # the client asked for a cursor
     head = b""  # then: the column count and the definitions, as they went to the client
     cursor: Cursor | None = None
-    started = 0  # ns
-    rows = 0
-    size = 0
-    parts: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of the response
-    input: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of a local file's content
-    room = 0
-    columns = b""  # of the response record
-    tag = b""
 
     def __init__(self, command: int, awaited: Awaited, verdict: Verdict | None = None) -> None:
         self.command = command  # its first byte

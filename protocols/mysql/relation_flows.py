@@ -167,16 +167,15 @@ class Relations:
         opaque = [(c.name, Flow(frozenset({f"{own}.{c.name}"})) | ANYTHING) for c in relation.columns], ANYTHING
         if relation.definition is None:
             return opaque
-        body = view_body(relation, self._catalog).analysis
-        if body.unknown:
+        body = view_body(relation, self._catalog)
+        if body.analysis.unknown or body.tree is None:
             return opaque
-        inner = type(self)(self._catalog, None, opens=opens(body))
+        inner = type(self)(self._catalog, None, opens=opens(body.analysis))
         inner._views = [*self._views, own]
         inner._depth, inner._nodes = self._depth, self._nodes
         try:
-            tree = sqlglot.parse_one(relation.definition, read="mysql")
-            found = inner._query(tree, None, {})
-        except (sqlglot.errors.SqlglotError, RecursionError, Untraceable):
+            found = inner._query(body.tree, None, {})
+        except (RecursionError, Untraceable):
             return opaque
         finally:
             self._nodes = inner._nodes

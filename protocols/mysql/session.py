@@ -20,12 +20,8 @@ INVARIANT: no sockets and no clock: time comes from the port.
 
 from __future__ import annotations
 
-from base64 import b64encode
-
-from orjson import dumps
-
 from protocols.contract import Outcome, RecordFailed, SessionPort, Side, Wait
-from protocols.mysql import errors, evidence
+from protocols.mysql import errors
 from protocols.mysql.backend import Backend
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.errors import Code, ProtocolError, err_packet
@@ -220,29 +216,3 @@ class MysqlSession(Frontend, Backend):
             self._client(later[:_PIECE])
         if self._later and self.waiting is None and not self.ended:
             self.waiting = Wait.SERVER
-
-    def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
-        """Puts the response of `entry` on record (buffered: it is written with the next flush or within moments)."""
-        if not entry.number:
-            return
-        now = self.port.now_ns()
-        extra = b',"sqlstate":' + dumps(sqlstate) if sqlstate else b""  # the upstream's word: it may hold anything
-        if entry.input:
-            extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
-        body = evidence.response(
-            self.session_id,
-            entry.number,
-            now,
-            status,
-            entry.rows,
-            entry.size,
-            (now - entry.started) // 1000,
-            entry.tag,
-            entry.parts,
-            entry.room < 0,
-            entry.columns,
-            extra,
-        )
-        self.port.record("response", body)
-        entry.parts = ()
-        entry.rows = entry.size = 0

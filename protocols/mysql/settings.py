@@ -38,7 +38,7 @@ HARMLESS = words(
     cte_max_recursion_depth max_recursive_iterations use_stat_tables identity
     sql_auto_is_null sql_quote_show_create sql_big_selects sql_select_limit sql_buffer_result
     use_secondary_engine show_create_table_verbosity preload_buffer_size
-    standard_compliant_cte progress_report_time end_markers_in_json
+    standard_compliant_cte progress_report_time end_markers_in_json terminology_use_previous
     """
 )
 _GUARDS = words(
@@ -67,6 +67,7 @@ _CHARACTER_SETS = words(
     gbk gb2312 gb18030 big5 sjis cp932 euckr ujis eucjpms swe7
     """
 )
+_WIDE = words("ucs2 utf16 utf16le utf32")  # of literals, never of a client
 # a client may switch to these: bytes beyond ASCII never hide a quote or a backslash in them, and they are decoded here
 SAFE_CHARACTER_SETS = words("utf8 utf8mb3 utf8mb4 latin1 ascii binary")
 SAFE_COLLATIONS = SAFE_CHARACTER_SETS | {"uca1400"}  # by what their names begin with
@@ -116,6 +117,11 @@ def charset_of(value: str | None) -> str | None:
     """A character set as the server calls it; None: not one that is known."""
     name = value.strip().lower() if value is not None else ""
     return name if name in _CHARACTER_SETS else None
+
+
+def introduces(name: str) -> bool:
+    """Whether `_name` before a literal says its character set. Its bytes are read as the session's all the same."""
+    return name.lower() in _CHARACTER_SETS | _WIDE
 
 
 def modes_of(value: str | None) -> frozenset[str] | None:

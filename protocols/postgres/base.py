@@ -20,6 +20,7 @@ from protocols.postgres.messages import Fields
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
+from protocols.records import answered
 
 Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
 
@@ -83,7 +84,8 @@ class SessionBase:
         raise NotImplementedError
 
     def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
-        raise NotImplementedError
+        """Puts the response of `entry` on record."""
+        answered(self.port, self.session_id, entry, status, sqlstate)
 
     def _tell(self, message: bytes) -> None:
         raise NotImplementedError

@@ -62,7 +62,7 @@ class Catalog(CatalogNames):
         found = self.types_by_oid.get(oid)
         if found is None:
             return UNKNOWN
-        effects = self.live_casts.get(oid, NONE)
+        effects = self.live_casts.get(oid, NONE) | self.explicit_casts.get(oid, NONE)
         if found.element and found.category == "A":
             return effects | self._type_effects(found.element, seen)
         if found.kind == "d":
@@ -82,6 +82,10 @@ class Catalog(CatalogNames):
                 function = self.functions_by_oid.get(code)
                 effects |= NONE if function is not None and not function.effects else CAST
             return effects | self._type_effects(found.subtype, seen)
+        if found.kind == "m" and oid >= FIRST_USER_OID:  # the catalog's rows do not say which range it is made of
+            for one in self.types_by_oid.values():
+                if one.kind == "r" and one.oid >= FIRST_USER_OID:
+                    effects |= self._type_effects(one.oid, seen)
         if found.kind == "b" and oid >= FIRST_USER_OID and found.element == 0:
             effects |= extension_effects(found.extension or "", found.name, False, "c")
         return effects
@@ -99,6 +103,18 @@ class Catalog(CatalogNames):
         for _, column_type in owner.columns.values() if owner is not None else ():
             effects |= self.cast_effects(column_type, depth + 1)
         return effects
+
+    def reads_text(self, oid: int, depth: int = 0) -> bool:
+        """Whether an operator turns an untyped literal beside a value of this type into this very type.
+
+        Arrays and ranges: their operators are polymorphic. Of a domain over anything else the base type is taken.
+        """
+        found = self.types_by_oid.get(oid)
+        if found is None or depth > 8:
+            return True
+        if found.kind == "d":
+            return self.reads_text(found.base, depth + 1)
+        return found.category == "A" or found.kind in ("r", "m")
 
     def tree_effects(self, text: str | None) -> tuple[frozenset[Effect], tuple[str, ...]]:
         """What evaluating a stored expression may run, and the names of the functions that are no plain built-ins."""
@@ -130,7 +146,11 @@ class Catalog(CatalogNames):
             self._facts[oid] = self._read_facts(oid)
         return self._facts[oid]
 
-    def _read_facts(self, start: int) -> ViewFacts:
+    def refresh_facts(self, oid: int) -> ViewFacts:
+        """What REFRESH MATERIALIZED VIEW brings along: its body runs, which reading it does not do."""
+        return self._read_facts(oid, refreshed=oid)
+
+    def _read_facts(self, start: int, refreshed: int = 0) -> ViewFacts:
         reads: list[str] = []
         effects: frozenset[Effect] = NONE
         functions: list[str] = []
@@ -158,7 +178,7 @@ class Catalog(CatalogNames):
                         continue
                     waiting.extend(sorted(tree.relations - seen))
                     seen |= tree.relations
-                    if relation.kind == "v":  # a materialised view ran its body when it was refreshed
+                    if relation.kind == "v" or oid == refreshed:  # a materialised view ran its body before
                         trees.append(body)
             if relation.row_security:
                 trees.extend(self._policies.get(oid, ()))

@@ -21,6 +21,7 @@ SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema"})
 DEFAULT_SEARCH_PATH = '"$user", public'
 _CALL = frozenset({Effect.EXEC_CALL})
 CAST = frozenset({Effect.EXEC_CAST})
+_LANGUAGES = frozenset({"internal", "c", "sql"})  # of the functions that initdb makes; another is a replaced body
 
 
 class Relation(NamedTuple):
@@ -50,6 +51,7 @@ class Function(NamedTuple):
     effects: frozenset[Effect]  # what a call does
     at_plan_time: bool  # may run while a statement is only planned: everything but a volatile built-in
     arguments: str  # type OIDs
+    constructs: bool = False  # makes a range: runs what making a value of its result's type runs
 
     @property
     def qualified(self) -> str:
@@ -121,13 +123,14 @@ class CatalogNames:
             relation = Relation(owner_oid, home, name or "", kind or "", secured == "t", columns.get(owner_oid, {}))
             self.relations_by_oid[owner_oid] = relation
             self.relations[home, relation.name] = relation
+        constructors = {row[0] for row in results["range_constructors"]}
         self.functions: dict[tuple[str, str], tuple[Function, ...]] = {}
         self.functions_by_oid: dict[int, Function] = {}
         for row in results["functions"]:
             home = schema_names.get(int(row[1] or 0))
             if home is None:
                 continue
-            function = _function(row, home, known)
+            function = _function(row, home, known, row[0] in constructors)
             self.functions_by_oid[function.oid] = function
             key = (home, function.name)
             self.functions[key] = (*self.functions.get(key, ()), function)
@@ -176,15 +179,33 @@ class CatalogNames:
             self.cascades.setdefault(int(target or 0), []).append(
                 (int(owner or 0), on_delete or "a", on_update or "a", numbers)
             )
-        # types whose user-defined casts run code; True under 0: a cast between two built-in types does
+        # types whose user-defined casts, or whose comparisons, run code
         self.live_casts: dict[int, frozenset[Effect]] = {}
-        for source, target, code in results["casts"]:
-            implements = self.functions_by_oid.get(int(code or 0))
-            effects = implements.effects if implements is not None else UNKNOWN
-            if effects:
-                sides = [int(side or 0) for side in (source, target) if int(side or 0) >= FIRST_USER_OID] or [0]
-                for side in sides:
-                    self.live_casts[side] = self.live_casts.get(side, NONE) | effects | CAST
+        # between built-in types: those that a text must ask for, by target; those that no text shows
+        self.explicit_casts: dict[int, frozenset[Effect]] = {}
+        self.hidden_casts = NONE
+        for source, target, code, context in results["casts"]:
+            effects = self._runs(code)
+            if not effects:
+                continue
+            sides = [int(side or 0) for side in (source, target) if int(side or 0) >= FIRST_USER_OID]
+            for side in sides:
+                self.live_casts[side] = self.live_casts.get(side, NONE) | effects
+            if not sides and context == "e":
+                self.explicit_casts[int(target or 0)] = self.explicit_casts.get(int(target or 0), NONE) | effects
+            elif not sides:
+                self.hidden_casts |= effects
+        for compared, code in results["operator_classes"]:
+            if effects := self._runs(code):
+                oid = int(compared or 0)
+                self.live_casts[oid] = self.live_casts.get(oid, NONE) | effects
+                self.hidden_casts |= effects if oid < FIRST_USER_OID else NONE
+
+    def _runs(self, code: str | None) -> frozenset[Effect]:
+        """What the function behind a cast or an operator class does besides computing."""
+        implements = self.functions_by_oid.get(int(code or 0))
+        effects = implements.effects if implements is not None else UNKNOWN
+        return effects | CAST if effects else NONE
 
     def _search_paths(self, session: Sequence[str | None], rows: Rows) -> None:
         setting, source = session[4] or "", session[5] or ""
@@ -270,18 +291,20 @@ def _group(rows: Rows) -> dict[int, tuple[str | None, ...]]:
     return grouped
 
 
-def _function(row: Sequence[str | None], schema: str, known: frozenset[str]) -> Function:
+def _function(row: Sequence[str | None], schema: str, known: frozenset[str], constructs: bool) -> Function:
     oid, name, volatile, nargs = int(row[0] or 0), row[2] or "", row[3] == "v", int(row[4] or 0)
     builtin = oid < FIRST_USER_OID and schema in SYSTEM_SCHEMAS
-    if builtin:
+    if builtin and row[8] in _LANGUAGES:
         effects = builtin_effects(name, volatile, nargs, name in known)
+    elif constructs:
+        effects = NONE
     elif row[9] is not None:
         effects = extension_effects(row[9], name, volatile, row[8] or "")
     else:
         effects = _CALL
     return Function(
         oid, schema, name, volatile, nargs, int(row[5] or 0), row[6] == "t", int(row[7] or 0), effects,
-        not (builtin and volatile), row[10] or "",
+        not (builtin and volatile), row[10] or "", constructs,
     )  # fmt: skip
 
 

@@ -47,6 +47,12 @@ CATALOG_QUERIES: Mapping[str, str] = {
         LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
              AND d.objid = p.oid AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
         LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid""",
+    # what CREATE TYPE ... AS RANGE makes along with the type: no code of a user's own
+    "range_constructors": f"""
+        SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+        WHERE p.oid >= {FIRST_USER_OID} AND l.lanname = 'internal' AND p.prosrc IN
+              ('range_constructor2', 'range_constructor3', 'multirange_constructor0', 'multirange_constructor1',
+               'multirange_constructor2')""",  # noqa: S608
     "operators": """
         SELECT o.oid, o.oprnamespace, o.oprname, o.oprkind, o.oprcode::pg_catalog.oid, o.oprleft || ' ' || o.oprright
         FROM pg_catalog.pg_operator o""",
@@ -61,8 +67,16 @@ CATALOG_QUERIES: Mapping[str, str] = {
     "domain_checks": """
         SELECT c.contypid, c.conbin FROM pg_catalog.pg_constraint c WHERE c.contypid <> 0 AND c.conbin IS NOT NULL""",
     "casts": f"""
-        SELECT k.castsource, k.casttarget, k.castfunc FROM pg_catalog.pg_cast k
+        SELECT k.castsource, k.casttarget, k.castfunc, k.castcontext FROM pg_catalog.pg_cast k
         WHERE k.castmethod = 'f' AND k.oid >= {FIRST_USER_OID}""",  # noqa: S608
+    # the functions that sorting, grouping, comparing and index scans run for values of a type, without naming any
+    "operator_classes": f"""
+        SELECT c.opcintype, p.amproc::pg_catalog.oid FROM pg_catalog.pg_opclass c
+        JOIN pg_catalog.pg_amproc p ON p.amprocfamily = c.opcfamily WHERE c.oid >= {FIRST_USER_OID}
+        UNION
+        SELECT c.opcintype, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_opclass c
+        JOIN pg_catalog.pg_amop a ON a.amopfamily = c.opcfamily
+        JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr WHERE c.oid >= {FIRST_USER_OID}""",  # noqa: S608
     "rules": f"""
         SELECT r.ev_class, r.ev_type, r.ev_action, r.ev_qual FROM pg_catalog.pg_rewrite r
         JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
@@ -102,6 +116,9 @@ VERSION_QUERY = "SELECT " + " || ' ' || ".join(
         _sum("pg_type", f"{_USER} AND typnamespace IN ({_SCHEMAS})"),
         _sum("pg_range", f"rngtypid >= {FIRST_USER_OID}"),
         _sum("pg_cast", _USER),
+        _sum("pg_opclass", _USER),
+        _sum("pg_amop", _USER),
+        _sum("pg_amproc", _USER),
         _sum("pg_constraint", f"{_USER} AND connamespace IN ({_SCHEMAS})"),
         _sum("pg_rewrite", f"{_USER} AND ev_class IN ({_USER_RELATIONS})"),
         _sum("pg_policy", "true"),

@@ -21,7 +21,7 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.settling import STAND_IN, Settling
-from protocols.postgres.statements import analyse_function_call, with_parameter_types
+from protocols.postgres.statements import analyse_function_call, either, with_parameter_types
 
 _describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
 _executes: dict[bytes, Execute] = {}
@@ -110,6 +110,14 @@ class Commands(Settling):
                 return self.judge.verdict(text, command)
         return verdict
 
+    def _again(self, prepared: Prepared, catalog: Catalog | None) -> Verdict:
+        """The verdict on a prepared statement: what its names mean now, and what they meant when it was planned."""
+        verdict = self._typed(prepared.text, prepared.oids, catalog)
+        if not self.state.temporary:
+            return verdict
+        command = either(prepared.verdict.command, verdict.command)
+        return verdict if command is verdict.command else self.judge.verdict(prepared.text, command)
+
     def _lookup(self, name: bytes) -> tuple[bool, Prepared | None]:
         """-> (may go on, statement).
 
@@ -158,13 +166,13 @@ class Commands(Settling):
             text, oids = prepared.text, prepared.oids
             verdict = prepared.verdict
             if prepared.epoch is not self._epoch or verdict.command.analysis.cacheable == "no":
-                verdict = prepared.verdict = self._typed(text, oids, catalog)
+                verdict = prepared.verdict = self._again(prepared, catalog)
                 prepared.epoch = self._epoch
                 if self._naming(verdict):
                     self._wait_for_server()
                     return None
             elif verdict.decision.valid_until <= self.port.now_ns() / 1e9:
-                verdict = prepared.verdict = self._typed(text, oids, catalog)
+                verdict = prepared.verdict = self._again(prepared, catalog)
         values: tuple[str | None, ...] = ()
         params = b""
         if message.values:
@@ -224,7 +232,7 @@ class Commands(Settling):
         self._await(entry)
         self.up.append(Describe(b"P", portal.name).encode())
 
-    def _describe(self, buf: bytes, pos: int, stop: int) -> bool:
+    def _describe(self, buf: bytes, pos: int, stop: int) -> bool | None:
         body = buf[pos + 5 : stop]
         message = _describes.get(body) or _remember(_describes, body, Describe.decode(body))
         entry = Pending(Kind.DESCRIBE, name=message.name)
@@ -232,7 +240,15 @@ class Commands(Settling):
         if message.what == b"P":
             entry.portal = self.portals.get(message.name)
         else:
-            entry.prepared = self.parsing.get(message.name) or self.prepared.get(message.name)
+            entry.prepared = prepared = self.parsing.get(message.name) or self.prepared.get(message.name)
+            if prepared is not None:
+                # the server may plan it anew here, and keep that plan: what its names mean now counts at its Bind
+                ready, catalog = self._catalog()
+                if not ready:
+                    return None
+                if prepared.epoch is not self._epoch:
+                    prepared.verdict = self._again(prepared, catalog)
+                    prepared.epoch = self._epoch
         self._await(entry)
         return True
 

@@ -41,6 +41,7 @@ HARMLESS_VOLATILE = words(
     pg_stat_have_stats pg_stat_get_slru pg_stat_get_wal pg_table_size pg_tablespace_size pg_total_relation_size
     pg_xact_commit_timestamp pg_xact_commit_timestamp_origin pg_xact_status random random_normal setseed timeofday
     txid_status uuidv4 uuidv7 pg_advisory_unlock_all pg_available_wal_summaries pg_wal_summary_contents
+    timezone currtid pg_is_in_backup
     """
 )
 

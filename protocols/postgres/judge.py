@@ -1,13 +1,15 @@
 """`sluicegate policy judge`: one JSON line in, one JSON line out, through the code that the data path runs.
 
 The prelude is what the same session sent before; each text is taken to have had the server's real outcome: success, or
-what `{"sql": ..., "ok": false}` says. A name that is already taken cannot be prepared twice: such a text failed.
+what `{"sql": ..., "ok": false}` says. Some texts surely failed, and a transaction block with them: those that do not
+parse, that prepare a name which is taken, or use one that does not exist, and a plain division by zero.
 
 INVARIANT: no I/O in this module.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,11 @@ from protocols.postgres.builtins import builtin_catalog
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import ChangeKind, Statement, analyse
+from protocols.postgres.statements.analyse import NOT_PARSED
+from protocols.postgres.statements.session_commands import NO_CURSOR, NO_PREPARED
+
+# the usual way to make a transaction fail, alone in its text
+_DIVIDES_BY_ZERO = re.compile(r"\A\s*select\s+[0-9]+\s*/\s*0\s*;?\s*\Z", re.I)
 
 
 def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) -> dict[str, Any]:
@@ -53,10 +60,10 @@ def _strings(obj: Mapping[str, Any], key: str) -> dict[str, str]:
 
 def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> None:
     command = analyse(text, state, catalog)
-    worked = ok
-    if ok:
+    worked = ok and (bool(command.statements) or not command.analysis.why.startswith(NOT_PARSED))
+    if worked:
         for statement in command.statements:
-            if not _can_work(statement, state):
+            if not _can_work(statement, state) or _DIVIDES_BY_ZERO.search(command.text):
                 worked = False
                 break
             state.applied(statement)
@@ -69,11 +76,22 @@ def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> Non
 
 
 def _can_work(statement: Statement, state: SessionState) -> bool:
-    """False for what the server surely refused: a name that is taken, anything but the end of a failed block."""
+    """False for what the server surely refused: a name that is taken or missing, all but the end of a failed block."""
+    if any(missing in statement.analysis.why for missing in (NO_PREPARED, NO_CURSOR)):
+        return False
     for change in statement.changes:
-        if change.kind is ChangeKind.PREPARE and state.prepared(change.name or "") is not None:
+        name = change.name or ""
+        if change.kind is ChangeKind.PREPARE and state.prepared(name) is not None:
             return False
-        if change.kind is ChangeKind.DECLARE and state.portal(change.name or "") is not None:
+        if change.kind is ChangeKind.DECLARE and state.portal(name) is not None:
+            return False
+        if change.kind is ChangeKind.DEALLOCATE and change.name is not None and state.prepared(name) is None:
+            return False
+        if change.kind is ChangeKind.CLOSE and change.name is not None and state.portal(name) is None:
+            return False
+        if change.kind is ChangeKind.DISCARD_ALL and state.in_block:
+            return False
+        if change.kind in (ChangeKind.ROLLBACK_TO, ChangeKind.RELEASE) and not state.has_savepoint(name):
             return False
     ends = {ChangeKind.COMMIT, ChangeKind.ROLLBACK, ChangeKind.ROLLBACK_TO}
     return not state.in_failed_block or any(change.kind in ends for change in statement.changes)

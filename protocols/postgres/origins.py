@@ -16,6 +16,7 @@ from protocols.contract import ANY_RELATION, Analysis, Effect, Origin, ResultCol
 from protocols.postgres.messages import FieldDescription, RowDescription
 from protocols.postgres.values import TypeCatalog
 
+_MAX_COLUMNS = 20_000  # that one computed column is made of
 _MAX_NODES = 100_000  # of a parse tree walked for assigned columns; past it every column counts as assigned
 
 # code that the analysis did not see into may read any relation
@@ -100,6 +101,10 @@ def shape(
     # EXPLAIN shows plans, not rows; what it evaluates while planning could only be a function's doing
     plan_only = analysis.kind.startswith("explain") and len(description.fields) == 1 and not _opens(analysis)
     clear = analysis.clear_columns
+    depends = analysis.depends if single and len(analysis.depends) == len(description.fields) else ()
+    if analysis.writes or _opens(analysis) or catalog is None:
+        depends = ()
+    filters = _spelt_out(analysis.predicates, catalog) if depends and catalog is not None else None
     columns = []
     for index, field in enumerate(description.fields):
         origin, known = _field_origin(field, catalog)
@@ -107,8 +112,30 @@ def shape(
             origin = Origin.COMPUTED
         elif field.table_oid == 0 and single and (plan_only or (index in clear and not analysis.writes)):
             origin = Origin.CLEAR
-        columns.append(ResultColumn(field.name.decode("utf-8", "replace"), origin, known))
+        made_of = None
+        if origin is Origin.COMPUTED and filters is not None and catalog is not None and not known:
+            own = _spelt_out(depends[index], catalog)
+            made_of = None if own is None else tuple(dict.fromkeys((*own, *filters)))
+        columns.append(ResultColumn(field.name.decode("utf-8", "replace"), origin, known, made_of))
     return ResultShape(tuple(columns), *reach(analysis, catalog))
+
+
+def _spelt_out(columns: Iterable[str], catalog: OriginCatalog) -> tuple[str, ...] | None:
+    """The columns, `*` replaced by all of the relation's, each with its parents; None where one is not known."""
+    found: dict[str, None] = {}
+    for column in columns:
+        relation, _, name = column.rpartition(".")
+        schema, _, table = relation.partition(".")
+        known = catalog.relations.get((schema, table))
+        if known is None or (name != "*" and name not in known.columns):
+            return None
+        for one in known.columns if name == "*" else (name,):
+            found.update(
+                dict.fromkeys((f"{relation}.{one}", *(catalog.origin(known.oid, known.columns[one][0]) or ())))
+            )
+        if len(found) > _MAX_COLUMNS:
+            return None
+    return tuple(found)
 
 
 def _field_origin(field: FieldDescription, catalog: OriginCatalog | None) -> tuple[Origin, tuple[str, ...]]:

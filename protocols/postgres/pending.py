@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from protocols.contract import Decision
+from protocols.postgres.judging import Verdict
 from protocols.postgres.messages import RowDescription
 from protocols.postgres.results import RowRewriter
-from protocols.postgres.statements import CommandAnalysis
+from protocols.records import Answered
+
+__all__ = ["Kind", "Pending", "Portal", "Prepared", "Verdict"]
 
 
 class Kind(enum.IntEnum):
@@ -25,20 +27,6 @@ class Kind(enum.IntEnum):
     CALL = ord("F")
     TRIP = 0  # Bind to Sync as one, see `roundtrip`
     COPY_END = ord("c")  # CopyDone or CopyFail: has no answer of its own, marks where a COPY's input ended
-
-
-@dataclass(slots=True)
-class Verdict:
-    """One statement, analysed and decided, under one meaning of its names and one policy."""
-
-    command: CommandAnalysis
-    text: bytes  # its own; an analysis may be shared by statements of the same shape
-    decision: Decision
-    fixed: bytes  # the finished part of its command record
-    redacted: bool  # the text, or a parameter by its place in it, is a secret
-    touches: bool  # reads a relation that has masked columns for this identity, or cannot be sure that it does not
-    changes: bool  # changes what later statements mean: they wait for its answer
-    renames: bool  # may change names in the catalog
 
 
 class Prepared:
@@ -90,7 +78,7 @@ class Portal:
         self.syncs = syncs  # it dies with the first Sync after this many
 
 
-class Pending:
+class Pending(Answered):
     """One awaited answer, in the order in which the server will give them.
 
     Defaults stand on the class: most entries set few of these, and one is made for every message.
@@ -98,7 +86,6 @@ class Pending:
 
     name = b""
     what = b""
-    number = 0  # of its command record; 0: none
     verdict: Verdict | None = None
     prepared: Prepared | None = None
     portal: Portal | None = None
@@ -110,14 +97,6 @@ class Pending:
     index = 0  # statement of a simple query whose answer comes next
     rewriter: RowRewriter | None = None
     copy: Any = None  # CopyMasker of a running COPY OUT
-    started = 0  # ns
-    rows = 0
-    size = 0
-    parts: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of the response
-    input: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of COPY input
-    room = 0
-    columns = b""
-    tag = b""
 
     def __init__(self, kind: int, number: int = 0, verdict: Verdict | None = None, name: bytes = b"") -> None:
         self.kind = kind

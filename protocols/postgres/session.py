@@ -18,13 +18,10 @@ INVARIANT: no sockets and no clock: time comes from the port.
 from __future__ import annotations
 
 import secrets
-from base64 import b64encode
 from collections import deque
 
-from orjson import dumps
-
 from protocols.contract import CatalogSnapshot, Outcome, RecordFailed, SessionPort, Side, Wait
-from protocols.postgres import errors, evidence
+from protocols.postgres import errors
 from protocols.postgres.backend import Backend
 from protocols.postgres.errors import ProtocolError, error_response, notice_response
 from protocols.postgres.framing import BACKEND, FRONTEND, Framer
@@ -191,29 +188,3 @@ class PostgresSession(Frontend, Backend):
             rest = later[_PIECE:]  # in pieces: what another wait puts back is cut into messages again
             self._later, self._later_size = [rest] if rest else [], len(rest)
             self._client(later[:_PIECE])
-
-    def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
-        """Puts the response of `entry` on record (buffered: it is written with the next flush or within moments)."""
-        if not entry.number:
-            return
-        now = self.port.now_ns()
-        extra = b',"sqlstate":' + dumps(sqlstate) if sqlstate else b""  # the upstream's word: it may hold anything
-        if entry.input:
-            extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
-        body = evidence.response(
-            self.session_id,
-            entry.number,
-            now,
-            status,
-            entry.rows,
-            entry.size,
-            (now - entry.started) // 1000,
-            entry.tag,
-            entry.parts,
-            entry.room < 0,
-            entry.columns,
-            extra,
-        )
-        self.port.record("response", body)
-        entry.parts = ()
-        entry.rows = entry.size = 0

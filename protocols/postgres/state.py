@@ -386,6 +386,11 @@ class SessionState:
         return reported is None or encoding_name(reported) in ("utf8", "unicode")
 
     @property
+    def temporary(self) -> bool:
+        """The session has temporary relations: they can take the name of another one."""
+        return bool(self._now.temporaries)
+
+    @property
     def role_changed(self) -> bool:
         return self._now.role_changed or self._opaque
 
@@ -403,6 +408,10 @@ class SessionState:
     def in_failed_block(self) -> bool:
         """The open block has failed: the server takes nothing but its end."""
         return self._block and self._failed
+
+    def has_savepoint(self, name: str) -> bool:
+        """A savepoint of this name is set in the open transaction."""
+        return any(saved == name for saved, _ in self._saved[1:])
 
     def altered(self) -> frozenset[Effect]:
         """The effects of setting back everything that this session has set."""

@@ -25,6 +25,7 @@ from scripts.benchmarks.rig import IDENTITIES, TARGETS, PostgresRig, Rig
 from scripts.support import lab, postgres
 from scripts.support.lab import AnyInstallation
 from scripts.support.process import StartError
+from scripts.support.servers import Installed
 
 MEASURES = ("main", "bulk", "masked", "idle", "connects", "rules")
 RIGS: Mapping[str, type[Rig]] = {"postgres": PostgresRig, "mysql": MySQLRig}
@@ -107,8 +108,6 @@ class Bench:
         if measure == "idle":
             seconds = 1.0 if self.quick else 5.0
             return connections.measure_idle(rig, self.options.idle, seconds, self.failed, quick=self.quick)
-        if rig.server.installation.protocol != "postgres":
-            return [{"measure": "skipped", "what": measure, "why": "what rules cost is the same for every protocol"}]
         return rules.measure(rig, rounds, budget, pace, self.failed)
 
     def _budget(self, until: float) -> Budget:
@@ -153,9 +152,9 @@ def facts(rig: Rig, rounds: int, seconds: float) -> Row:
     }
 
 
-def describe(installation: Any) -> str:
+def describe(installation: Installed) -> str:
     """The server's name and version."""
-    return f"{getattr(installation, 'name', 'PostgreSQL')} {installation.version}"
+    return f"{installation.name} {installation.version}"
 
 
 def choose(where: str | None, protocol: str = "postgres") -> AnyInstallation:

@@ -117,6 +117,15 @@ def _documents(rng: random.Random, size: int) -> tuple[bytes, bytes]:
     return json.dumps(records).encode(), table.getvalue().encode()
 
 
+def scanning(size: int, rounds: int, seed: int = 12) -> Iterator[Row]:
+    """Rows of MB/s of the detectors alone."""
+    rng = random.Random(seed)  # noqa: S311 - as above
+    scanner = Scanner()
+    for name, share in _SHARES:
+        data = corpus.lines(rng, share, size)
+        yield _speed("scan", len(data), partial(_scanned, scanner, _pieces(data)), rounds, hits=name)
+
+
 def speed(size: int, rounds: int, seed: int = 12) -> Iterator[Row]:
     """Rows of MB/s: scanning, streaming, masking, fingerprints."""
     rng = random.Random(seed)  # noqa: S311 - as above

@@ -50,11 +50,28 @@ class _Client(asyncio.Protocol):
         self._transport: Any = None
         self._left = -1
         self._head = b""
+        self._tail = b""
+        self.tunnel: asyncio.Future[None] | None = None  # waited for: the proxy's answer to CONNECT
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._ask()
+        if self._load.connect and self.tunnel is None:
+            self.tunnel = asyncio.get_running_loop().create_future()
+            self._transport.write(self._load.connect)
+        else:
+            self._ask()
+
+    def _connected(self, data: bytes) -> None:
+        """What the proxy says; TLS begins when it has let us through."""
+        assert self.tunnel is not None
+        self._head += data
+        if b"\r\n\r\n" in self._head:
+            head, self._head = self._head, b""
+            if b" 200 " not in head[:15]:
+                self._load.failed = head[:200].decode("latin-1")
+                self._transport.abort()
+            self.tunnel.set_result(None)
 
     def _ask(self) -> None:
         if not self._load.new:
@@ -65,6 +82,9 @@ class _Client(asyncio.Protocol):
         self._began = at
 
     def data_received(self, data: bytes) -> None:
+        if self.tunnel is not None and not self.tunnel.done():
+            self._connected(data)
+            return
         if self._left < 0:
             self._head += data
             head, end, rest = self._head.partition(b"\r\n\r\n")
@@ -84,8 +104,10 @@ class _Client(asyncio.Protocol):
             data = rest
         if self._chunked:
             self._load.bytes += len(data)
-            if not data.endswith(b"0\r\n\r\n"):
+            self._tail = (self._tail + data)[-7:]  # the end may come in two pieces
+            if self._tail != b"\r\n0\r\n\r\n":
                 return
+            self._tail = b""
         else:
             self._load.bytes += len(data)
             self._left -= len(data)
@@ -100,6 +122,8 @@ class _Client(asyncio.Protocol):
             self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.tunnel is not None and not self.tunnel.done():
+            self.tunnel.set_result(None)
         if not self.done.done():
             self.done.set_result(None)
 
@@ -114,7 +138,15 @@ class _Load:
         self.failed = ""
         headers = "".join(f"{header}\r\n" for header in options.header)
         close = "Connection: close\r\n" if self.new else ""
-        self.request = f"GET {options.path} HTTP/1.1\r\nHost: {options.authority}\r\n{headers}{close}\r\n".encode()
+        target, self.connect = options.path, b""
+        if options.proxy:
+            auth = f"Proxy-Authorization: Bearer {options.proxy}\r\n"
+            if options.ca:
+                start = f"CONNECT {options.authority} HTTP/1.1\r\nHost: {options.authority}\r\n"
+                self.connect = f"{start}{auth}\r\n".encode()
+            else:
+                target, headers = f"http://{options.authority}{target}", headers + auth
+        self.request = f"GET {target} HTTP/1.1\r\nHost: {options.authority}\r\n{headers}{close}\r\n".encode()
         self.tls = ssl.create_default_context(cafile=options.ca) if options.ca else None
 
     async def run(self) -> dict[str, Any]:
@@ -134,11 +166,20 @@ class _Load:
         while time.perf_counter() < self.until and not self.failed:
             client = _Client(self)
             client.begin(time.perf_counter())
-            name = "localhost" if self.tls else None
+            tls = None if self.connect else self.tls
+            name = "localhost" if tls else None
             try:
-                await loop.create_connection(
-                    lambda made=client: made, "127.0.0.1", self.options.port, ssl=self.tls, server_hostname=name
+                transport, _ = await loop.create_connection(
+                    lambda made=client: made, "127.0.0.1", self.options.port, ssl=tls, server_hostname=name
                 )
+                if client.tunnel is not None:
+                    await client.tunnel
+                    if self.failed:
+                        return
+                    assert self.tls is not None
+                    inner = await loop.start_tls(transport, client, self.tls, server_hostname="localhost")
+                    assert inner is not None
+                    client.connection_made(inner)
             except OSError as e:
                 self.failed = f"cannot connect: {e}"
                 return
@@ -173,6 +214,7 @@ def main() -> int:
     load.add_argument("--seconds", type=float, default=1.0)
     load.add_argument("--new", action="store_true")
     load.add_argument("--ca", default="")
+    load.add_argument("--proxy", default="", help="`port` is a forward proxy's; this is the token for it")
     options = parser.parse_args()
     if options.verb == "serve":
         uvloop.run(_serve(options))

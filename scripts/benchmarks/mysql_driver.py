@@ -139,8 +139,13 @@ def prepare(sock: Any, text: str) -> int:
             return int.from_bytes(data[5:9], "little")
 
 
-def packets(mode: str, script: str | None, statement: int, source: random.Random) -> list[bytes]:
-    """What to send, in turns."""
+def packets(mode: str, script: str | None, statement: int, source: random.Random, count: int = 1) -> list[bytes]:
+    """What to send, in turns. In a script `{id}` is a row of the small table; with `{new}`, a number that was not there
+    before, each of `count` statements is another text of the same length."""
+    if script is not None and "{new}" in script:
+        fresh = source.sample(range(10**8, 10**9), count)
+        texts = (script.format(id=source.randrange(SMALL_ROWS, 2 * SMALL_ROWS), new=new) for new in fresh)
+        return [packet(_COM_QUERY + text.encode()) for text in texts]
     if script is not None:
         return [packet(_COM_QUERY + script.encode())]
     ids = [source.randrange(SMALL_ROWS, 2 * SMALL_ROWS) for _ in range(_PACKETS)]
@@ -159,9 +164,12 @@ class Client:
         self.made = connect(spec["login"])
         self.sock = self.made._sock
         statement = prepare(self.sock, PREPARED) if spec["mode"] == "prepared" and not spec["script"] else 0
-        self.texts = packets(spec["mode"], spec["script"], statement, random.Random(number))  # noqa: S311 - to be repeatable
-        self.answer = Answer()
         self.left = spec["transactions"]
+        # the same in each run, but for what must be new: what was sent before is known to the gateway
+        seed = f"{number} {time.time_ns()}" if "{new}" in (spec["script"] or "") else number
+        source = random.Random(seed)  # noqa: S311 - to be repeatable
+        self.texts = packets(spec["mode"], spec["script"], statement, source, self.left)
+        self.answer = Answer()
         self.sent = 0
         self.began = 0
 

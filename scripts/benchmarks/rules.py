@@ -15,11 +15,27 @@ from scripts.benchmarks.throughput import Failed, Row, middle
 
 SIZES = (10, 100, 1000)
 
-# `a:r` is another alias, so another shape, almost every time: the statement is parsed, analysed and judged afresh
-_SCRIPTS = {
-    "cached": "\\set aid random(1, 100000)\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n",
-    "new": "\\set aid random(1, 100000)\n\\set r random(1, 1000000000)\n"
-    "SELECT abalance AS a:r FROM pgbench_accounts WHERE aid = :aid;\n",
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is asked, in the form of the protocol's own driver: of one table.
+
+    `new` has another alias, so another shape, almost every time: the statement is parsed, analysed and judged afresh.
+    """
+
+    table: str
+    cached: str | None  # None: what the driver sends unless it is told otherwise
+    new: str
+
+
+WORK = {
+    "postgres": Work(
+        "public.pgbench_accounts",
+        "\\set aid random(1, 100000)\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n",
+        "\\set aid random(1, 100000)\n\\set r random(1, 1000000000)\n"
+        "SELECT abalance AS a:r FROM pgbench_accounts WHERE aid = :aid;\n",
+    ),
+    "mysql": Work("shop.bench_small", None, "SELECT c AS a{new} FROM bench_small WHERE id = {id}"),
 }
 
 
@@ -31,29 +47,29 @@ class Sample:
     cpu_us: float | None
 
 
-def bundle(size: int) -> str:
+def bundle(size: int, table: str) -> str:
     """A policy of `size` rules without `who`, so that every one of them is asked: most allow something on tables of
     their own, some stop, hold, alert or mask. The two that let the benchmark work come last."""
     lines = ["version: 1", f"name: rules-{size}", "description: generated, to measure what rules cost", "rules:"]
     for number in range(size - 2):
         lines += [f"  - id: rule-{number}", "    description: about tables that the benchmark does not touch"]
-        table = f"app_{number % 50}.table_{number}"
+        other = f"app_{number % 50}.table_{number}"
         if number % 10 == 3:
-            lines += [f"    deny: {{effects: [data.delete, ddl.*], relations: [{table}, app_{number % 50}.log_*]}}"]
+            lines += [f"    deny: {{effects: [data.delete, ddl.*], relations: [{other}, app_{number % 50}.log_*]}}"]
         elif number % 10 == 5:
-            lines += [f"    deny: {{columns: [{table}.secret]}}"]
+            lines += [f"    deny: {{columns: [{other}.secret]}}"]
         elif number % 10 == 7:
-            lines += [f"    hold: {{effects: [data.update], relations: [{table}], where: [missing]}}"]
+            lines += [f"    hold: {{effects: [data.update], relations: [{other}], where: [missing]}}"]
             lines += ["    approvers: {groups: [oncall]}"]
         elif number % 20 == 8:
-            lines += [f"    alert: {{effects: [data.select], relations: [{table}]}}"]
+            lines += [f"    alert: {{effects: [data.select], relations: [{other}]}}"]
         elif number % 20 == 18:
-            lines += [f"    mask: {{columns: [{table}.email], strategy: partial, keep_last: 4}}"]
+            lines += [f"    mask: {{columns: [{other}.email], strategy: partial, keep_last: 4}}"]
         else:
-            lines += [f"    allow: {{effects: [data.select, data.insert], relations: [{table}]}}"]
+            lines += [f"    allow: {{effects: [data.select, data.insert], relations: [{other}]}}"]
     lines += ["  - id: session", "    description: what every client does", "    allow: [show, tx, session.set]"]
     lines += ["  - id: bench", "    description: the benchmark's own table"]
-    lines += ["    allow: {effects: [data.select], relations: [public.pgbench_accounts]}"]
+    lines += [f"    allow: {{effects: [data.select], relations: [{table}]}}"]
     return "\n".join([*lines, ""])
 
 
@@ -62,15 +78,17 @@ def measure(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Failed) -
     direct = rig.targets.get("direct")
     if direct is None or "gateway" not in rig.targets:
         return
-    scripts: dict[str, Path] = {}
-    for kind, text in _SCRIPTS.items():
-        scripts[kind] = rig.folder / f"rules-{kind}.sql"
-        scripts[kind].write_text(text)
+    work = WORK[rig.server.installation.protocol]
+    scripts: dict[str, Path | None] = {}
+    for kind, text in (("cached", work.cached), ("new", work.new)):
+        scripts[kind] = None if text is None else rig.folder / f"rules-{kind}.sql"
+        if text is not None:
+            (rig.folder / f"rules-{kind}.sql").write_text(text)
     with ExitStack() as stack:
         targets: list[tuple[int, Target]] = [(0, direct)]
         for size in SIZES:
             policy = rig.folder / f"rules-{size}.yaml"
-            policy.write_text(bundle(size))
+            policy.write_text(bundle(size, work.table))
             running, target = rig.gateway(f"rules-{size}", [policy])
             stack.callback(running.stop)
             targets.append((size, target))
@@ -89,7 +107,7 @@ def measure(rig: Rig, rounds: int, budget: Budget, pace: Pace, failed: Failed) -
             yield from _row(taken, size, kind)
 
 
-def _sample(rig: Rig, target: Target, kind: str, script: Path, seconds: float, pace: Pace) -> Sample:
+def _sample(rig: Rig, target: Target, kind: str, script: Path | None, seconds: float, pace: Pace) -> Sample:
     count = pace.transactions(target.name, kind, seconds)
     pid = target.pids.get(False)
     before = cpu_seconds(pid)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,13 @@ class Stage:
 
     name: str
     argv: tuple[str | Path, ...]
+    long: bool = False  # it needs one core for so long that the tests begin beside it
 
 
 STAGES = (
     Stage("ruff check", (_BIN / "ruff", "check")),
     Stage("ruff format", (_BIN / "ruff", "format", "--check")),
-    Stage("mypy", (_BIN / "mypy",)),
+    Stage("mypy", (_BIN / "mypy",), long=True),
     Stage("import-linter", (_BIN / "lint-imports",)),
     Stage("docs", (ROOT / "scripts" / "docs", "--check")),
 )
@@ -89,14 +91,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = options.stage or [*(stage.name for stage in STAGES), "pytest"]
     if "pytest" in wanted:
         machine.prepare(ROOT, install_missing=not options.fast)
-    failed = [stage.name for stage in STAGES if stage.name in wanted and not run_stage(stage)]
-    if "pytest" not in wanted:
-        return 1 if failed else 0
-    if failed:  # said before pytest, whose own last line stays the last
-        print(f"FAILED before the tests: {', '.join(failed)}; the exit status will say so", flush=True)
-    selection = ["-m", "not slow"] if options.fast else []
+    chosen = [stage for stage in STAGES if stage.name in wanted]
+    with ThreadPoolExecutor() as pool:
+        beside = {stage.name: pool.submit(run_stage, stage) for stage in chosen if stage.long}
+        failed = [stage.name for stage in chosen if not stage.long and not run_stage(stage)]
+        if failed and "pytest" in wanted:  # said before pytest, whose own last line stays the last
+            print(f"FAILED before the tests: {', '.join(failed)}; the exit status will say so", flush=True)
+        status = run_tests(options.fast, rest) if "pytest" in wanted else 0
+        late = [name for name, passed in beside.items() if not passed.result()]
+    if late and "pytest" in wanted:
+        print(f"FAILED beside the tests, see above: {', '.join(late)}", flush=True)
+    return status or (1 if failed or late else 0)
+
+
+def run_tests(fast: bool, rest: Sequence[str]) -> int:
+    """pytest's exit status; `rest` are its own arguments."""
+    selection = ["-m", "not slow"] if fast else []
     env = dict(os.environ)
-    if options.fast:
+    if fast:
         env |= {"SLUICEGATE_TEST_POSTGRES": "embedded", "SLUICEGATE_TEST_MYSQL": "first"}
     command = [sys.executable, "-m", "pytest", *selection, *rest]
     # one file at a time to each worker: what its tests share is started once
@@ -109,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
         tests = subprocess.run([*command, "--last-failed", "--last-failed-no-failures=none"], cwd=ROOT, env=env)
-    return tests.returncode or (1 if failed else 0)
+    return tests.returncode
 
 
 if __name__ == "__main__":

@@ -9,25 +9,27 @@ import secrets
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
+from scripts.support import demo_mysql, mysql
 from scripts.support.lab import Lab, psql, until_told
 from scripts.support.process import StartError, free_port
+from scripts.support.sink import Sink
 
 APPROVER = "dana"
+_DATABASES = (psycopg.Error, pymysql.err.MySQLError)
 _WAIT_SECONDS = 20.0
 
 EPILOG = """
@@ -35,6 +37,9 @@ examples:
   ./scripts/demo                 tell the story and clean up
   ./scripts/demo --keep          leave everything running, with mitmweb and the commands to try
   ./scripts/demo --json          one object with every act, its command, its output and whether it went as told
+
+one act is MariaDB or MySQL behind the same gateway. no package index has such a server, so it needs one on the machine
+(Debian: `mariadb-server`) and is left out, and named, where there is none.
 """
 
 
@@ -57,8 +62,9 @@ class Act:
 class Demo:
     """The acts, over one lab. `console` is where the story is told."""
 
-    def __init__(self, lab: Lab, console: Console) -> None:
+    def __init__(self, lab: Lab, console: Console, neighbour: demo_mysql.Neighbour | None) -> None:
         self.lab = lab
+        self.neighbour = neighbour
         self.console = console
         self.acts: list[Act] = []
         # a psql built without TLS talks plaintext over loopback, which the demo's listener accepts
@@ -75,6 +81,7 @@ class Demo:
             self.masked,
             self.refused,
             self.held,
+            *([self.another] if self.neighbour is not None else []),
             self.kept_in,
             self.replayed,
             self.answered,
@@ -83,7 +90,7 @@ class Demo:
         ):
             try:
                 act()
-            except (Unexpected, StartError, psycopg.Error, subprocess.TimeoutExpired) as error:
+            except (*_DATABASES, Unexpected, StartError, subprocess.TimeoutExpired) as error:
                 self.console.print(f"[bold red]not as told:[/] {escape(str(error))}")
                 return False
         return True
@@ -153,6 +160,32 @@ class Demo:
             self.check("DELETE " in out, "the DELETE ran after the approval")
             self.check(self.saw(statement), "the server saw it once approved")
 
+    def another(self) -> None:
+        """The same policy, identities and record, on a server that speaks another protocol."""
+        assert self.neighbour is not None
+        server = self.neighbour.server
+        name = server.installation.name
+        with self.telling(
+            f"the same rules on {name}",
+            f"The shop once more, on {name} {server.installation.version}: the same tokens, the same policy. "
+            "The client is PyMySQL.",
+        ):
+            masked = self.ask_mysql("analyst", "SELECT id, name, email, card FROM customers ORDER BY id LIMIT 2")
+            self.check("Amir Berg" in masked, "the names are there")
+            self.check("@example.com" not in masked, "no e-mail came through")
+            refused = self.ask_mysql("agent", "DROP TABLE orders", "SELECT count(*) AS orders_still_here FROM orders")
+            self.check("ERROR 1142" in refused, "the DROP is MySQL's own kind of error")
+            self.check("720" in refused, "the same session reads on")
+            self.check(
+                not any("DROP TABLE" in statement for statement in server.statements()), "the server never saw it"
+            )
+
+    def ask_mysql(self, identity: str, *statements: str) -> str:
+        with demo_mysql.connected(self.lab.gateway, identity, self.lab.tokens[identity]) as cursor:
+            seen = [demo_mysql.told(cursor, statement) for statement in statements]
+        self.note(f"pymysql: {'; '.join(statements)}", "\n".join(seen), who=identity)
+        return "\n".join(seen)
+
     def kept_in(self) -> None:
         with self.telling(
             "what was masked here does not leave there",
@@ -179,13 +212,13 @@ class Demo:
     def replayed(self) -> None:
         with self.telling("the recording", "Every command and every answer, as the client saw them."):
             sessions = self.lab.gateway.ask("sessions", token=self.lab.tokens["admin"])
-            mine = [entry for entry in sessions if entry["subject"] == "agent"]
+            mine = [entry for entry in sessions if entry["subject"] == "agent" and entry["resource"] == "shop"]
             self.check(len(mine) >= 2, "both sessions of the agent are there")
             refused = [entry for entry in mine if entry["denied"]]
             self.check(len(refused) == 1, "one of them has a denial")
             done = self.sluicegate("replay", refused[0]["session"], "--instant", token=self.lab.tokens["admin"])
             self.check("DROP TABLE orders" in done.stdout, "the replay shows the statement that was refused")
-            analyst = next(entry for entry in sessions if entry["subject"] == "analyst")
+            analyst = next(entry for entry in sessions if (entry["subject"], entry["resource"]) == ("analyst", "shop"))
             quiet = self.lab.gateway.cli(
                 "replay", analyst["session"], "--instant", token=self.lab.tokens["admin"]
             ).stdout
@@ -246,7 +279,10 @@ class Demo:
 
     def show(self, title: str, output: str) -> None:
         body = Text(output.rstrip() or "(no output)", overflow="fold")
-        self.console.print(Panel(body, title=escape(title), title_align="left", border_style="dim"))
+        if len(title) > self.console.width - 6:  # a frame would cut it off
+            self.console.print(title, markup=False, highlight=False)
+            title = ""
+        self.console.print(Panel(body, title=escape(title) or None, title_align="left", border_style="dim"))
 
     # ---- doing -------------------------------------------------------------------------------------------------
 
@@ -311,46 +347,21 @@ class Demo:
         raise Unexpected(f"waited {_WAIT_SECONDS:g} s for {what}")
 
 
-def _adjust(config: dict[str, Any]) -> None:
+def _adjust(config: dict[str, Any], neighbour: demo_mysql.Neighbour | None) -> None:
     """A forward proxy beside the database; and checkpoints so often that the last act can prove nearly everything."""
     config["record"] = {"checkpoint_seconds": 1}
     config["listeners"].append(
         {"name": "proxy", "protocol": "http", "listen": "127.0.0.1:0", "resource": "outside", "tls": {"mode": "off"}}
     )
     config["resources"].append({"name": "outside", "protocol": "http", "private_networks": ["127.0.0.0/8"]})
+    if neighbour is not None:
+        neighbour.adjust(config)
 
 
-class Sink:
-    """Some place outside that takes whatever is posted to it."""
-
-    def __init__(self) -> None:
-        self.received = ""
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                size = int(self.headers.get("content-length") or 0)
-                owner.received += self.rfile.read(size).decode("utf-8", "replace")
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                """The story is told elsewhere."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+def _neighbour(stack: ExitStack) -> demo_mysql.Neighbour | None:
+    """MariaDB or MySQL, where the machine has one."""
+    installation = next(mysql.available(), None)
+    return None if installation is None else stack.enter_context(demo_mysql.Neighbour(installation))
 
 
 def invite(lab: Lab, web: str, console: Console) -> None:
@@ -389,14 +400,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print("[dim]starting PostgreSQL, an OIDC issuer and the gateway ...")
     try:
         launcher = "mitmweb" if options.keep else "mitmdump"
-        with Lab(tls="optional", launcher=launcher, web=web, adjust=_adjust) as lab:
+        with ExitStack() as stack:
+            neighbour = _neighbour(stack)
+            lab = stack.enter_context(
+                Lab(tls="optional", launcher=launcher, web=web, adjust=lambda config: _adjust(config, neighbour))
+            )
             console.print(f"[dim]ready after {time.monotonic() - started:.1f} s: {lab.server.installation.version}")
-            demo = Demo(lab, console)
+            demo = Demo(lab, console, neighbour)
             went_well = demo.play()
+            if neighbour is None:
+                console.print(f"[dim]left out, MySQL: {mysql.how_to_get('mariadb')}")
             if options.json:
                 acts = [asdict(act) for act in demo.acts]
                 seconds = round(time.monotonic() - started, 2)
-                print(json.dumps({"ok": went_well, "seconds": seconds, "acts": acts}), flush=True)
+                left_out = [] if neighbour is not None else [f"MySQL: {mysql.how_to_get('mariadb')}"]
+                told = {"ok": went_well, "seconds": seconds, "acts": acts, "left_out": left_out}
+                print(json.dumps(told), flush=True)
             if not went_well:
                 console.print(Panel(Text(lab.gateway.log_tail()), title="the gateway's log", border_style="red"))
             if options.keep:
@@ -406,7 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 console.rule(f"[bold green]all as told, in {time.monotonic() - started:.1f} s", align="left")
                 console.print("try it yourself: ./scripts/demo --keep")
             return 0 if went_well else 1
-    except (StartError, psycopg.Error) as error:
+    except (*_DATABASES, StartError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -18,7 +18,6 @@ import psycopg
 import pymysql  # type: ignore[import-untyped]  # it ships no types
 from rich.console import Console
 
-from protocols.registry import PROTOCOLS
 from scripts.support import mysql, postgres
 from scripts.support.gateway import ROOT, Gateway
 from scripts.support.issuer import Issuer
@@ -234,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--policy", action="append", type=Path, metavar="FILE", help="bundle; default: the demo's")
-    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="postgres", help="default: postgres")
+    parser.add_argument("--protocol", choices=("postgres", "mysql"), default="postgres", help="default: postgres")
     parser.add_argument("--setup", type=Path, metavar="FILE.sql", help="script for the database; default: sample")
     parser.add_argument(
         "--server",

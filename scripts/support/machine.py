@@ -73,7 +73,7 @@ def prepare(root: Path, *, install_missing: bool = True) -> None:
         where = mysql.system_root()
         _step("debootstrap", f"MySQL into {where}, about a minute, once", lambda: bootstrap(where))
     drivers = all(importlib.util.find_spec(name) for name in _NATIVE)
-    if install_missing and not drivers and _program("mariadb_config")():
+    if install_missing and not drivers and os.environ.get("UV_NO_SYNC") != "1" and _program("mariadb_config")():
         _step("uv sync", "mysqlclient and mariadb are compiled, once", lambda: build_native(root))
     for told in still_missing():
         print(f"{'without':<16}{told}", flush=True)

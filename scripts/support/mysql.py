@@ -10,6 +10,7 @@ loader and libraries, without chroot, so that sockets and data are where everyth
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -17,17 +18,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pymysql  # type: ignore[import-untyped]  # it ships no types
 
 from scripts.support import sample
-from scripts.support.process import Process, StartError, free_port, wait_until
-from scripts.support.servers import UrlForm, as_user, own, private_cache, server_user
+from scripts.support.process import StartError
+from scripts.support.servers import PATH, DatabaseServer, UrlForm, kept_template, own
 from scripts.support.tls import Authority
 
 URL_FORM = UrlForm("mysql", "ssl-mode", "ssl-ca", "DISABLED", "VERIFY_IDENTITY")
@@ -39,9 +39,6 @@ METHODS = {
     "mysql": ("caching_sha2_password", "sha256_password", "mysql_native_password"),
     "mariadb": ("mysql_native_password", "ed25519"),
 }
-_ATTEMPTS = 3  # a free port can be taken by another process before the server binds it
-_START_SECONDS = 60.0
-_PATH = f"{os.defpath}:/usr/sbin:/usr/local/sbin"
 _FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin", "libexec", "")
 
 # fast and forgetful: the machine may crash, the data may not matter. A killed server or gateway loses nothing by this
@@ -173,7 +170,7 @@ def _mysql() -> Installation | None:
 
 
 def _which(name: str) -> Path | None:
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_PATH}")
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{PATH}")
     return Path(found).resolve() if found else None
 
 
@@ -198,16 +195,19 @@ def _loader(system: Path) -> tuple[Path, str]:
     raise StartError(f"no dynamic loader in `{system}`: is it the root of a Debian system?")
 
 
-class MySQLServer:
+class MySQLServer(DatabaseServer):
     """A running server with an empty `database`; `stop` ends it and removes its folder.
 
     `authority` switches TLS on, `tls_only` refuses everything else over TCP. `method` is the superuser's authentication
     plugin (None: the flavour's own default); `logins` has a user and password for every plugin. Raises StartError.
     """
 
-    host = "127.0.0.1"
     user = SUPERUSER
     form = URL_FORM
+    prefix = "sgmy-"
+    accounts = ("mysql", "nobody")
+    signals = (signal.SIGKILL,)  # its own shutdown takes seconds, to keep what nobody will read
+    start_seconds = 60.0
 
     def __init__(
         self,
@@ -228,13 +228,10 @@ class MySQLServer:
             raise StartError(f"unknown authentication plugin `{method}`; {installation.name} has {', '.join(methods)}")
         if authority is None and tls_only:
             raise StartError("TLS needs an authority")
-        self.installation = installation
-        self.database = database
+        super().__init__(database, authority)
+        self._installation = installation
         self.method = method
-        self.authority = authority
-        self.password = secrets.token_urlsafe(18)
         self.logins: dict[str, tuple[str, str]] = {}
-        self._owner = server_user("mysql", "nobody")
         self._settings = {
             **_FORGETFUL,
             "bind-address": self.host,
@@ -248,79 +245,37 @@ class MySQLServer:
             **(_MYSQL_ONLY if installation.flavour == "mysql" else {}),
             **(settings or {}),
         }
-        for attempt in range(_ATTEMPTS):
-            try:
-                self._start()
-                break
-            except StartError as error:
-                if attempt + 1 == _ATTEMPTS or "ddress already in use" not in str(error):
-                    raise
-        try:
-            self._prepare()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _start(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="sgmy-"))
-        self.log = self.folder / "server.log"
-        self.general_log = self.folder / "general.log"
-        self.socket = self.folder / "server.sock"
-        try:
-            own(self.folder, self._owner)
-            template = _template(self.installation, self._owner)
-            # with their owners: they are the server's own
-            subprocess.run(["cp", "-a", template, self.data], check=True, capture_output=True)
-            self.port = free_port(self.host)
-            argv = [*self.installation.argv(self.installation.server), *self.installation.options()]
-            argv += [f"--datadir={self.data}", f"--port={self.port}", f"--socket={self.socket}"]
-            scratch = self.folder / "tmp"
-            scratch.mkdir()
-            own(scratch, self._owner)
-            argv += [f"--tmpdir={scratch}"]  # servers that share one delete each other's files
-            argv += [f"--pid-file={self.folder / 'server.pid'}", f"--general-log-file={self.general_log}"]
-            argv += [f"--{name}={value}" if value else f"--{name}" for name, value in self._settings.items()]
-            if self.authority is not None:
-                argv += self._tls_options(self.authority)
-            self.process = Process(
-                argv,
-                log=self.log,
-                name=f"{self.installation.name} {self.installation.version}",
-                signals=(signal.SIGKILL,),  # its own shutdown takes seconds, to keep what nobody will read
-                user=(self._owner.pw_uid, self._owner.pw_gid) if self._owner else None,
-                remove=(self.folder,),
-                cwd=Path("/"),
-                env={"PATH": _PATH, "LC_ALL": "C", "TZ": "UTC"},
-            )
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        try:
-            wait_until(
-                self._ready, _START_SECONDS, what=self.process.name, alive=lambda: self.process.running, log=self.log
-            )
-        except BaseException:
-            self.process.stop()
-            raise
+        self._bring_up()
 
     @property
-    def data(self) -> Path:
-        return self.folder / "data"
+    def installation(self) -> Installation:
+        return self._installation
 
-    def _tls_options(self, authority: Authority) -> list[str]:
-        pair = authority.server(f"mysql-{self.folder.name}")
-        options = []
-        for option, source, mode in (
-            ("ssl-cert", pair.certificate, 0o644),
-            ("ssl-key", pair.key, 0o600),
-            ("ssl-ca", authority.file, 0o644),
-        ):
-            target = self.folder / source.name
-            shutil.copyfile(source, target)
-            target.chmod(mode)
-            own(target, self._owner)
-            options.append(f"--{option}={target}")
-        return options
+    @property
+    def general_log(self) -> Path:
+        return self.folder / "general.log"
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "server.sock"
+
+    def _template(self) -> Path:
+        name = f"{self.installation.flavour}-{self.installation.version}"
+        return kept_template("mysql", name, functools.partial(_initialise, self.installation), self._owner)
+
+    def _command(self) -> list[str | Path]:
+        argv = [*self.installation.argv(self.installation.server), *self.installation.options()]
+        argv += [f"--datadir={self.data}", f"--port={self.port}", f"--socket={self.socket}"]
+        scratch = self.folder / "tmp"
+        scratch.mkdir()
+        own(scratch, self._owner)
+        argv += [f"--tmpdir={scratch}"]  # servers that share one delete each other's files
+        argv += [f"--pid-file={self.folder / 'server.pid'}", f"--general-log-file={self.general_log}"]
+        argv += [f"--{name}={value}" if value else f"--{name}" for name, value in self._settings.items()]
+        if self.authority is not None:
+            certificate, key, ca = self._tls_files(self.authority, self.folder)
+            argv += [f"--ssl-cert={certificate}", f"--ssl-key={key}", f"--ssl-ca={ca}"]
+        return argv
 
     def _ready(self) -> bool:
         """It greets. Asked with a socket of our own: the driver leaves its own open when it cannot connect."""
@@ -392,7 +347,7 @@ class MySQLServer:
                 [*argv, database or self.database],
                 stdin=script,
                 capture_output=True,
-                env={"PATH": _PATH, "LC_ALL": "C", "MYSQL_PWD": self.password},
+                env={"PATH": PATH, "LC_ALL": "C", "MYSQL_PWD": self.password},
             )
         if done.returncode != 0:
             raise StartError(f"`{path}` failed: {done.stderr.decode(errors='replace').strip()}")
@@ -401,21 +356,6 @@ class MySQLServer:
         """The sample shop, in an empty database."""
         with contextlib.closing(self.connect()) as connection:
             sample.load_mysql(connection)
-
-    def dsn(
-        self, *, user: str | None = None, password: str | None = None, database: str | None = None, **parameters: str
-    ) -> str:
-        """A URL in the form of MySQL's own shell; TLS is verified where the server has it."""
-        ca = self.authority.file if self.authority is not None else None
-        return self.form.build(
-            self.host,
-            self.port,
-            user or self.user,
-            password or self.password,
-            database or self.database,
-            ca,
-            parameters,
-        )
 
     def logged(self) -> list[Logged]:
         """The general log so far, parsed. Needs `log_statements`."""
@@ -429,45 +369,8 @@ class MySQLServer:
         """The text of every statement that reached the server, in order; a prepared one at each execution."""
         return [entry.text for entry in self.logged() if entry.command in ("Query", "Execute")]
 
-    def stop(self) -> None:
-        """Its end, and its folder is gone. May be called again."""
-        self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
 
 _MYSQL_ONLY = {"mysqlx": "0", "secure-file-priv": "NULL", "innodb-redo-log-capacity": "32M"}
-
-
-def _template(installation: Installation, owner: Any) -> Path:
-    """An initialised data folder to copy, made once for each version. Raises StartError."""
-    cache = private_cache("mysql")
-    target = cache / f"{installation.flavour}-{installation.version}"
-    if target.exists():
-        return target
-    partial = Path(tempfile.mkdtemp(dir=cache))
-    try:
-        own(partial, owner)
-        made = subprocess.run(
-            _initialise(installation, partial / "data"),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd="/",
-            env={"PATH": _PATH, "LC_ALL": "C", "TZ": "UTC", "HOME": str(partial)},
-            **as_user(owner),
-        )
-        if made.returncode != 0:
-            raise StartError(f"{installation.name} cannot be initialised: {made.stdout}{made.stderr}".strip())
-        with contextlib.suppress(OSError):  # another process was faster
-            (partial / "data").rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def _initialise(installation: Installation, data: Path) -> list[str | Path]:

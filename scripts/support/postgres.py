@@ -7,11 +7,9 @@ over TCP; over the Unix socket in its private folder it needs none (that is how 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
-import os
-import pwd
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -19,21 +17,19 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from scripts.support import sample
-from scripts.support.process import Process, StartError, free_port, wait_until
-from scripts.support.servers import UrlForm, as_user, own, private_cache, server_user
+from scripts.support.process import StartError
+from scripts.support.servers import DatabaseServer, Owner, UrlForm, as_user, kept_template, private_cache
 from scripts.support.tls import Authority
 
 SUPERUSER = "postgres"
 URL_FORM = UrlForm("postgresql", "sslmode", "sslrootcert", "disable", "verify-full")
 METHODS = ("scram-sha-256", "md5", "password", "trust", "cert")
-_ATTEMPTS = 3  # a free port can be taken by another process before the server binds it
-_START_SECONDS = 30.0
 
 # fast and forgetful: the machine may crash, the data may not matter. A killed server or gateway loses nothing by this
 _FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -53,6 +49,7 @@ class Installation:
     version: str
     tls: bool
     protocol: str = "postgres"
+    name: str = "PostgreSQL"
 
     @property
     def major(self) -> int:
@@ -102,7 +99,8 @@ def available() -> Iterator[Installation]:
 
 def _describe(folder: Path) -> Installation:
     version = _ask(folder / "postgres", "--version").split()[2]
-    return Installation(folder, version, "openssl" in _ask(folder / "pg_config", "--configure"))
+    # what it is linked with: `pg_config` is not part of every package of a server
+    return Installation(folder, version, b"libssl.so" in (folder / "postgres").read_bytes())
 
 
 def _ask(program: Path, argument: str) -> str:
@@ -112,7 +110,7 @@ def _ask(program: Path, argument: str) -> str:
         raise StartError(f"cannot run `{program} {argument}`: {error}") from error
 
 
-def _reachable(installation: Installation, user: pwd.struct_passwd | None) -> Installation:
+def _reachable(installation: Installation, user: Owner) -> Installation:
     """The same binaries where `user` can execute them: a checkout under `/root` is closed to everyone else."""
     if user is None:
         return installation
@@ -143,16 +141,19 @@ def _copy(installation: Installation) -> Path:
     return target / package.name / installation.bin.relative_to(package)
 
 
-class PostgresServer:
+class PostgresServer(DatabaseServer):
     """A running server with an empty `database`; `stop` ends it and removes its folder.
 
     `authority` switches TLS on, `tls_only` refuses everything else over TCP. `method` is one of METHODS and holds for
     TCP. Raises StartError.
     """
 
-    host = "127.0.0.1"
     user = SUPERUSER
     form = URL_FORM
+    prefix = "sgpg-"
+    accounts = ("postgres", "nobody")
+    signals = (signal.SIGINT, signal.SIGQUIT)  # fast, then immediate shutdown
+    start_seconds = 30.0
 
     def __init__(
         self,
@@ -172,12 +173,9 @@ class PostgresServer:
             raise StartError("TLS needs an authority")
         if authority is not None and not installation.tls:
             raise StartError(f"PostgreSQL {installation.version} in `{installation.bin}` is built without TLS")
-        self.database = database
+        super().__init__(database, authority)
         self.method = method
-        self.authority = authority
-        self.password = secrets.token_urlsafe(18)
-        self._owner = server_user("postgres", "nobody")
-        self.installation = _reachable(installation, self._owner)
+        self._installation = _reachable(installation, self._owner)
         self._options = {
             **_FORGETFUL,
             "listen_addresses": self.host,
@@ -192,86 +190,33 @@ class PostgresServer:
             **(settings or {}),
         }
         self._access = _access_rules(method, tls_only=tls_only)
-        for attempt in range(_ATTEMPTS):
-            try:
-                self._start()
-                break
-            except StartError as error:
-                if attempt + 1 == _ATTEMPTS or "Address already in use" not in str(error):
-                    raise
-        try:
-            self._prepare()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _start(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="sgpg-"))
-        self.log = self.folder / "server.log"
-        try:
-            options = {**self._options, "unix_socket_directories": str(self.folder)}
-            own(self.folder, self._owner)
-            self._initialise()
-            if self.authority is not None:
-                options |= self._tls_options(self.authority)
-            self.port = free_port(self.host)
-            argv: list[str | Path] = [self.installation.program("postgres"), "-D", self.data, "-p", str(self.port)]
-            for name, value in options.items():
-                argv += ["-c", f"{name}={value}"]
-            self.process = Process(
-                argv,
-                log=self.log,
-                name=f"PostgreSQL {self.installation.version}",
-                signals=(signal.SIGINT, signal.SIGQUIT),  # fast, then immediate shutdown
-                user=(self._owner.pw_uid, self._owner.pw_gid) if self._owner else None,
-                remove=(self.folder,),
-                cwd=Path("/"),
-                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            )
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        try:
-            wait_until(
-                self._ready, _START_SECONDS, what=self.process.name, alive=lambda: self.process.running, log=self.log
-            )
-        except BaseException:
-            self.process.stop()
-            raise
+        self._bring_up()
 
     @property
-    def data(self) -> Path:
-        return self.folder / "data"
+    def installation(self) -> Installation:
+        return self._installation
 
-    def _initialise(self) -> None:
-        argv: list[str | Path] = [self.installation.program("initdb"), "-D", self.data, "-U", SUPERUSER, "--auth=trust"]
-        argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
-        made = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-            **as_user(self._owner),
-        )
-        if made.returncode != 0:
-            raise StartError(f"initdb failed: {made.stderr.strip()}")
+    def _template(self) -> Path:
+        place = hashlib.sha256(str(self.installation.bin).encode()).hexdigest()[:12]  # two may have one version
+        name = f"data-{self.installation.version}-{place}"
+
+        def initialise(data: Path) -> list[str | Path]:
+            argv: list[str | Path] = [self.installation.program("initdb"), "-D", data, "-U", SUPERUSER]
+            return [*argv, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+
+        return kept_template("postgres", name, initialise, self._owner)
+
+    def _command(self) -> list[str | Path]:
         (self.data / "pg_hba.conf").write_text(self._access)
-
-    def _tls_options(self, authority: Authority) -> dict[str, str]:
-        pair = authority.server(f"postgres-{self.folder.name}")
-        options = {"ssl": "on"}
-        for option, source, mode in (
-            ("ssl_cert_file", pair.certificate, 0o644),
-            ("ssl_key_file", pair.key, 0o600),  # the server refuses a key that others may read
-            ("ssl_ca_file", authority.file, 0o644),
-        ):
-            target = self.data / source.name
-            shutil.copyfile(source, target)
-            target.chmod(mode)
-            own(target, self._owner)
-            options[option] = target.name
-        return options
+        options = {**self._options, "unix_socket_directories": str(self.folder)}
+        if self.authority is not None:
+            certificate, key, ca = self._tls_files(self.authority, self.data)
+            options |= {"ssl": "on", "ssl_cert_file": certificate.name, "ssl_key_file": key.name}
+            options |= {"ssl_ca_file": ca.name}
+        argv: list[str | Path] = [self.installation.program("postgres"), "-D", self.data, "-p", str(self.port)]
+        for name, value in options.items():
+            argv += ["-c", f"{name}={value}"]
+        return argv
 
     def _ready(self) -> bool:
         try:  # the eighth line of the pid file is the server's own word for its state
@@ -307,21 +252,6 @@ class PostgresServer:
         if done.returncode != 0:
             raise StartError(f"`{path}` failed: {done.stderr.strip()}")
 
-    def dsn(
-        self, *, user: str | None = None, password: str | None = None, database: str | None = None, **parameters: str
-    ) -> str:
-        """A URI for TCP that libpq and asyncpg understand; TLS is verified where the server has it."""
-        ca = self.authority.file if self.authority is not None else None
-        return self.form.build(
-            self.host,
-            self.port,
-            user or SUPERUSER,
-            password or self.password,
-            database or self.database,
-            ca,
-            parameters,
-        )
-
     def load_sample(self) -> None:
         """The sample shop, in an empty database."""
         with self.connect() as connection:
@@ -343,16 +273,6 @@ class PostgresServer:
             if entry.database == wanted and entry.level == "LOG" and (match := _STATEMENT.match(entry.text)):
                 found.append(entry.text[match.end() :])
         return found
-
-    def stop(self) -> None:
-        """Fast shutdown, and the folder is gone. May be called again."""
-        self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
 
 def _access_rules(method: str, *, tls_only: bool) -> str:

@@ -53,3 +53,45 @@ def test_a_name_that_cannot_be_resolved_is_refused(answer: str, monkeypatch: pyt
     monkeypatch.setattr(http_destinations, "_TIMEOUT", 0.05)
     with pytest.raises(DestinationRefused):
         asyncio.run(ask())
+
+
+def test_an_address_that_was_checked_serves_others_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answers = {"good.example": "93.184.215.14", "bad.example": "10.0.0.1"}
+
+    async def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        return [(0, 0, 0, "", (answers[host], 443))]
+
+    async def ask() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        here = Destinations()
+        for _ in range(3):
+            assert await here.resolve("good.example", 443) == "93.184.215.14"
+            with pytest.raises(DestinationRefused):
+                await here.resolve("bad.example", 443)
+        assert asked == ["good.example", "bad.example", "bad.example", "bad.example"]
+        await here.resolve("good.example", 8443)  # another port may be the gateway's own
+        monkeypatch.setattr(http_destinations, "_KEPT", 0.0)
+        asked.clear()
+        others = Destinations()
+        await others.resolve("good.example", 443)
+        await others.resolve("good.example", 443)
+        assert asked == ["good.example"] * 2
+
+    asyncio.run(ask())
+
+
+def test_addresses_that_were_checked_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        return [(0, 0, 0, "", ("93.184.215.14", 443))]
+
+    async def ask() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        monkeypatch.setattr(http_destinations, "_MOST", 4)
+        here = Destinations()
+        for number in range(10):
+            await here.resolve(f"n{number}.example", 443)
+        assert len(here._checked) == 4
+
+    asyncio.run(ask())

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from mitmproxy import connection, http, options
-from mitmproxy.connection import ConnectionState
-from mitmproxy.proxy import commands, context, events
-from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy import connection, http
+from mitmproxy.proxy import commands, events
 
-from addons.http_layer import GuardedLayer
-from addons.http_port import Collect, Ended, Forward, Refuse, SluicegateStepHook
+from addons.http_layer import together
+from addons.http_port import Ended, Forward, Refuse
+from addons.http_stream import GuardedStream
 from addons.http_wire import MAX_HEAD
 from tests.support.http_raw import ok
+from tests.support.http_talk import Exchange, Talk
 
 GET = b"GET /a HTTP/1.1\r\nHost: up.example\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: up.example\r\nContent-Length: 5\r\n\r\nhello"
@@ -23,149 +23,6 @@ POST = b"POST /a HTTP/1.1\r\nHost: up.example\r\nContent-Length: 5\r\n\r\nhello"
 
 class Boom(Exception):
     """What goes wrong."""
-
-
-class Exchange:
-    """Lets everything pass, but for what a test replaces."""
-
-    def __init__(self, request: http.Request) -> None:
-        self.request = request
-        self.told: list[str] = []
-        self.pieces: list[bytes] = []
-
-    def connect(self) -> Any:
-        return Forward()
-
-    def begin(self, end_stream: bool) -> Any:
-        return Forward() if end_stream else Collect()
-
-    def body(self, data: bytes) -> Any:
-        self.pieces.append(data)
-        return b""
-
-    def complete(self) -> Any:
-        return Forward()
-
-    def rest(self) -> bytes:
-        return b""
-
-    def collected(self) -> Iterator[bytes]:
-        yield from self.pieces
-
-    def pace(self) -> Awaitable[None]:
-        return asyncio.sleep(0)
-
-    def outgoing(self, request: http.Request, server: connection.Server) -> http.Request:
-        return request
-
-    def address(self) -> tuple[str, int, bool]:
-        return "up.example", 80, False
-
-    def reaches(self, server: connection.Server) -> bool:
-        return isinstance(server, connection.Server) and server.address == ("up.example", 80)
-
-    def answer(self, response: http.Response, end_stream: bool) -> Any:
-        return Forward()
-
-    def answer_data(self, data: bytes) -> bytes:
-        return data
-
-    def answer_end(self) -> bytes:
-        return b""
-
-    def show(self, flow: http.HTTPFlow) -> None:
-        flow.metadata["sluicegate"] = "x"
-
-    def to_client(self, response: http.Response) -> http.Response:
-        return response
-
-    def upgraded(self) -> Any:
-        raise AssertionError
-
-    def tunnel(self) -> Any:
-        raise AssertionError
-
-    def failed(self, why: str) -> None:
-        self.told.append(f"failed: {why}")
-
-    def finished(self) -> None:
-        self.told.append("finished")
-
-
-class Talk:
-    """One client connection: `sent` is what went to each side."""
-
-    def __init__(self, adjust: Callable[[Exchange], None] = lambda e: None, *, watched: bool = False) -> None:
-        self.watched = watched
-        self.exchanges: list[Exchange] = []
-        self.paused = False
-        self._adjust = adjust
-        client = connection.Client(
-            peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2), timestamp_start=0.0, state=ConnectionState.OPEN
-        )
-        opts = options.Options()
-        for name, value in (("validate_inbound_headers", True), ("store_streamed_bodies", False)):
-            opts.add_option(name, bool, value, "")
-        for name in ("stream_large_bodies", "body_size_limit"):
-            opts.add_option(name, str | None, None, "")
-        for name in ("websocket", "rawtcp", "normalize_outbound_headers", "keep_host_header"):
-            opts.add_option(name, bool, True, "")
-        self.context = context.Context(client, opts)
-        self.context.server.address = ("up.example", 80)
-        self.client = client
-        self.server: connection.Server | None = None
-        self.up = b""
-        self.down = b""
-        self.flows: list[http.HTTPFlow] = []
-        self.closed: list[connection.Connection] = []
-        self.logged = ""
-        self.layer = GuardedLayer(self.context, HTTPMode.transparent, self)
-        self._feed(events.Start())
-
-    def exchange(self, request: http.Request, stream: Any, tunnelled: tuple[str, int] | None) -> Exchange:
-        made = Exchange(request)
-        self._adjust(made)
-        self.exchanges.append(made)
-        return made
-
-    def pause(self, paused: bool) -> None:
-        self.paused = paused
-
-    def says(self, data: bytes) -> None:
-        self._feed(events.DataReceived(self.client, data))
-
-    def answers(self, data: bytes) -> None:
-        assert self.server is not None
-        self._feed(events.DataReceived(self.server, data))
-
-    def leaves(self) -> None:
-        self.client.state = ConnectionState.CLOSED
-        self._feed(events.ConnectionClosed(self.client))
-
-    def _feed(self, event: events.Event) -> None:
-        waiting = [event]
-        while waiting:
-            for command in self.layer.handle_event(waiting.pop(0)):
-                if isinstance(command, commands.SendData):
-                    if command.connection is self.client:
-                        self.down += command.data
-                    else:
-                        self.up += command.data
-                elif isinstance(command, commands.OpenConnection):
-                    self.server = command.connection
-                    self.server.state = ConnectionState.OPEN
-                    waiting.append(events.OpenConnectionCompleted(command, None))
-                elif isinstance(command, SluicegateStepHook):
-                    asyncio.run(command.step.run())
-                    waiting.append(events.HookCompleted(command))
-                elif isinstance(command, commands.CloseConnection):
-                    self.closed.append(command.connection)
-                    command.connection.state = ConnectionState.CLOSED
-                elif isinstance(command, commands.Log):
-                    self.logged += command.message
-                elif isinstance(command, commands.StartHook):
-                    self.flows.append(command.args()[0])
-                    waiting.append(events.HookCompleted(command))
 
 
 def _raises(*args: object) -> Any:
@@ -407,3 +264,71 @@ def test_a_malformed_request_is_nobodys_flow() -> None:
     assert b"mitmproxy" not in talk.down
     assert talk.up == b""
     assert talk.exchanges == []
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def test_a_head_and_its_body_go_at_once() -> None:
+    talk = Talk()
+    talk.says(POST)
+    talk.answers(ok(b"hello"))
+    assert talk.sends == [len(talk.up), len(ok(b"hello"))]
+
+
+def test_what_is_large_is_not_copied_to_go_at_once() -> None:
+    talk = Talk()
+    talk.says(GET)
+    body = b"x" * 100_000
+    talk.answers(ok(body))
+    assert talk.down == ok(body)
+    assert talk.sends[1:] == [len(ok(body)) - len(body), len(body)]
+
+
+def test_what_was_on_its_way_goes_before_an_error_ends_it() -> None:
+    client, server = (connection.Server(address=None) for _ in "ab")
+
+    def steps() -> Any:
+        yield commands.SendData(client, b"one")
+        yield commands.SendData(client, b"two")
+        yield commands.SendData(server, b"three")
+        raise Boom
+
+    sent: list[tuple[Any, bytes]] = []
+    with pytest.raises(Boom):
+        sent.extend((command.connection, command.data) for command in together(steps()))
+    assert sent == [(client, b"onetwo"), (server, b"three")]
+
+
+def alive() -> int:
+    return sum(isinstance(one, GuardedStream) for one in gc.get_objects())
+
+
+def test_a_request_that_is_done_leaves_nothing_for_the_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        talk, before = Talk(), alive()
+        for _ in range(5):
+            talk.says(POST)
+            talk.answers(ok())
+        talk.says(b"GET / HTTP/1.1\r\nHost: up.example\r\nConnection: close\r\n\r\n")
+        talk.answers(ok())
+        assert alive() == before
+        assert [one.told for one in talk.exchanges] == [["finished"]] * 6
+    finally:
+        gc.enable()
+
+
+def test_a_request_that_is_lost_while_it_waits_lives_until_it_is_done() -> None:
+    async def verdict() -> Forward:
+        return Forward()
+
+    talk = Talk(lambda e: setattr(e, "begin", lambda _: verdict()))
+    talk.patient = True
+    talk.says(GET)
+    talk.leaves()
+    talk.goes_on()
+    assert talk.up == b""
+    assert talk.logged == ""
+    assert [told.partition(":")[0] for told in talk.exchanges[0].told] == ["failed"]

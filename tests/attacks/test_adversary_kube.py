@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from protocols.kubernetes.analysis import analyse
 from protocols.kubernetes.requests import resolve
 from protocols.kubernetes.secrets import MaskedObjects
 from tests.attacks.test_kubernetes_gateway import raw
+from tests.support.http_h2 import Answer, H2Client
 from tests.support.journal import records
 from tests.support.kube_lab import KubeLab
 
@@ -93,3 +95,75 @@ def test_none_of_it_is_on_record(lab: KubeLab) -> None:
     assert ask(lab, f"GET {SECRETS}/db")[0] == 200
     assert VALUE not in lab.log.read_text()
     assert hides(json.dumps(records(lab.state)).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "fact", "value"),
+    [
+        ({"spec": {"securityContext": {"windowsOptions": {"hostProcess": True}}}}, "kube.privileged", "true"),
+        ({"spec": {"local": {"path": "/etc"}}}, "kube.host_path", "/etc"),
+        ({"spec": {"template": {"spec": {"initContainers": [{"image": "evil"}]}}}}, "kube.image", "evil"),
+        ({"spec": {"jobTemplate": {"spec": {"template": {"spec": {"hostPID": True}}}}}}, "kube.host_pid", "true"),
+        ({"spec": {"$patch": "replace", "containers": [{"image": "evil"}]}}, "kube.image", "evil"),
+        ({"spec": {"anything": [{"podSpec": {"volumes": [{"hostPath": {"path": "/"}}]}}]}}, "kube.host_path", "/"),
+        ({"items": [{"spec": {"containers": [{"image": "evil"}]}}]}, "kube.image", "evil"),
+    ],
+)
+def test_no_place_hides_what_a_pod_asks_of_its_node(body: dict[str, object], fact: str, value: str) -> None:
+    for method, kind in (("POST", "application/json"), ("PATCH", "application/apply-patch+yaml")):
+        target = "/apis/example.org/v1/namespaces/shop/things" + ("/x" if method == "PATCH" else "")
+        facts = analyse(resolve(method, target), json.dumps(body).encode(), kind).facts
+        assert facts[fact] == (value,)
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("line", "headers", "status"),
+    [
+        ("CONNECT 127.0.0.1:443", (), 403),
+        ("CONNECT /api/v1/namespaces/default/pods/web/exec", (), 403),
+        ("TRACE /api/v1/pods", (), 400),
+        ("PROPFIND /api/v1/pods", (), 405),
+        ("GET /api/v1/pods", ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"), 400),
+        ("GET /api/v1/nodes/n1/exec?command=id", (), 403),
+        ("GET /api/v1/nodes/n1/log", (), 200),
+        ("GET /logs/kube-apiserver.log", (), 403),
+        ("GET /debug/pprof/profile", (), 403),
+        ("GET /metrics/cadvisor", (), 403),
+        (f"GET {SECRETS}/db", ("X-HTTP-Method-Override: DELETE", "X-Original-URL: /api/v1/nodes/n1/proxy/run"), 200),
+    ],
+)
+def test_no_method_and_no_upgrade_is_another_way_in(
+    lab: KubeLab, line: str, headers: tuple[str, ...], status: int
+) -> None:
+    found, answer = ask(lab, line, *headers)
+    assert found in (status, 404) if status == 200 else found == status, answer[:300]
+    assert hides(answer)
+    assert not any(
+        seen.header("x-http-method-override") or seen.header("x-original-url") for seen in lab.apiserver.seen
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_a_websocket_over_http2_opens_nothing(lab: KubeLab) -> None:
+    """RFC 8441: CONNECT with a `:protocol`, which would be an exec that is no upgrade."""
+
+    class Api:
+        authority = lab.authority
+        ports = {"api": lab.ports["cluster"]}  # noqa: RUF012 - read once
+
+    streams = len(lab.apiserver.recordings)
+    path = "/api/v1/namespaces/default/pods/web/exec?command=id&stdout=true"
+    with H2Client(Api(), token=lab.token("dev", "operators"), lies=True) as client:  # type: ignore[arg-type]
+        pseudo = [(b":protocol", b"websocket")]
+        fields = client.fields("CONNECT", path)
+        stream = client.h2.get_next_available_stream_id()
+        client.answers[stream] = Answer()
+        client.h2.send_headers(stream, fields[:4] + pseudo + fields[4:], end_stream=False)
+        client.flush()
+        while not client.answers[stream].done and not client.closed and client.read(5.0):
+            pass
+        assert client.closed or client.answers[stream].error is not None or client.answers[stream].status >= 400
+    assert len(lab.apiserver.recordings) == streams

@@ -37,6 +37,9 @@ CREATE VIEW v_func AS SELECT id, f_ssn(id) AS x FROM orders;
 CREATE VIEW v_star AS SELECT * FROM users;
 CREATE VIEW v_union AS SELECT id, name FROM users UNION SELECT id, ssn FROM users;
 CREATE VIEW v_count AS SELECT count(*) AS n FROM users;
+CREATE VIEW v_roll AS SELECT name, MAX(ssn) AS s FROM users GROUP BY name WITH ROLLUP;
+CREATE VIEW v_json AS SELECT u.id, j.s FROM users u, JSON_TABLE(JSON_ARRAY(u.ssn), '$[*]'
+  COLUMNS (s VARCHAR(30) PATH '$' DEFAULT '"x"' ON EMPTY)) j;
 CREATE TABLE gen (id int primary key, name varchar(30), secret varchar(30), h varchar(80) AS (SHA2(secret,256)),
                   inv int DEFAULT 3 INVISIBLE);
 CREATE TABLE numbered (id int AUTO_INCREMENT PRIMARY KEY, v int)

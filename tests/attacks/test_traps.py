@@ -55,6 +55,15 @@ CREATE OPERATOR < (LEFTARG = text, RIGHTARG = int, FUNCTION = opti);
 CREATE OPERATOR <~> (LEFTARG = text, RIGHTARG = int, FUNCTION = opti);
 CREATE FUNCTION opneg(text) RETURNS int {TRAP.format("1")}; CREATE OPERATOR - (RIGHTARG = text, FUNCTION = opneg);
 CREATE FUNCTION sf(int, int) RETURNS int {TRAP.format("1")}; CREATE AGGREGATE agg(int) (SFUNC = sf, STYPE = int);
+CREATE TABLE arrs(id int, ds edom[], r int4range); INSERT INTO arrs VALUES (1, '{{2}}', '[1,5)');
+CREATE TYPE ordered AS (n int); CREATE FUNCTION olt(ordered, ordered) RETURNS bool {TRAP.format("false")};
+CREATE FUNCTION ocmp(ordered, ordered) RETURNS int {TRAP.format("0")};
+CREATE OPERATOR <! (LEFTARG = ordered, RIGHTARG = ordered, FUNCTION = olt);
+CREATE OPERATOR =! (LEFTARG = ordered, RIGHTARG = ordered, FUNCTION = olt);
+CREATE OPERATOR CLASS ordered_ops DEFAULT FOR TYPE ordered USING btree AS
+  OPERATOR 1 <!, OPERATOR 3 =!, FUNCTION 1 ocmp(ordered, ordered);
+CREATE TABLE sorts(id int, o ordered); INSERT INTO sorts VALUES (1, ROW(1)::ordered), (2, ROW(2)::ordered);
+CREATE FUNCTION i2d(int) RETURNS date {TRAP.format("now()")}; CREATE CAST (int AS date) WITH FUNCTION i2d(int);
 CREATE VIEW v_ok AS SELECT id, name, salary FROM users;
 CREATE VIEW v_trap AS SELECT zap(1) AS n, id FROM users; CREATE VIEW v_deep AS SELECT n FROM v_trap WHERE id > 1;
 CREATE VIEW v_dom AS SELECT salary::edom AS d FROM users;
@@ -71,22 +80,24 @@ TABLES: dict[str, list[str]] = {
     "users": ["id", "name", "email", "salary", "p", "tags", "j"], "orders": ["id", "user_id", "shout", "purge_row"],
     "lower": ["id", "upper"], "evs": ["e", "ea"], "doms": ["id", "d"], "other.users": ["id", "zap"],
     "v_ok": ["id", "name", "salary"], "v_trap": ["n", "id"], "v_deep": ["n"], "v_dom": ["d"], "v_op": ["t"],
-    "rls": ["id"], "s1": ["last_value"], "pg_class": ["oid", "relname"],
+    "arrs": ["id", "ds", "r"], "sorts": ["id", "o"], "rls": ["id"], "s1": ["last_value"],
+    "pg_class": ["oid", "relname"],
 }  # fmt: skip
 USUAL = ["users", "users", "users", "orders", "lower", "v_ok", "doms"]
 ALIASES = ["u", "o", "users", "orders", "lower", "x", "zap", "purge_row"]
 FUNCTIONS = [
     "lower", "upper", "length", "abs", "zap", "purge_row", "shout", "imm", "agg", "count", "max", "name", "text",
-    "concat",
+    "concat", "array_append", "array_position", "array_cat", "range_merge", "greatest", "date",
     "to_jsonb", "row_to_json", "array_agg", "nextval", "now", "jsonb_populate_record", "unnest", "int4", "edom",
     "evil",
     "okdom", "pair", "other.abs", "pg_catalog.lower", "public.lower", "enum_first", "quote_literal", "md5",
 ]  # fmt: skip
-TYPES = ["int", "text", "varchar", "evil", "edom", "okdom", "pair", "cdom", "users", "evil[]", "edom[]", "jsonb",
-         "pg_catalog.text", "other.users"]  # fmt: skip
+TYPES = ["ordered", "date", "edom[]", "int", "text", "varchar", "evil", "edom", "okdom", "pair", "cdom", "users",
+         "evil[]", "jsonb", "pg_catalog.text", "other.users"]  # fmt: skip
 OPERATORS = ["+", "-", "=", "<", ">", "||", "<~>", "<>", "LIKE", "IS DISTINCT FROM", "OPERATOR(public.=)",
              "OPERATOR(pg_catalog.=)", "AND", "->>"]  # fmt: skip
-LITERALS = ["1", "2", "'x'", "'1'", "'(1,2)'", "'{x,y}'", "NULL", "'x'::varchar", "true", '\'{"a":1,"d":5}\'', "'s1'"]
+LITERALS = ["'{2}'", "'[1,2)'", "'(1)'", "1", "2", "'x'", "'1'", "'(1,2)'", "'{x,y}'", "NULL", "'x'::varchar", "true",
+            '\'{"a":1,"d":5}\'', "'s1'"]  # fmt: skip
 
 
 class Queries:
@@ -114,7 +125,8 @@ class Queries:
             f"({a} {self.pick(OPERATORS)} {b})", f"({a} {self.pick(OPERATORS)} {b})", f"({a})::{self.pick(TYPES)}",
             f"({a}).{self.pick(FUNCTIONS[:8])}", f"CASE {a} WHEN {b} THEN 1 END", f"({a} IN ({b}, 1))",
             f"ARRAY[{a}, {b}]", f"ROW({a}, {b})", f"nullif({a}, {b})", f"(- {a})", f"({a} BETWEEN {b} AND 3)",
-            f"{self.pick(TYPES[:7])} {self.pick(LITERALS[2:6])}", f"count(*) FILTER (WHERE {a} IS NULL)", self.column(),
+            f"{self.pick(TYPES[:10])} {self.pick(LITERALS[5:9])}", f"count(*) FILTER (WHERE {a} IS NULL)",
+            self.column(),
         ]  # fmt: skip
         return self.pick(forms) if self.random.random() < 0.93 else f"({self.select(depth - 1)})"
 

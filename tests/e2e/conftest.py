@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scripts.support import mysql
-from scripts.support.lab import Lab
+from scripts.support.lab import AnyInstallation, Lab
 from scripts.support.postgres import Installation
 
 
@@ -40,15 +40,44 @@ class Both:
         return asyncio.run(observed) if inspect.iscoroutine(observed) else observed
 
 
+class Labs:
+    """The labs of a worker, one for each installation, up until all its files are done.
+
+    A fixture with parameters ends the lab of one parameter for that of the next, and so starts two for every file.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[AnyInstallation, Lab] = {}
+
+    def get(self, installation: AnyInstallation, **options: Any) -> Lab:
+        kept = self._kept.get(installation)
+        if kept is not None and not (kept.gateway.process.running and kept.server.process.running):
+            kept.stop()  # a test that ends them has one of its own; this was none that meant to
+            kept = None
+        if kept is None:
+            kept = self._kept[installation] = Lab(installation=installation, **options)
+        return kept
+
+    def stop(self) -> None:
+        while self._kept:
+            self._kept.popitem()[1].stop()
+
+
 @pytest.fixture(scope="session")
-def lab(installation: Installation) -> Iterator[Lab]:
+def labs() -> Iterator[Labs]:
+    made = Labs()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(installation: Installation, labs: Labs) -> Lab:
     """The sample shop behind a gateway with the demo policy, on each PostgreSQL in turn.
 
     The listener takes plaintext too: the embedded psql and pgbench are built without TLS. Tests must leave `public` as
     they found it and may do what they like in the schema `work`.
     """
-    with Lab(installation=installation, tls="optional") as running:
-        yield running
+    return labs.get(installation, tls="optional")
 
 
 @pytest.fixture
@@ -106,13 +135,12 @@ class BothMySQL:
 
 
 @pytest.fixture(scope="session")
-def mysql_lab(mysql_installation: mysql.Installation) -> Iterator[Lab]:
+def mysql_lab(mysql_installation: mysql.Installation, labs: Labs) -> Lab:
     """The sample shop behind a gateway with the demo policy, on MariaDB and MySQL in turn, TLS on both legs.
 
     Tests leave `shop` as they found it and may do what they like in the database `work`.
     """
-    with Lab(installation=mysql_installation, adjust=_work_too) as running:
-        yield running
+    return labs.get(mysql_installation, adjust=_work_too)
 
 
 def _work_too(document: dict[str, Any]) -> None:

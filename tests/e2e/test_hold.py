@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,49 +12,18 @@ import psycopg
 import pytest
 
 from scripts.support.lab import Lab
+from tests.support.held import Waiting, status
 
 pytestmark = pytest.mark.e2e
 
 STATEMENT = "DELETE FROM public.orders WHERE id = %s RETURNING id"
 
 
-class Held:
-    """A client whose statement is waiting, in a thread of its own."""
-
+class Held(Waiting):
     def __init__(self, lab: Lab, connection: psycopg.Connection[Any], order: int) -> None:
-        self.connection = connection
         self.notices: list[str] = []
         connection.add_notice_handler(lambda notice: self.notices.append(notice.message_primary or ""))
-        self.known = {entry["id"] for entry in approvals(lab)}
-        self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        self.answer = self._pool.submit(lambda: connection.execute(STATEMENT, (order,)).fetchall())
-        self.id = self._wait(lab)
-
-    def _wait(self, lab: Lab) -> str:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            fresh = [entry["id"] for entry in approvals(lab) if entry["id"] not in self.known]
-            if fresh:
-                return str(fresh[0])
-            if self.answer.done():
-                pytest.fail(f"the statement was not held: {self.answer.exception() or self.answer.result()}")
-            time.sleep(0.05)
-        pytest.fail("no approval was requested")
-
-
-def approvals(lab: Lab) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = lab.gateway.ask("approvals", "list", "--status", "all", token=lab.tokens["admin"])
-    return found
-
-
-def status(lab: Lab, held: Held, wanted: str) -> str:
-    """The request's status once it is `wanted`, or after a while whatever it is."""
-    deadline = time.monotonic() + 10
-    found = ""
-    while found != wanted and time.monotonic() < deadline:
-        found = next(entry["status"] for entry in approvals(lab) if entry["id"] == held.id)
-        time.sleep(0.05)
-    return found
+        super().__init__(lab, lambda: connection.execute(STATEMENT, (order,)).fetchall())
 
 
 def vote(lab: Lab, verb: str, held: Held, *, token: str = "", reason: str = "because") -> tuple[int, str]:

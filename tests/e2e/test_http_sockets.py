@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from wsproto.frame_protocol import FrameProtocol
 
 from tests.support.http_lab import HttpLab
 from tests.support.http_raw import RawServer
-from tests.support.http_sockets import Socket, echo
+from tests.support.http_sockets import Socket, accepted, echo
 from tests.support.journal import await_records, records
 
 pytestmark = pytest.mark.e2e
@@ -74,6 +77,63 @@ def test_row_27_a_leak_in_a_ping_does_not_arrive(lab: HttpLab, server: RawServer
     with connect(lab, server) as client:
         client.send(client.frames.ping(b"4111 1111 1111 1111"))
         assert client.receive() is None
+
+
+@pytest.mark.parametrize("secret", ["ghp_" + "a1B2" * 9, "4111 1111 1111 1111"])
+def test_row_27_a_leak_that_is_spread_over_messages_does_not_arrive_whole(
+    lab: HttpLab, server: RawServer, secret: str
+) -> None:
+    with connect(lab, server) as client:
+        for piece in ("it is ", secret[:4], secret[4:10]):
+            client.send(client.frames.send_data(piece, fin=True))
+            assert client.receive() == piece
+        client.send(client.frames.send_data(f"{secret[10:]}.", fin=True))
+        assert client.receive() is None
+    assert secret[10:].encode() not in server.received
+    stopped = await_records(lab.state, lambda r: r.get("t") == "message" and r["stopped"])
+    assert stopped[-1]["effects"]
+
+
+def test_row_27_a_leak_that_is_typed_does_not_arrive_whole(lab: HttpLab, server: RawServer) -> None:
+    typed = "pay with 4111111111111111 now"
+    with connect(lab, server) as client:
+        got = ""
+        for letter in typed:
+            client.send(client.frames.send_data(letter, fin=True))
+            answer = client.receive()
+            if answer is None:
+                break
+            got += answer
+    assert got == "pay with 411111111111111"
+
+
+def test_messages_that_say_nothing_together_pass(lab: HttpLab, server: RawServer) -> None:
+    with connect(lab, server) as client:
+        for piece in ("4111 ", "x", "1111 1111 1111", '{"a": "411', "1"):
+            client.send(client.frames.send_data(piece, fin=True))
+            assert client.receive() == piece
+
+
+def speaking(*messages: str | bytes) -> Any:
+    """An upstream that sends these."""
+
+    def tell(connection: socket.socket, head: bytes) -> None:
+        frames = FrameProtocol(client=False, extensions=[])
+        connection.sendall(accepted(head))
+        for message in messages:
+            connection.sendall(frames.send_data(message, fin=True))
+
+    return tell
+
+
+def test_a_value_that_is_spread_over_messages_to_the_client_does_not_arrive_whole(lab: HttpLab) -> None:
+    messages = ("write to ada@exa", "mple.org or ", "bob@example.org", "4111 1111", " 1111 1111, thanks")
+    with RawServer(speaking(*messages)) as telling, connect(lab, telling, "/text/ws") as client:
+        assert client.receive() == "write to ada@exa"
+        assert client.receive() == "[withheld] or "
+        assert client.receive() == "[masked]"
+        assert client.receive() == "4111 1111"
+        assert client.receive() == "[withheld], thanks"
 
 
 def test_messages_to_the_client_are_masked_by_content(lab: HttpLab, server: RawServer) -> None:

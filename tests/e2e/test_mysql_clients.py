@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import dataclasses
 import datetime
 import decimal
 import importlib
+import json
 import os
 import shutil
 import ssl
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ import pytest
 import sqlalchemy
 
 from scripts.support import mysql
+from scripts.support.gateway import ROOT
 from scripts.support.lab import Lab
 from tests.e2e.conftest import Address, BothMySQL
 
@@ -220,13 +225,9 @@ def test_mysqlclient(both_mysql: BothMySQL) -> None:
     both_mysql(dbapi(connect))
 
 
-def _connector(address: Address, *, pure: bool) -> Any:
+def _connector(address: Address, *, pure: bool = True) -> Any:
     import mysql.connector
 
-    if not pure and not mysql.connector.HAVE_CEXT:
-        pytest.skip(
-            "the installed mysql-connector-python comes without its C extension: its wheel for this Python has none"
-        )
     return mysql.connector.connect(
         host=address.host,
         port=address.port,
@@ -239,11 +240,51 @@ def _connector(address: Address, *, pure: bool) -> Any:
     )
 
 
-@pytest.mark.parametrize("pure", [True, False], ids=["pure", "c"])
-@pytest.mark.parametrize("prepared", [False, True], ids=["text", "prepared"])
-def test_mysql_connector_python(both_mysql: BothMySQL, pure: bool, prepared: bool) -> None:
+def connector_script(*, pure: bool, prepared: bool) -> Callable[[Address], Any]:
     options = {"prepared": True} if prepared else {"buffered": True}
-    both_mysql(dbapi(lambda address: _connector(address, pure=pure), year=not prepared, **options))
+    return dbapi(lambda address: _connector(address, pure=pure), year=not prepared, **options)
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["text", "prepared"])
+def test_mysql_connector_python(both_mysql: BothMySQL, prepared: bool) -> None:
+    both_mysql(connector_script(pure=True, prepared=prepared))
+
+
+# The wheel's C half needs the OpenSSL that lies beside it, which a process that has loaded another one cannot take
+C_HALF = """
+import dataclasses, json, pathlib, sys
+import mysql.connector
+from tests.e2e.conftest import Address
+from tests.e2e.test_mysql_clients import connector_script
+told = json.load(sys.stdin)
+assert mysql.connector.HAVE_CEXT, "its C half cannot be loaded"
+address = Address(**(told["address"] | {"ca": pathlib.Path(told["address"]["ca"])}))
+print(repr(connector_script(pure=False, prepared=told["prepared"])(address)))
+"""
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["text", "prepared"])
+def test_mysql_connector_python_c(both_mysql: BothMySQL, prepared: bool) -> None:
+    import mysql.connector
+
+    vendor = Path(mysql.connector.__file__).parents[1] / "vendor"
+
+    def script(address: Address) -> Any:
+        told = {"address": dataclasses.asdict(address) | {"ca": str(address.ca)}, "prepared": prepared}
+        done = subprocess.run(
+            [sys.executable, "-c", C_HALF],
+            input=json.dumps(told),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=ROOT,
+            env={**os.environ, "LD_LIBRARY_PATH": str(vendor)},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return ast.literal_eval(done.stdout)
+
+    seen = both_mysql(script)
+    assert seen[4][1][0][2:5] == ["12345678901234.123456", 1.5e300, "gr\u00fc\u00df \U0001f600"]
 
 
 def as_text(seen: Any) -> Any:
@@ -513,7 +554,7 @@ def test_jdbc(both_mysql: BothMySQL, tmp_path: Path, prepared: str) -> None:
 
 def test_a_denial_is_an_ordinary_error_in_every_driver(both_mysql: BothMySQL, mysql_lab: Lab) -> None:
     agent = both_mysql.through("agent", "shop")
-    drivers: list[Callable[[Address], Any]] = [pymysql_connect, lambda address: _connector(address, pure=True)]
+    drivers: list[Callable[[Address], Any]] = [pymysql_connect, _connector]
     for connect in drivers:
         with contextlib.closing(connect(agent)) as connection, contextlib.closing(connection.cursor()) as cursor:
             for _ in range(3):

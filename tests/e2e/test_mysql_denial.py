@@ -52,10 +52,11 @@ def told(connection: pymysql.Connection[Any], sql: str) -> Any:
 
 
 def known(both: BothMySQL) -> None:
-    """Waits until the gateway has seen the table: its view of the catalog may be a second old."""
+    """Waits until the gateway has seen the table as it is now: its view of the catalog may be a second old, and another
+    file may have had a table of the same name."""
     deadline = time.monotonic() + 20
     with connect(both.through("agent")) as connection:
-        while told(connection, "SELECT 1 FROM t")[0][0][0] == "error":
+        while told(connection, "SELECT i, v FROM t")[0] != [(1, ((0, "z"),))]:
             assert time.monotonic() < deadline, "the table is not known yet"
             time.sleep(0.1)
 

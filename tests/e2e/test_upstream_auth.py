@@ -271,6 +271,8 @@ def test_every_method_logs_in(methods: Front, method: str, label: str) -> None:
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_the_server_saw_the_method_that_it_asks_for(methods: Front, server: PostgresServer, method: str) -> None:
     methods.connect(f"{method}-plain").close()
+    if server.installation.major < 14:
+        pytest.skip("the server says how a connection was authenticated since PostgreSQL 14")
     wanted = f'connection authenticated: identity="{method}-plain" method={method} '
     eventually(lambda: any(entry.text.startswith(wanted) for entry in server.logged()))
 

@@ -11,7 +11,7 @@ from guard.enforce import PolicySet
 from guard.enforce.testing import SUFFIX, run_tests
 from guard.mask import Masker
 from protocols.contract import Principal, Resource, SessionFacts
-from scripts.policy_judging import analyse_text
+from scripts.policy_judging import analyse_request, analyse_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "policies"
 BUNDLES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith(SUFFIX))
@@ -31,7 +31,7 @@ def test_the_bundles_that_people_are_told_about_exist() -> None:
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)
 def test_a_bundle_passes_its_tests_and_every_rule_of_it_is_asked(path: Path) -> None:
-    report = run_tests(path.with_name(path.stem + SUFFIX), analyse_text)
+    report = run_tests(path.with_name(path.stem + SUFFIX), analyse_text, analyse_request)
     assert [result for result in report.results if result.problem] == []
     assert report.untested == ()
 

@@ -108,9 +108,11 @@ def test_a_cell_that_was_never_measured_has_no_row() -> None:
     assert list(throughput.rows({cell: {"direct": [None], "gateway": []}})) == []
 
 
+@pytest.mark.parametrize("work", rules.WORK.values(), ids=rules.WORK)
 @pytest.mark.parametrize("size", rules.SIZES)
-def test_the_generated_policies_load(size: int, tmp_path: Path) -> None:
-    text = rules.bundle(size)
+def test_the_generated_policies_load(size: int, work: rules.Work, tmp_path: Path) -> None:
+    text = rules.bundle(size, work.table)
+    assert text.count(work.table) == 1
     assert text.count("- id: ") == size
     (tmp_path / "rules.yaml").write_text(text)
     (tmp_path / "bench.yaml").write_text(MASKS)
@@ -257,6 +259,9 @@ def test_the_packets_that_are_sent_again_and_again() -> None:
     assert len({len(one) for one in packets("text", None, 0, source)}) == 1
     assert len({len(one) for one in packets("prepared", None, 7, source)}) == 1
     assert packets("text", "SELECT 2", 0, source) == [packet(b"\3SELECT 2")]
+    fresh = packets("text", rules.WORK["mysql"].new, 0, source, 500)
+    assert len(set(fresh)) == 500, "each is a text that was not seen before"
+    assert len({len(one) for one in fresh}) == 1
 
 
 def test_a_driver_that_cannot_connect_is_an_error_and_can_be_used_again(monkeypatch: pytest.MonkeyPatch) -> None:

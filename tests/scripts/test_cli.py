@@ -61,7 +61,9 @@ def test_listing_approvals_loads_neither_policies_nor_a_database():
 
 def test_a_reader_that_leaves_is_no_error():
     code = "from scripts import cli\ncli.build_parser = lambda modules: P()\n"
-    code += "class P:\n  def parse_args(self, a):\n    import argparse\n    return argparse.Namespace(run=work)\n"
+    code += (
+        "class P:\n  def parse_known_args(self, a):\n    import argparse\n    return argparse.Namespace(run=work), []\n"
+    )
     code += "def work(args):\n  for _ in range(100000): print('x' * 100)\n  return 0\n"
     code += "raise SystemExit(cli.main(['x']))"
     root = os.path.dirname(os.path.dirname(cli.__file__))
@@ -80,8 +82,8 @@ def test_interrupt(monkeypatch):
         raise KeyboardInterrupt
 
     class Parser:
-        def parse_args(self, arguments):
-            return argparse.Namespace(run=work)
+        def parse_known_args(self, arguments):
+            return argparse.Namespace(run=work), []
 
     monkeypatch.setattr(cli, "build_parser", lambda modules: Parser())
     assert cli.main(["x"]) == 130

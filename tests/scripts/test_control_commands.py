@@ -7,10 +7,12 @@ import json
 import socket
 
 import pytest
+from rich.console import Console
 
 from guard.control import ControlError
+from guard.state.approvals import ApprovalStatus
 from protocols.contract import Analysis, Effect, HoldTerms, Principal, Resource
-from scripts import cli, control_display
+from scripts import cli, control_commands, control_display, terminal
 from tests.guard.control.conftest import NOW, Gateway
 
 AGENT = Principal("agent-7", "https://idp", frozenset({"agents"}), expires_at=NOW + 3600)
@@ -70,6 +72,17 @@ DENIED = READ | {
     "masked": [],
 }
 
+REFUSED = {
+    "at": NOW - 30,
+    "kind": "session.refused",
+    "client": "10.0.0.9",
+    "subject": "",
+    "claimed_user": "stranger\x1b[2J",
+    "listener": "shop-db",
+    "resource": "shop",
+    "why": "authentication failed: this is not a token",
+}
+
 
 class Evidence:
     """Answers as `guard.control.evidence.Evidence` does, and notes what it was asked."""
@@ -95,9 +108,13 @@ class Evidence:
     async def incident(self, params, live):
         subject = self._note(params)["subject"]
         if subject != "agent-7":
-            return {"subject": subject, "summary": {}, "sessions": [], "not_allowed": []}
+            refused = [REFUSED] if subject == "stranger" else []
+            return {"subject": subject, "summary": {}, "sessions": [], "not_allowed": [], "refused": refused}
         summary = {
-            "relations": [{"relation": "public.customers", "access": "read", "commands": 1}],
+            "relations": [
+                {"relation": "public.customers", "access": "read", "commands": 1, "stopped": 0},
+                {"relation": "public.orders", "access": "write", "commands": 1, "stopped": 1},
+            ],
             "rules": [{"rule": "analysts-read", "decision": "allow", "commands": 1}],
             "rows": 5,
             "bytes": 900,
@@ -105,7 +122,11 @@ class Evidence:
             "first_at": NOW - 50,
             "last_at": NOW - 40,
         }
-        return {"subject": subject, "summary": summary, "sessions": [SESSION], "not_allowed": [DENIED]}
+        shown = {"sessions": [SESSION], "not_allowed": [DENIED], "refused": [{**REFUSED, "subject": subject}]}
+        return {"subject": subject, "summary": summary, **shown}
+
+    async def refusals(self, params):
+        return [REFUSED] if self._note(params).get("subject") in (None, "stranger") else []
 
     async def replay(self, params):
         after = self._note(params).get("after")
@@ -243,14 +264,69 @@ def test_incident(run):
         "public.customers",
         "card, email",
         "no-ddl",
-        "1 live sessions",
+        "1 live session",
         "sluicegate contain agent-7",
     ):
         assert part in shown
     assert json.loads(run("security", "incident", "agent-7", "--json"))["summary"]["rows"] == 5
-    assert "no session of this identity" in run("security", "incident", "nobody")
+    [touched] = [line for line in shown.splitlines() if line.startswith("public.orders")]
+    assert touched.split() == ["public.orders", "write", "1", "1"], "what was refused is not what was accessed"
+    refused = shown[shown.index("logins that were refused") :]
+    assert "agent-7" in refused.splitlines()[2]
+    assert "this is not a token" in refused.splitlines()[2]
+    nobody = run("security", "incident", "nobody")
+    assert "no session of this identity" in nobody
+    assert "refused" not in nobody
+    stranger = run("security", "incident", "stranger")
+    assert "no session of this identity" in stranger
+    assert "claims stranger\\x1b[2J" in stranger, "nothing proves it"
     run("security", "contain", "agent-7", "--reason", "leak")
     assert "contained" in run("security", "incident", "agent-7").splitlines()[0]
+
+
+def test_refused_logins_are_found(run, gateway):
+    assert "claims stranger\\x1b[2J" in run("audit", "search", "--refused")
+    assert "nobody was refused" in run("audit", "search", "--refused", "--subject", "alice")
+    asked = json.loads(run("audit", "search", "--refused", "--resource", "shop", "--since", "1h", "--json"))
+    assert asked == [REFUSED]
+    filters = gateway.handlers._evidence.asked[-1]
+    assert filters.keys() == {"resource", "since", "limit"}
+    wrong = run("audit", "search", "--refused", "--text", "x", "--rule", "y", code=2)
+    assert "--rule, --text: a refused login has none" in wrong
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"tag": "1 rows", "rows": 1, "us": 2200}, "1 row, 2.2 ms"),
+        ({"tag": "240 rows", "rows": 240}, "240 rows"),
+        ({"tag": "SELECT 5", "rows": 5}, "SELECT 5"),
+        ({"tag": "OK, 0 affected", "rows": 0}, "OK, 0 affected"),
+        ({"tag": "OK, 3 affected (Rows matched: 3)", "rows": 3}, "OK, 3 affected (Rows matched: 3)"),
+        ({"status": "error", "sqlstate": "42S02", "rows": 0}, "error, sqlstate 42S02"),
+        ({"status": "suspended", "rows": 1}, "suspended, 1 row"),
+        ({"rows": None}, "no response"),
+    ],
+)
+def test_an_outcome_counts_its_rows_once(row, said):
+    assert control_display._outcome(row) == said
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_what_is_copied_is_on_one_line_however_narrow_the_terminal_is(run, monkeypatch, columns):
+    class Narrow(Console):
+        def __init__(self, **options):
+            super().__init__(**{**options, "width": columns})
+
+    monkeypatch.setattr(terminal, "Console", Narrow)
+    for words in (["search"], ["sessions"], ["incident", "agent-7"], ["search", "--refused"]):
+        lines = run("security", *words).splitlines()
+        assert all(len(line) <= columns for line in lines), lines
+        whole = "10.0.0.9" if "--refused" in words else "https://idp" if "incident" in words else "s1"
+        assert any(whole in line for line in lines)
+        if words == ["search"]:
+            assert any("2027-01-15" in line[:10] for line in lines), lines
+            assert any("analysts-read" in line for line in lines), lines
 
 
 def test_approvals(run, held, gateway):
@@ -319,6 +395,30 @@ def test_the_token_comes_from_the_environment_a_file_or_stdin(run, tmp_path, mon
     assert "cannot read the token file" in run("oncall", "whoami", "--token-file", str(tmp_path / "none"), code=2)
     monkeypatch.delenv("SLUICEGATE_TOKEN")
     assert cli.main(["whoami"]) == 2
+
+
+def test_wrong_usage_shows_how_to_use_what_was_typed(capsys):
+    for words, shown in (
+        (["sessions", "--nope"], "usage: sluicegate sessions "),
+        (["approvals", "list", "--nope"], "usage: sluicegate approvals list "),
+        (["replay", "s1", "--speed", "fast"], "expected a number greater than 0, not `fast`"),
+        (["approvals", "list", "--status", "bogus"], "withdrawn"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main(words)
+        assert left.value.code == 2
+        assert shown in capsys.readouterr().err
+
+
+def test_every_status_of_an_approval_can_be_asked_for():
+    assert {*control_commands.STATUSES} == {*(status.value for status in ApprovalStatus), "all"}
+
+
+def test_errors_say_what_to_do_next(run, tmp_path):
+    empty = tmp_path / "token"
+    empty.write_text("\n")
+    assert f"the token file `{empty}` is empty" in run("oncall", "whoami", "--token-file", str(empty), code=2)
+    assert "is it running" in run("oncall", "whoami", "--socket", str(tmp_path / "none.sock"), code=3)
 
 
 def test_a_token_is_never_an_argument():

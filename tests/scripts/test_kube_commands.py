@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import cli
-from scripts.kube_commands import expiry
+from scripts.token_source import expiry
 
 
 def jwt(**claims: object) -> str:
@@ -28,7 +28,10 @@ def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_token_from_a_command_and_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "token").write_text("opaque\n")
-    for words in (["--command", "printf opaque"], ["--token-file", str(tmp_path / "token")]):
+    for words in (
+        ["--command", "printf opaque"],
+        *([name, str(tmp_path / "token")] for name in ("--file", "--token-file")),
+    ):
         assert cli.main(["exec-credential", *words]) == 0
         assert json.loads(capsys.readouterr().out)["status"] == {"token": "opaque"}
 
@@ -41,7 +44,7 @@ def test_a_token_from_a_command_and_from_a_file(tmp_path: Path, capsys: pytest.C
         ["--command", "no-such-program"],
         ["--command", "'"],
         ["--command", ""],
-        ["--token-file", "/nowhere"],
+        ["--file", "/nowhere"],
         ["--command", "printf 'a b'"],
     ],
     ids=str,

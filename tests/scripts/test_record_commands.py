@@ -81,6 +81,22 @@ def test_what_cannot_be_read_is_exit_code_two(state: Path, missing: str, capsys:
     assert json.loads(captured.out)["ok"] is False
 
 
+def test_a_head_file_that_is_not_there_says_nothing_about_the_journal(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(state), "--head", str(state / "none.json")]) == 2
+    told = capsys.readouterr()
+    assert "no head file" in told.err
+    assert "NOT verified" not in told.out
+
+
+def test_a_dump_in_which_nothing_matches_says_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["journal", "dump", str(state), "--kind", "comand"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "no record matches" in told.err
+
+
 def test_dump_shows_every_record_and_no_escape_sequence(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["journal", "dump", str(state)]) == 0
     shown = capsys.readouterr().out

@@ -92,11 +92,6 @@ def test_the_token_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     file.write_text(jwt("a", time.time() + 600))
     assert cli.main(["token", "--file", str(file)]) == 0
     assert capsys.readouterr().out.strip() == file.read_text()
-    assert cli.main(["token", "--file", str(file), "--exec-credential"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["kind"] == "ExecCredential"
-    assert answer["status"]["token"] == file.read_text()
-    assert answer["status"]["expirationTimestamp"].endswith("Z")
     assert cli.main(["token", "--file", str(tmp_path / "nothing")]) == 1
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,10 +71,18 @@ rules:
 
 
 class HttpLab:
-    """`proxy`: the forward proxy; `api`: the registered API in front of `upstream` (https)."""
+    """`proxy`: the forward proxy; `api`: the registered API in front of `upstream` (https).
+
+    `adjust` may change the configuration before the gateway starts; it is given the authority that all here trust.
+    """
 
     def __init__(
-        self, launcher: str = "mitmdump", policy: str = POLICY, more: Sequence[str] = (), **limits: Any
+        self,
+        launcher: str = "mitmdump",
+        policy: str = POLICY,
+        more: Sequence[str] = (),
+        adjust: Callable[[dict[str, Any], Authority], None] | None = None,
+        **limits: Any,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sghttp-"))
         self.authority = Authority(self.folder)
@@ -107,6 +115,8 @@ class HttpLab:
             "roles": ROLES,
             "limits": limits,
         }
+        if adjust is not None:
+            adjust(document, self.authority)
         self.config = self.folder / "gateway.yaml"
         with self.config.open("w") as stream:
             YAML(typ="safe").dump(document, stream)

@@ -15,6 +15,17 @@ from tests.support.http_raw import RawServer, ok
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
+def accepted(head: bytes) -> bytes:
+    """The answer that accepts an upgrade to WebSocket."""
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    key = next(value.strip() for name, _, value in lines if name.lower() == b"sec-websocket-key")
+    accept = base64.b64encode(hashlib.sha1(key + _MAGIC).digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-accept: " + accept + b"\r\n\r\n"
+    )
+
+
 def echo(connection: socket.socket, head: bytes) -> None:
     """Accepts any upgrade to WebSocket under /ws and /text; says back each message whole. Else answers `{}`."""
     lines = head.split(b"\r\n")
@@ -29,11 +40,7 @@ def echo(connection: socket.socket, head: bytes) -> None:
     if path.startswith(b"/ws/refused") or headers.get(b"upgrade", b"").lower() != b"websocket":
         connection.sendall(ok(b'{"upgraded": false}'))
         return
-    accept = base64.b64encode(hashlib.sha1(headers[b"sec-websocket-key"] + _MAGIC).digest())
-    connection.sendall(
-        b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
-        b"sec-websocket-accept: " + accept + b"\r\n\r\n"
-    )
+    connection.sendall(accepted(head))
     frames = FrameProtocol(client=False, extensions=[])
     parts: list[Any] = []
     while data := connection.recv(65536):
@@ -92,6 +99,9 @@ class Socket:
             if not data:
                 return None
             self.frames.receive_bytes(data)
+
+    def timeout(self, seconds: float) -> None:
+        self._connection.settimeout(seconds)
 
     def raw(self) -> bytes:
         return self._connection.recv(65536)

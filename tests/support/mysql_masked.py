@@ -21,7 +21,7 @@ from protocols.mysql.session import MysqlSession
 from protocols.mysql.state import SessionState
 from scripts.support.mysql import MySQLServer
 from tests.support import mysql_wire as wire
-from tests.support.mysql_talk import FakePort, anything
+from tests.support.mysql_talk import OwnPort, anything
 
 WANTED = login.OWN_CONNECTION | Capability.MULTI_STATEMENTS | Capability.PS_MULTI_RESULTS | Capability.SESSION_TRACK
 
@@ -89,7 +89,7 @@ class Masked:
     def __init__(self, server: MySQLServer, catalog: Catalog, rules: Sequence[MaskRule], database: str) -> None:
         self.server = server
         self.sock = socket.create_connection((server.host, server.port), timeout=20)
-        self.port = FakePort(anything, rules)
+        self.port = OwnPort(anything, rules)
         self.port.snapshot = catalog
         upstream = Exchange(Side.UPSTREAM)
 

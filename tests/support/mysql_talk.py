@@ -4,25 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import orjson
-
-from guard.mask.masker import Masker
-from protocols.contract import (
-    Action,
-    Analysis,
-    Decision,
-    Effect,
-    HoldRefused,
-    HoldRequest,
-    HoldTerms,
-    HoldTicket,
-    MaskRule,
-    Outcome,
-    RecordFailed,
-    ResultMasker,
-)
+from protocols.contract import Analysis, Decision, MaskRule
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog, Column, Relation
 from protocols.mysql.judging import AnalysisCache
@@ -30,10 +13,11 @@ from protocols.mysql.limits import Limits
 from protocols.mysql.session import MysqlSession
 from protocols.mysql.state import SessionState
 from tests.support import mysql_wire as wire
+from tests.support.port import Dialogue, FakePort, anything, usual
+
+__all__ = ["SSN", "OwnPort", "Talk", "anything", "catalog", "usual"]
 
 SSN = MaskRule("hide-ssn", ("app.users.ssn",), (), "redact")
-T0 = 1_700_000_000.0
-KEY = b"k" * 32
 
 
 @functools.cache
@@ -54,89 +38,20 @@ def catalog(version: str = "v1") -> Catalog:
     )
 
 
-def usual(analysis: Analysis) -> Decision:
-    """Reads, writes and session work pass; deletes are held, definitions denied, TRUNCATE ends the session."""
-    effects = analysis.effects
-    if Effect.DATA_TRUNCATE in effects:
-        return Decision(Action.TERMINATE, "no-truncate", "never")
-    if Effect.UNKNOWN in effects:
-        return Decision(Action.DENY, "default", "not understood")
-    if any(e.value.startswith(("ddl.", "priv.", "file.", "exec.", "session.role", "admin.")) for e in effects):
-        return Decision(Action.DENY, "no-ddl", "ask the platform team")
-    if Effect.DATA_DELETE in effects:
-        return Decision(Action.HOLD, "ask-first", "", hold=HoldTerms())
-    return Decision(Action.ALLOW, "allow", "")
-
-
-def anything(_: Analysis) -> Decision:
-    return Decision(Action.ALLOW, "allow", "")
-
-
-class FakePort:
-    """What the process around a session does, without a process: it remembers."""
+class OwnPort(FakePort):
+    """It also knows which connection ids are of sessions of the same identity."""
 
     def __init__(self, decide: Callable[[Analysis], Decision], masks: Sequence[MaskRule]) -> None:
-        self.masker: ResultMasker | None = Masker(tuple(masks), KEY) if masks else None
-        self.decision = decide
-        self.snapshot: Catalog | None = catalog()
-        self.records: list[dict[str, Any]] = []
-        self.epoch: object = object()
-        self.holds: list[HoldRequest] = []
-        self.withdrawn: list[str] = []
-        self.alerts: list[tuple[Sequence[str], int]] = []
-        self.changed = 0
-        self.nobody = ""  # why nobody can be asked
-        self.full = False  # the journal cannot be written
-        self.own = {77}  # ids of sessions of the same identity
+        super().__init__(decide, masks, catalog())
+        self.own = {77}
         self.cancelled: list[tuple[int, bool]] = []
-        self.time = T0
-
-    def catalog(self) -> Catalog | None:
-        return self.snapshot
-
-    def catalog_changed(self) -> None:
-        self.changed += 1
-
-    def decide(self, analysis: Analysis) -> Decision:
-        return self.decision(analysis)
-
-    def policy_epoch(self) -> object:
-        return self.epoch
-
-    def now_ns(self) -> int:
-        return int(self.time * 1e9)
-
-    def redact(self, text: str) -> str:
-        return text.replace("hunter2", "[redacted]")
-
-    def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
-        return ("[redacted]",) * len(values) if "hunter2" in text else tuple(values)
-
-    def record(self, kind: str, body: bytes) -> None:
-        if self.full:
-            raise RecordFailed("no space left on device")
-        record = orjson.loads(body)
-        assert record["t"] == kind
-        self.records.append(record)
-
-    def hold(self, request: HoldRequest) -> HoldTicket:
-        if self.nobody:
-            raise HoldRefused(self.nobody)
-        self.holds.append(request)
-        return HoldTicket(f"hold-{len(self.holds)}", self.time + 600)
-
-    def withdraw(self, ticket: HoldTicket, why: str) -> None:
-        self.withdrawn.append(why)
-
-    def alert(self, names: Sequence[str], number: int) -> None:
-        self.alerts.append((names, number))
 
     def cancel_other(self, pid: int, *, end: bool) -> bool:
         self.cancelled.append((pid, end))
         return pid in self.own
 
 
-class Talk:
+class Talk(Dialogue):
     """One session. `client` and `server` take what that side sends and return what reaches the other side."""
 
     def __init__(
@@ -150,53 +65,13 @@ class Talk:
         cache: AnalysisCache | None = None,
         **limits: int,
     ) -> None:
-        self.port = FakePort(decide, masks)
+        self.port: OwnPort = OwnPort(decide, masks)
         version = (10, 11, 6) if flavour == "mariadb" else (9, 7, 0)
         self.state = SessionState(flavour=flavour, version=version, database=database)
         self.state.started()
         self.session = MysqlSession(
             "s1", self.port, self.state, cache or AnalysisCache(), Limits(**limits), capabilities, 4711
         )
-
-    def client(self, *data: bytes) -> bytes:
-        for part in data:
-            self.session.client(part)
-        return self.up()
-
-    def server(self, *data: bytes) -> bytes:
-        for part in data:
-            self.session.server(part)
-        return self.down()
-
-    def resume(self, outcome: Outcome | None, why: str = "") -> bytes:
-        self.session.resume(outcome, why)
-        return self.up()
-
-    def up(self) -> bytes:
-        """What goes to the server since the last look."""
-        data = b"".join(self.session.up)
-        self.session.up.clear()
-        return data
-
-    def down(self) -> bytes:
-        data = b"".join(self.session.down)
-        self.session.down.clear()
-        return data
-
-    @property
-    def ended(self) -> bool:
-        return self.session.ended
-
-    def commands(self) -> list[tuple[str, str, str]]:
-        """(phase, text, decision) of every command on record."""
-        return [(r["phase"], r["text"], r["decision"]) for r in self.port.records if r["t"] == "command"]
-
-    def responses(self) -> list[tuple[int, str]]:
-        """(command number, status) of every response on record."""
-        return [(r["n"], r["status"]) for r in self.port.records if r["t"] == "response"]
-
-    def last(self, kind: str = "response") -> dict[str, Any]:
-        return [r for r in self.port.records if r["t"] == kind][-1]
 
     def denied(self, *data: bytes) -> tuple[int, str, str]:
         """The client's command is answered by the gateway alone: (errno, SQLSTATE, text)."""

@@ -17,7 +17,7 @@ import enum
 import json
 import re
 
-from guard.mask.bodies.paths import ARRAY_RUN, MEMBER, NUMBER, STRING, Node, Paths
+from guard.mask.bodies.paths import ARRAY_RUN, MEMBER, NEXT_OBJECT, NUMBER, STRING, Node, Paths
 from guard.mask.bodies.rules import DEFAULT, BodyError, Contents, Limits
 from guard.mask.bodies.values import spans_in, telling
 from protocols.contract import ColumnMask, ValueKind
@@ -41,6 +41,10 @@ class _Expect(enum.Enum):
     COLON = ":"
     COMMA_OR_END = ", or the end of the container"
     NOTHING = "the end"
+
+
+_VALUE, _VALUE_OR_END, _KEY, _KEY_OR_END = _Expect.VALUE, _Expect.VALUE_OR_END, _Expect.KEY, _Expect.KEY_OR_END
+_COLON, _COMMA_OR_END, _NOTHING = _Expect.COLON, _Expect.COMMA_OR_END, _Expect.NOTHING
 
 
 class _Level:
@@ -137,65 +141,75 @@ class JsonMasker:
     def _scan(self, data: bytes, final: bool) -> int:
         """Takes whole tokens from the front; returns where the first one begins that is not complete."""
         at, size = 0, len(data)
-        expect = self._expect
+        expect, levels, blank, space = self._expect, self._levels, self._blank, self._space
         while at < size:
             byte = data[at]
-            if byte in self._blank:
-                at = self._space.match(data, at).end()  # type: ignore[union-attr]  # matches always
-                continue
-            match expect:
-                case _Expect.KEY | _Expect.KEY_OR_END:
-                    if byte == 0x22:
-                        step = self._members(data, at)
-                        if step is None:
-                            found = self._string(data, at, final, expect)
-                            if found is None:
-                                break
-                            self._named(data, at, found)
-                            at, expect = found, _Expect.COLON
-                        else:
-                            at, expect = step
-                    elif byte == 0x7D and expect is _Expect.KEY_OR_END:
-                        at, expect = self._close(at + 1)
+            if byte in blank:
+                at = space.match(data, at).end()  # type: ignore[union-attr]  # matches always
+            elif expect is _KEY or expect is _KEY_OR_END:
+                if byte == 0x22:
+                    step = self._members(data, at)
+                    if step is None:
+                        found = self._string(data, at, final, expect)
+                        if found is None:
+                            break
+                        self._named(data, at, found)
+                        at, expect = found, _COLON
                     else:
-                        raise self._wrong(expect)
-                case _Expect.COLON:
-                    if byte != 0x3A:
-                        raise self._wrong(expect)
-                    at, expect = at + 1, _Expect.VALUE
-                case _Expect.COMMA_OR_END:
-                    level = self._levels[-1]
-                    if byte == 0x2C:
-                        at, expect = at + 1, _Expect.KEY if level.object else _Expect.VALUE
-                        if not level.object:
-                            self._node, self._mask, self._key = level.node, level.mask, level.key
-                    elif byte == (0x7D if level.object else 0x5D):
-                        at, expect = self._close(at + 1)
-                    else:
-                        raise self._wrong(expect)
-                case _Expect.NOTHING:
-                    if not self._sequence:
-                        raise BodyError("something follows the JSON document")
-                    expect = _Expect.VALUE
-                    self._node, self._mask, self._key = self._paths.root, self._paths.root.mask, b""
-                case _:
-                    if byte == 0x7B or byte == 0x5B:
-                        at, expect = self._open(data, at)
+                        at, expect = step
+                elif byte == 0x7D and expect is _KEY_OR_END:
+                    at, expect = self._close(at + 1)
+                else:
+                    raise self._wrong(expect)
+            elif expect is _COMMA_OR_END:
+                level = levels[-1]
+                if byte == 0x2C:
+                    at, expect = at + 1, _KEY if level.object else _VALUE
+                    if not level.object:
+                        self._node, self._mask, self._key = level.node, level.mask, level.key
+                elif byte == (0x7D if level.object else 0x5D):
+                    again = self._alike(data, at, level) if level.object else None
+                    at, expect = self._close(at + 1) if again is None else (again, _KEY)
+                else:
+                    raise self._wrong(expect)
+            elif expect is _COLON:
+                if byte != 0x3A:
+                    raise self._wrong(expect)
+                at, expect = at + 1, _VALUE
+            elif expect is _NOTHING:
+                if not self._sequence:
+                    raise BodyError("something follows the JSON document")
+                expect = _VALUE
+                self._node, self._mask, self._key = self._paths.root, self._paths.root.mask, b""
+            elif byte == 0x7B or byte == 0x5B:
+                at, expect = self._open(data, at)
+            elif byte == 0x5D and expect is _VALUE_OR_END:
+                at, expect = self._close(at + 1)
+            else:
+                if self._mask is None and levels and not levels[-1].object and not self._careful():
+                    run = ARRAY_RUN.match(data, at, self._clear_to(at, size))
+                    if run is not None and run.end() > at:
+                        at, expect = run.end(), _COMMA_OR_END if run.lastindex else _VALUE
                         continue
-                    if byte == 0x5D and expect is _Expect.VALUE_OR_END:
-                        at, expect = self._close(at + 1)
-                        continue
-                    if self._mask is None and self._levels and not self._levels[-1].object and not self._careful():
-                        run = ARRAY_RUN.match(data, at, self._clear_to(at, size))
-                        if run is not None and run.end() > at:
-                            at, expect = run.end(), _Expect.COMMA_OR_END if run.lastindex else _Expect.VALUE
-                            continue
-                    end = self._scalar(data, at, final, expect)
-                    if end is None:
-                        break
-                    at, expect = end, _Expect.COMMA_OR_END if self._levels else _Expect.NOTHING
+                end = self._scalar(data, at, final, expect)
+                if end is None:
+                    break
+                at, expect = end, _COMMA_OR_END if levels else _NOTHING
         self._expect = expect
         return at
+
+    def _alike(self, data: bytes, at: int, level: _Level) -> int | None:
+        """Past the end of an object and the beginning of the next one in its array, for which the same level stands."""
+        if self._muted or len(self._levels) < 2:
+            return None
+        array = self._levels[-2]
+        if array.object or array.mask is not None or array.node is not level.node:
+            return None
+        between = NEXT_OBJECT.match(data, at)
+        if between is None:
+            return None
+        self._node, self._mask, self._key = array.node, None, array.key
+        return between.end()
 
     def _careful(self) -> bool:
         """The key makes a detector look closer at the values, and may not be in the buffer any more."""
@@ -209,26 +223,37 @@ class JsonMasker:
         return self._hits[index] - 1 if index < len(self._hits) else size
 
     def _members(self, data: bytes, at: int) -> tuple[int, _Expect] | None:
-        """Past the members from here that concern no rule, or else past one whose value is a scalar."""
-        node = self._levels[-1].node
-        run = (node.run if self._contents is None else node.careful_run).match(data, at, self._clear_to(at, len(data)))
-        if run is not None and run.end() > at:
-            return run.end(), _Expect.COMMA_OR_END if run.lastindex else _Expect.KEY
-        member = MEMBER.match(data, at)
-        if member is None:
-            return None
-        if not self._muted:
-            self._key = member[1]
-            self._mask = node.after_plain(self._key).mask
+        """Past the members from here that concern no rule or have a scalar for their value; None: there are none."""
+        node, size, muted = self._levels[-1].node, len(data), self._muted
+        pattern = node.run if self._contents is None else node.careful_run
+        begin = at
+        while True:
+            run = pattern.match(data, at, self._clear_to(at, size))
+            if run is not None and run.end() > at:
+                at = run.end()
+                if run.lastindex:
+                    return at, _COMMA_OR_END
+            member = MEMBER.match(data, at)
+            if member is None:
+                return (at, _KEY) if at > begin else None
+            if not muted:
+                self._member(data, at, member, node)
+            at = member.end()
+            if member[3] is None:
+                return at, _COMMA_OR_END
+
+    def _member(self, data: bytes, at: int, member: re.Match[bytes], node: Node) -> None:
+        self._key = member[1]
+        self._mask = node.after_plain(self._key).mask
+        begin, end = member.span(2)
+        if self._contents is not None:
             self._on_key(data, at, member.end(1) + 1)
-            begin, end = member.span(2)
-            if data[begin] == 0x22:
-                self._on_string(data, begin, end)
-            elif data[begin] in b"-0123456789":
-                self._on_number(data, begin, end)
-            elif self._mask is not None:
-                self._put(data, begin, end, b"null")
-        return member.end(), _Expect.KEY if member[3] is not None else _Expect.COMMA_OR_END
+        if data[begin] == 0x22:
+            self._on_string(data, begin, end)
+        elif data[begin] in b"-0123456789":
+            self._on_number(data, begin, end)
+        elif self._mask is not None:
+            self._put(data, begin, end, b"null")
 
     # ------------------------------------------------------------ containers
 
@@ -242,15 +267,15 @@ class JsonMasker:
             self._muted = True
         self._levels.append(_Level(is_object, self._node, None if is_object else self._mask, muting, self._key))
         if is_object:
-            return at + 1, _Expect.KEY_OR_END
-        return at + 1, _Expect.VALUE_OR_END
+            return at + 1, _KEY_OR_END
+        return at + 1, _VALUE_OR_END
 
     def _close(self, end: int) -> tuple[int, _Expect]:
         level = self._levels.pop()
         if level.muted:
             self._muted = False
             self._copied = end
-        return end, _Expect.COMMA_OR_END if self._levels else _Expect.NOTHING
+        return end, _COMMA_OR_END if self._levels else _NOTHING
 
     def _named(self, data: bytes, at: int, end: int) -> None:
         key = json.loads(data[at:end])

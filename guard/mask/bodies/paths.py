@@ -33,6 +33,9 @@ MEMBER = re.compile(
     + _SPACE + rb"(?:(" + _COMMA + rb")|(?=\}))"
 )  # fmt: skip
 
+# from the end of an object to the first key of the next one in the same array
+NEXT_OBJECT = re.compile(rb"\}" + _SPACE + _COMMA + rb"\{" + _SPACE + rb'(?=")')
+
 
 class PathError(ValueError):
     """A path that can never match. The text says why."""

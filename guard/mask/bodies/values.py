@@ -15,11 +15,16 @@ TELLING_WORDS = (
     rb"|mobile|msisdn|tel)"
 )
 _TELLING = re.compile(TELLING_WORDS)
+_USUAL = 128  # bytes of a name that is worth remembering: longer ones come from whoever wants to fill the memory
+
+
+def telling(name: bytes) -> bool:
+    """Whether a field's name is one of these."""
+    return _usual(name) if len(name) <= _USUAL else _TELLING.search(name) is not None
 
 
 @functools.lru_cache(maxsize=4096)
-def telling(name: bytes) -> bool:
-    """Whether a field's name is one of these."""
+def _usual(name: bytes) -> bool:
     return _TELLING.search(name) is not None
 
 

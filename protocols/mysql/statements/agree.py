@@ -19,7 +19,7 @@ from sqlglot.dialects.mysql import MySQL
 from sqlglot.errors import SqlglotError
 
 from protocols.mysql.functions import FUNCTIONS
-from protocols.mysql.settings import charset_of
+from protocols.mysql.settings import introduces
 from protocols.mysql.statements.keywords import QUERY_WORDS, RESERVED, RESERVED_BY_MYSQL
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 
@@ -48,7 +48,7 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
             after = tokens[index] if index < count else None
             if (
                 text[0] == "_" and after is not None and after.kind in (Kind.STRING, Kind.HEX, Kind.BITS)
-                and charset_of(text[1:]) is not None
+                and introduces(text[1:])
             ):  # fmt: skip
                 continue  # an introducer: it says how to read the bytes of the literal
             if (
@@ -136,6 +136,8 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
             out.append(upper)
             expected += upper if upper in ("<<", ">>") else (upper,)
         # a HINT was read before, and means nothing here
+    if depth:
+        raise Unreadable("a bracket that is never closed, or that nothing opens")
     joins.spell_out(out, expected)
     return " ".join(out), expected, names
 

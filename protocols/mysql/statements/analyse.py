@@ -15,7 +15,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from protocols.contract import Analysis, Cacheable, Effect, Where
+from protocols.literal_rows import LEAST, shortened
 from protocols.mysql.catalog import Catalog, builtin_catalog
+from protocols.mysql.settings import SAFE_CHARACTER_SETS
 from protocols.mysql.statements.commands import statement
 from protocols.mysql.statements.lexer import MAX_TOKENS, Lexed, Rules, Unreadable, lex
 from protocols.mysql.statements.model import CommandAnalysis, Statement, unknown
@@ -48,7 +50,7 @@ def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> Comman
 
 def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
     known = bool(state.flavour and state.version)
-    found, conditional = _read(raw, state, catalog, "exact" if known else "run")
+    found, conditional = _bulk(raw, state, catalog) or _read(raw, state, catalog, "exact" if known else "run")
     parts = [s.analysis for s in found]
     if conditional:
         for reading in ("run", "skip") if known else ("skip",):
@@ -66,6 +68,25 @@ def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> Comman
         analysis = dataclasses.replace(whole, kind=found[0].analysis.kind)
         found = [dataclasses.replace(found[0], analysis=analysis)]
     return CommandAnalysis(whole, tuple(found), raw)
+
+
+def _bulk(raw: bytes, state: SessionState, catalog: Catalog | None) -> tuple[list[Statement], bool] | None:
+    """A long INSERT of literals, read without the rows that repeat others. None: the text is no such statement."""
+    if len(raw) < LEAST or state.sql_mode is None:
+        return None
+    if state.charset in SAFE_CHARACTER_SETS:
+        backslash = "plain" if "NO_BACKSLASH_ESCAPES" in state.sql_mode else "escape"
+    else:
+        backslash = ""  # a byte that looks like one may be half of a character
+    short = shortened(raw, backslash)
+    if short is raw:
+        return None
+    decode(raw, state.charset)
+    found, conditional = _read(short, state, catalog, "exact")
+    if len(found) != 1 or conditional:
+        return None
+    text = raw.strip(_BLANK.encode())
+    return [dataclasses.replace(found[0], text=text.removesuffix(b";").rstrip(_BLANK.encode()))], False
 
 
 def _read(raw: bytes, state: SessionState, catalog: Catalog | None, reading: str) -> tuple[list[Statement], bool]:

@@ -5,7 +5,8 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from protocols.contract import Analysis, Effect
 from protocols.mysql.catalog import Catalog, Relation
@@ -17,10 +18,11 @@ MAX_DEPTH = 20  # views on views
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a view's query does, and its columns with what stands behind each (None: not known)."""
+    """What a view's query does, its columns with what stands behind each, and sqlglot's tree (None: not known)."""
 
     analysis: Analysis
     outputs: Outputs | None = None
+    tree: Any = field(default=None, repr=False)
 
 
 def view_body(view: Relation, catalog: Catalog, depth: int = 0) -> Body:
@@ -59,8 +61,9 @@ def _read(view: Relation, catalog: Catalog, depth: int) -> Body:
         lower_case_table_names=catalog.lower_case_table_names,
     )
     walk = Walk(state, catalog, depth + 1)
+    walk.view = True
     try:
-        outputs = read_query(view.definition, walk)
+        tree, outputs = read_query(view.definition, walk)
     except (Unreadable, RecursionError):
         return _opaque(f"the body of the view `{name}` is not understood")
-    return Body(walk.analysis("view"), outputs)
+    return Body(walk.analysis("view"), outputs, tree)

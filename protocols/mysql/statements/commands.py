@@ -66,7 +66,8 @@ def statement(
         walk.change(ChangeKind.OPAQUE, value=not _UNSEEN.isdisjoint(walk.effects))
     if kind == "select" and tree is not None and _CODE.isdisjoint(walk.effects):
         clear = clear_columns(tree)
-    _fill_variables(walk)
+    if kind != "set":  # which says of each by itself
+        _fill_variables(walk)
     analysis = walk.analysis(kind)
     if clear:
         analysis = dataclasses.replace(analysis, clear_columns=clear)

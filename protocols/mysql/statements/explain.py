@@ -11,6 +11,7 @@ from typing import Any
 from protocols.contract import Effect, Where
 from protocols.mysql.statements.administration import tables_of
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
+from protocols.mysql.statements.model import ChangeKind, Variable
 from protocols.mysql.statements.queries import Queries
 from protocols.mysql.statements.queryread import VERBS
 from protocols.mysql.statements.reader import Reader
@@ -45,6 +46,17 @@ def explain(
                 raise Unreadable("an EXPLAIN that is not understood")
         elif not reader.accept("EXTENDED") and not reader.accept("PARTITIONS"):
             break
+    into = ""
+    if reader.sees("INTO") and reader.peek(1).kind is Kind.VARIABLE:
+        reader.take()
+        into = reader.take().text
+    state = walk.state
+    if reader.any_of(("FOR",)):
+        if reader.any_of(("SCHEMA", "DATABASE")):  # for this statement alone
+            state = state.fork()
+            state.changed_database(reader.name())
+        else:
+            reader.position -= 1
     if reader.accept("FOR"):
         reader.expect("CONNECTION")
         reader.take()
@@ -52,7 +64,7 @@ def explain(
         walk.add(Effect.SHOW, Effect.SECRET_READ)
         return "explain", None
     if reader.peek().upper in VERBS:
-        inner = Walk(walk.state, walk.catalog, walk.depth)
+        inner = Walk(state, walk.catalog, walk.depth)
         kind, _ = dispatch(reader.rest(), inner)
         if not runs:
             inner.effects -= _PLANNED_AWAY
@@ -64,8 +76,11 @@ def explain(
         walk.add(Effect.SHOW)
         if runs:
             walk.changes += inner.changes
+        if into:  # plans quote values that were read while planning
+            walk.add(Effect.SESSION_SET)
+            walk.change(ChangeKind.VARIABLE, into, Variable())
         return ("analyze" if runs else "explain"), None
-    if runs or first == "ANALYZE":
+    if runs or first == "ANALYZE" or into or state is not walk.state:
         raise Unreadable("an EXPLAIN that is not understood")
     schema, name = reader.qualified()
     if not reader.done and reader.take().kind not in (Kind.WORD, Kind.NAME, Kind.STRING):

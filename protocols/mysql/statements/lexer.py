@@ -76,7 +76,6 @@ _STOP = {
     ('"', False): re.compile(r'"'),
 }
 _HINTED = frozenset({"SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE"})
-_INTRODUCED = re.compile(r"_[a-z0-9]+\Z", re.IGNORECASE)
 
 
 class Lexed(NamedTuple):

@@ -254,6 +254,12 @@ class Queries(Sources):
                     found |= walk.columns.keys()
                 else:
                     found |= union(o for _, o in outputs)
+            elif (
+                isinstance(node, exp.Dot)
+                and isinstance(node.this, exp.Identifier)
+                and isinstance(node.expression, exp.Anonymous)
+            ):
+                stack.extend(node.expression.expressions)  # a stored function with its schema: `calls` has judged it
             elif isinstance(node, _STATEMENTS) or (
                 isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
             ):

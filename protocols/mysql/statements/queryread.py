@@ -19,6 +19,7 @@ from protocols.mysql.statements.lexer import Kind, Token, Unreadable, lex
 from protocols.mysql.statements.prepare import simplified
 from protocols.mysql.statements.queries import Queries
 from protocols.mysql.statements.scope import Origins, Outputs, Scope
+from protocols.mysql.statements.spelling import spelt, word
 from protocols.mysql.statements.text import rules
 from protocols.mysql.statements.walk import Walk
 from protocols.mysql.statements.writes import Writes
@@ -29,27 +30,27 @@ QUERY = (exp.Select, exp.SetOperation, exp.Subquery)
 VERBS = frozenset({"SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "WITH", "(", "VALUES", "TABLE"})
 
 
-def read_query(text: str, walk: Walk) -> Outputs | None:
-    """A whole text that must be one query. Raises Unreadable."""
+def read_query(text: str, walk: Walk) -> tuple[Any, Outputs | None]:
+    """A whole text that must be one query: (tree, output columns). Raises Unreadable."""
     lexed = lex(text, 0, rules(walk.state, "exact"))
     if lexed.semicolon:
         raise Unreadable("more than one statement")
-    return query(lexed.tokens, walk)[1]
+    return query(lexed.tokens, walk)
 
 
 def query(tokens: Sequence[Token], walk: Walk) -> tuple[Any, Outputs | None]:
     """A query's tokens: (tree, output columns)."""
-    tree = parse(_as_select(simplified(tokens, walk)), QUERY, walk.catalog.flavour)
+    tree = parse(_as_select(_plain(tokens, walk)), QUERY, walk.catalog.flavour)
     _calls(tokens, tree, walk)
     return tree, Queries(walk).query(tree, None)
 
 
-def _word(text: str) -> Token:
-    return Token(Kind.WORD, text, text, -1, -1)
+def _plain(tokens: Sequence[Token], walk: Walk) -> list[Token]:
+    return spelt(simplified(tokens, walk), "" if walk.catalog.open_world else walk.catalog.flavour)
 
 
 def _as_select(tokens: list[Token]) -> list[Token]:
-    """VALUES (1),(2) and TABLE t, written as sqlglot reads them."""
+    """VALUES (1),(2), written as sqlglot reads it."""
     first = tokens[0].upper if tokens else ""
     if first == "VALUES":
         rows = [t for i, t in enumerate(tokens) if not (t.upper == "ROW" and tokens[i - 1].upper in ("VALUES", ","))]
@@ -58,17 +59,14 @@ def _as_select(tokens: list[Token]) -> list[Token]:
         )
         name = Token(Kind.NAME, "values", "", -1, -1)
         star = Token(Kind.OPERATOR, "*", "*", -1, -1)
-        return [_SELECT, star, _word("FROM"), _BRACKETS[0], *rows[:end], _BRACKETS[1], _word("AS"), name, *rows[end:]]
-    if first == "TABLE":
-        star = Token(Kind.OPERATOR, "*", "*", -1, -1)
-        return [_SELECT, star, _word("FROM"), *tokens[1:]]
+        return [_SELECT, star, word("FROM"), _BRACKETS[0], *rows[:end], _BRACKETS[1], word("AS"), name, *rows[end:]]
     return tokens
 
 
 def change(tokens: Sequence[Token], walk: Walk) -> tuple[Any, str]:
     """An INSERT, REPLACE, UPDATE or DELETE: (tree, kind)."""
     verb = verb_of(tokens)
-    plain = simplified(tokens, walk)
+    plain = _plain(tokens, walk)
     seen = _as_insert(plain) if verb in ("INSERT", "REPLACE") else plain
     tree = parse(
         seen,
@@ -87,8 +85,10 @@ def verb_of(tokens: Sequence[Token]) -> str:
     if not tokens or tokens[0].upper != "WITH":
         return tokens[0].upper if tokens else ""
     depth = 0
-    for token in tokens:
+    for index, token in enumerate(tokens):
         if token.upper == "(":
+            if depth == 0 and tokens[index - 1].upper == ")":
+                return "("  # behind the last of its queries
             depth += 1
         elif token.upper == ")":
             depth -= 1
@@ -103,7 +103,7 @@ def _as_insert(tokens: list[Token]) -> list[Token]:
     out = [*tokens[:at], Token(Kind.WORD, "INSERT", "INSERT", tokens[at].start, tokens[at].end)]
     rest = tokens[at + 1 :]
     if not rest or rest[0].upper != "INTO":
-        out.append(_word("INTO"))
+        out.append(word("INTO"))
     depth = 0
     for index, token in enumerate(rest):
         depth += token.upper == "("
@@ -125,7 +125,7 @@ def expression(tokens: Sequence[Token], walk: Walk) -> Origins:
         depth -= token.upper == ")"
         if depth < 0:
             raise Unreadable("a bracket that nothing opens")
-    tree = parse([_SELECT, _BRACKETS[0], *simplified(tokens, walk), _BRACKETS[1]], exp.Select, walk.catalog.flavour)
+    tree = parse([_SELECT, _BRACKETS[0], *_plain(tokens, walk), _BRACKETS[1]], exp.Select, walk.catalog.flavour)
     if len(tree.expressions) != 1 or tree.args.get("from_"):
         raise Unreadable("an expression that is not one")
     _calls(tokens, tree, walk)

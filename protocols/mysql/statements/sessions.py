@@ -19,7 +19,8 @@ from protocols.mysql.statements.walk import Walk
 
 def _use(reader: Reader, walk: Walk) -> str:
     name = reader.name()
-    walk.add(Effect.SESSION_NAME_RESOLUTION)
+    here = walk.state.database_known and walk.state.database == name
+    walk.add(Effect.SESSION_SET if here else Effect.SESSION_NAME_RESOLUTION)
     walk.change(ChangeKind.DATABASE, name)
     return "use"
 

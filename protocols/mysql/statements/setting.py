@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocols.contract import Effect
-from protocols.mysql.settings import SAFE_CHARACTER_SETS, charset_of, set_effect
+from protocols.mysql.settings import SAFE_CHARACTER_SETS, SAFE_COLLATIONS, charset_of, set_effect
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.model import ChangeKind, Variable
 from protocols.mysql.statements.queryread import expression
@@ -38,9 +38,10 @@ def _item(reader: Reader, walk: Walk, sticky: str) -> str:
         before = dict(walk.reads)
         walk.reads = {}
         expression(value, walk)
-        sources = tuple(walk.reads)
+        earlier, known = _assigned_before(value, walk)
+        sources = tuple(dict.fromkeys((*walk.reads, *earlier)))
         walk.reads = {**before, **walk.reads}
-        known = Effect.UNKNOWN not in walk.effects
+        known = known and Effect.UNKNOWN not in walk.effects
         walk.add(Effect.SESSION_SET)
         if len(value) != 1 or value[0].kind is not Kind.STRING:
             walk.change(ChangeKind.VARIABLE, token.text, Variable(sources, known))
@@ -69,6 +70,18 @@ def _item(reader: Reader, walk: Walk, sticky: str) -> str:
     return scope or sticky
 
 
+def _assigned_before(tokens: Sequence[Token], walk: Walk) -> tuple[list[str], bool]:
+    """What the variables in this value got earlier in the same SET: (relations, whether that is all of it)."""
+    named = {token.text for token in tokens if token.kind is Kind.VARIABLE}
+    sources: list[str] = []
+    known = True
+    for change in walk.changes:
+        if change.kind is ChangeKind.VARIABLE and change.name in named and isinstance(change.value, Variable):
+            sources += change.value.sources
+            known = known and change.value.known
+    return sources, known
+
+
 def _is_assignment(reader: Reader) -> bool:
     return reader.peek(1).upper in ("=", ":=", ".")
 
@@ -81,9 +94,12 @@ def _assigns(reader: Reader) -> None:
 def _special(reader: Reader, walk: Walk) -> bool:
     if reader.accept("NAMES"):
         name = _charset(reader)
+        safe = True
         if reader.accept("COLLATE"):
-            reader.take()
+            safe = reader.take().text.lower().partition("_")[0] in SAFE_COLLATIONS | {"default"}
         _names(walk, name)
+        if not safe:
+            walk.add(Effect.SESSION_PARSE_STATE)
     elif reader.accept("CHARSET") or reader.accept("CHARACTER", "SET") or reader.accept("CHAR", "SET"):
         _names(walk, _charset(reader))
     elif reader.accept("PASSWORD") or reader.accept("DEFAULT", "ROLE"):
@@ -161,7 +177,8 @@ def _value(tokens: Sequence[Token], walk: Walk) -> None:
     """A value that is computed; of rows or of what came from some: whoever reads the setting then reads them."""
     before, walk.reads = walk.reads, {}
     expression(tokens, walk)
-    if walk.reads:
+    earlier, known = _assigned_before(tokens, walk)
+    if walk.reads or earlier or not known:
         walk.unknown("a setting whose value comes from rows: read them first, and set what you saw")
     walk.reads = {**before, **walk.reads}
 
@@ -193,7 +210,12 @@ def _text(reader: Reader, walk: Walk, depth: int = 0) -> str:
     if depth > 8:
         raise Unreadable("too deep")
     token = reader.take()
-    if token.kind is Kind.STRING:
+    if token.upper == "(":  # (SELECT REPLACE(@@sql_mode, ...))
+        reader.position -= 1
+        inner = Reader(reader.group())
+        inner.accept("SELECT")
+        found = _text(inner, walk, depth + 1)
+    elif token.kind is Kind.STRING:
         found = token.text
     elif token.kind is Kind.SYSTEM:
         if reader.any_of(("SESSION", "LOCAL")):

@@ -14,7 +14,7 @@ from protocols.mysql.statements.reader import Reader
 from protocols.mysql.statements.walk import Walk
 
 # forms by their words, the longest first; each with how it goes on: `filter` [FROM db] [LIKE|WHERE], `table` a name,
-# `limit` LIMIT n, `end` nothing
+# `string` one or a filter, `limit` LIMIT n, `end` nothing
 _FORMS: tuple[tuple[str, str], ...] = (
     ("DATABASES", "filter"), ("SCHEMAS", "filter"), ("CATALOGS", "filter"),
     ("EXTENDED FULL TABLES", "filter"), ("FULL TABLES", "filter"), ("TABLES", "filter"), ("OPEN TABLES", "filter"),
@@ -24,14 +24,15 @@ _FORMS: tuple[tuple[str, str], ...] = (
     ("INDEX", "columns"), ("INDEXES", "columns"), ("KEYS", "columns"),
     ("GLOBAL VARIABLES", "filter"), ("SESSION VARIABLES", "filter"), ("LOCAL VARIABLES", "filter"),
     ("VARIABLES", "filter"), ("GLOBAL STATUS", "filter"), ("SESSION STATUS", "filter"), ("LOCAL STATUS", "filter"),
-    ("STATUS", "filter"), ("CHARACTER SET", "filter"), ("CHARSET", "filter"), ("COLLATION", "filter"),
+    ("STATUS", "filter"), ("CHARACTER SET", "filter"), ("CHARSET", "filter"), ("CHAR SET", "filter"),
+    ("COLLATION", "filter"),
     ("PROCEDURE STATUS", "filter"), ("FUNCTION STATUS", "filter"), ("PACKAGE STATUS", "filter"),
     ("PACKAGE BODY STATUS", "filter"), ("LIBRARY STATUS", "filter"),
     ("CREATE TABLE", "table"), ("CREATE VIEW", "table"), ("CREATE PROCEDURE", "table"), ("CREATE FUNCTION", "table"),
     ("CREATE TRIGGER", "table"), ("CREATE EVENT", "table"), ("CREATE SEQUENCE", "table"), ("CREATE PACKAGE", "table"),
     ("CREATE PACKAGE BODY", "table"), ("CREATE DATABASE IF NOT EXISTS", "table"), ("CREATE DATABASE", "table"),
     ("CREATE SCHEMA IF NOT EXISTS", "table"), ("CREATE SCHEMA", "table"),
-    ("ENGINES", "end"), ("STORAGE ENGINES", "end"), ("PLUGINS", "end"), ("PLUGINS SONAME", "filter"),
+    ("ENGINES", "end"), ("STORAGE ENGINES", "end"), ("PLUGINS", "end"), ("PLUGINS SONAME", "string"),
     ("PRIVILEGES", "end"), ("AUTHORS", "end"), ("CONTRIBUTORS", "end"),
     ("WARNINGS", "limit"), ("ERRORS", "limit"), ("COUNT ( * ) WARNINGS", "end"), ("COUNT ( * ) ERRORS", "end"),
     ("PROFILES", "end"), ("PROFILE", "rest"), ("LOCALES", "filter"), ("QUERY_RESPONSE_TIME", "end"),
@@ -103,6 +104,13 @@ def _table(reader: Reader, walk: Walk) -> None:
     reader.qualified()
 
 
+def _string(reader: Reader, walk: Walk) -> None:
+    if reader.peek().kind is Kind.STRING:
+        reader.take()
+    else:
+        _like(reader, walk)
+
+
 def _limit(reader: Reader, walk: Walk) -> None:
     if reader.accept("LIMIT"):
         for token in reader.rest():
@@ -125,6 +133,7 @@ _TAILS: Mapping[str, Callable[[Reader, Walk], None]] = {
     "columns": _columns,
     "table": _table,
     "limit": _limit,
+    "string": _string,
     "end": _end,
     "rest": _rest,
 }

@@ -11,7 +11,7 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.contract import Effect
-from protocols.mysql.catalog import Relation
+from protocols.mysql.catalog import Relation, schema_only
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
 from protocols.mysql.statements.walk import Walk
 
@@ -174,9 +174,11 @@ class Sources:
         if relation is None:
             qualified = walk.qualified(schema, name)
             walk.read(qualified)
-            if not walk.catalog.open_world and not (
-                walk.catalog.flavour == "mariadb" and qualified.lower().startswith("information_schema.")
-            ):
+            # nobody makes tables in these schemas: the server has it as we know it, or refuses it
+            own = schema_only(schema, name) and schema.lower() != "mysql"
+            if walk.catalog.flavour == "mariadb" and schema.lower() == "information_schema":
+                own = True  # an account does not see all of them
+            if not walk.catalog.open_world and not own:
                 walk.unknown(f"the relation `{qualified}` is not known to the catalog")
             return Source(alias or name, None, qualified, schema, frozenset({f"{qualified}.*"}))
         qualified = relation.qualified
@@ -187,7 +189,7 @@ class Sources:
         everything = frozenset({f"{qualified}.*"})
         if relation.kind == "view":
             columns, everything = self._view(relation, columns)
-        elif relation.kind == "system view" and schema.lower() == "sys":
+        elif relation.kind == "system view" and schema.lower() == "sys" and not schema_only(schema, name):
             walk.add(Effect.SECRET_READ)
         return Source(alias or name, columns, qualified, schema, everything)
 

@@ -37,6 +37,7 @@ class Walk:
         self.changes: list[Change] = []
         self.constants = False  # a constant was read: the verdict is that of this very text
         self.fleeting = False  # the verdict rests on prepared names: not even that
+        self.view = False  # the text is that of a view, as the server keeps it
         self.named = False  # names a relation or routine, which takes a catalog
 
     def add(self, *effects: Effect) -> None:

@@ -1,6 +1,7 @@
-"""INSERT, REPLACE, UPDATE, DELETE: what they write, read and filter by, with triggers and views behind the target.
+"""INSERT, REPLACE, UPDATE, DELETE: what they write, read and filter by; triggers, views, foreign keys behind a target.
 
-Foreign keys that cascade are not in the catalog: what they write beyond the tables named is not reported.
+What a foreign key changes by itself counts as written (`cascades`). Reads are told as for PostgreSQL: a target is read
+where its rows are looked at, by a filter, a join or RETURNING.
 
 INVARIANT: no I/O in this module.
 """
@@ -13,6 +14,7 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.contract import Effect, Where
+from protocols.mysql.statements.cascades import ANY_COLUMN, cascade
 from protocols.mysql.statements.model import ChangeKind
 from protocols.mysql.statements.queries import Queries
 from protocols.mysql.statements.scope import Scope, Source
@@ -32,6 +34,8 @@ class Writes:
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self.queries = Queries(walk)
+        self._named: dict[str, None] = {}  # relations of the FROM clause, with what is behind them
+        self._secret = False  # one of them is secret
 
     def change(self, tree: Any, *, replaces: bool = False) -> None:
         if isinstance(tree, exp.Insert):
@@ -53,8 +57,8 @@ class Writes:
             if value and name not in known:
                 self.walk.unknown(f"the clause `{name}` is not understood")
 
-    def target(self, source: Source | None, events: Sequence[str]) -> None:
-        """A relation that is written: its triggers, and what stands behind a view."""
+    def target(self, source: Source | None, events: Sequence[str], changed: frozenset[str] = ANY_COLUMN) -> None:
+        """A relation that is written: its triggers, what stands behind a view, and what its keys change elsewhere."""
         walk = self.walk
         if source is None or not source.relation:
             walk.unknown("the target of a data change is not a relation that is known")
@@ -76,12 +80,15 @@ class Writes:
             walk.merge(body.analysis)
             for behind in body.analysis.reads:
                 walk.write(behind)
-                base = walk.catalog.relation(*behind.split(".", 1))
+                behind_schema, _, behind_name = behind.partition(".")
+                base = walk.catalog.relation(behind_schema, behind_name)
                 self._triggers(behind, base, events)
+                cascade(walk, behind_schema, behind_name, events)
             return
         if relation.kind == "sequence":
             walk.add(Effect.DATA_WRITE)
         self._triggers(source.relation, relation, events)
+        cascade(walk, relation.schema, relation.name, events, changed)
 
     def _triggers(self, name: str, relation: Any, events: Sequence[str]) -> None:
         walk = self.walk
@@ -114,10 +121,14 @@ class Writes:
         source = self.named(target.args["db"].name if target.args.get("db") else "", target.name)
         events = ["insert", "delete"] if replaces else ["insert"]
         conflict = tree.args.get("conflict")
+        changed = ANY_COLUMN
         if conflict is not None:
             walk.add(Effect.DATA_UPDATE)
             events.append("update")
-        self.target(source, events)
+            changed = _assigned(conflict.expressions)
+            if source is not None and source.relation:
+                walk.read(source.relation)
+        self.target(source, events, changed)
         for column in columns:
             if isinstance(column, exp.Identifier | exp.Column) and source is not None:
                 walk.columns[f"{source.relation}.{column.name}"] = None
@@ -176,23 +187,30 @@ class Writes:
     # ------------------------------------------------------------ UPDATE and DELETE
 
     def _sources(self, tree: Any, start: Any, scope: Scope) -> list[Source]:
+        """The tables named. What they are read for is only known once the rest was looked at: `_settle`."""
+        walk = self.walk
         self.queries._with(tree, scope)
-        before = dict(self.walk.reads)
+        before, secret = dict(walk.reads), Effect.SECRET_READ in walk.effects
         self.queries.table(start, scope)
         if isinstance(start, list):
-            self.walk.unknown("a list of tables that is not understood")
-        found = list(scope.sources)
-        self._read_before = before
-        return found
+            walk.unknown("a list of tables that is not understood")
+        self._named = {r: None for r in walk.reads if r not in before}
+        self._secret = not secret and Effect.SECRET_READ in walk.effects
+        walk.reads = before
+        if self._secret:
+            walk.effects.discard(Effect.SECRET_READ)
+        return list(scope.sources)
 
-    def _settle(self, sources: list[Source], targets: list[Source], reads: dict[str, None]) -> None:
-        """Among the tables joined, those that are not written are read; what else was read stays."""
+    def _settle(self, tree: Any, sources: list[Source], targets: list[Source]) -> None:
+        """Of the tables named those are read that are not written, or whose rows a filter or a join looks at."""
         walk = self.walk
         written = {t.relation for t in targets}
-        alone = {s.relation for s in sources if s.relation} - written
-        kept = {r: None for r in walk.reads if r in reads or r not in written}
-        walk.reads = kept
-        if alone or len(sources) > 1:
+        looks = len(sources) > 1 or any(tree.args.get(part) is not None for part in ("where", "order"))
+        read = self._named if looks else {r: None for r in self._named if r not in written}
+        walk.reads.update(read)
+        if self._secret and read:
+            walk.add(Effect.SECRET_READ)
+        if len(sources) > 1 or not {s.relation for s in sources if s.relation} <= written:
             walk.add(Effect.DATA_SELECT)
 
     def _update(self, tree: Any) -> None:
@@ -200,7 +218,6 @@ class Writes:
         self._only(tree, _UPDATE)
         walk.add(Effect.DATA_UPDATE)
         scope = Scope()
-        had_secret = Effect.SECRET_READ in walk.effects
         sources = self._sources(tree, tree.this, scope)
         targets: list[Source] = []
         for one in tree.expressions:
@@ -218,12 +235,11 @@ class Writes:
                 hit = [s for s in sources if s.relation]
             targets += [s for s in hit if s not in targets]
             self.queries.expression(one.expression, scope)
-        self._settle(sources, targets, self._read_before)
-        if not had_secret and not any(s.relation in walk.reads for s in sources):
-            walk.effects.discard(Effect.SECRET_READ)
+        self._settle(tree, sources, targets)
+        changed = _assigned(tree.expressions)
         for target in targets:
             if target.relation:
-                self.target(target, ["update"])
+                self.target(target, ["update"], changed)
             else:
                 self._derived_target(target)
         self._filters(tree, scope)
@@ -260,7 +276,7 @@ class Writes:
                 walk.unknown("a DELETE over several tables that is not understood")
         if any(not s.relation for s in targets):
             walk.unknown("the target of a data change is a derived table")
-        self._settle(sources, targets, self._read_before)
+        self._settle(tree, sources, targets)
         for target in targets:
             if target.relation:
                 self.target(target, ["delete"])
@@ -282,6 +298,14 @@ class Writes:
             walk.predicate(self.queries._order(order, scope, None))
         if tree.args.get("limit") is not None:
             self.queries.expression(tree.args["limit"], scope)
+
+
+def _assigned(assignments: Sequence[Any]) -> frozenset[str]:
+    """The columns that are set, in lower case; `ANY_COLUMN` where that is not sure."""
+    names = [
+        one.this.name.lower() for one in assignments if isinstance(one, exp.EQ) and isinstance(one.this, exp.Column)
+    ]
+    return frozenset(names) if len(names) == len(assignments) and "" not in names else ANY_COLUMN
 
 
 def _joined(tree: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pgparse
 
 from protocols.contract import Analysis, Cacheable, Effect, Where
+from protocols.literal_rows import shortened
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.catalog_queries import FIRST_USER_OID
 from protocols.postgres.statements.commands import Commands
@@ -40,6 +41,8 @@ _FILLS = frozenset({Effect.DATA_INSERT, Effect.DATA_UPDATE, Effect.DATA_MERGE, E
 _BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})
 _RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
 _TREES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+NOT_PARSED = "the text does not parse"
+MAX_DEPENDS = 20_000  # names that are kept
 MAX_SHAPE = 16_384  # characters of normalised text that are kept
 
 
@@ -55,7 +58,7 @@ def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> Comman
     except RecursionError:
         return unknown("the statement is nested too deeply to be judged")
     except pgparse.PGQueryError as error:
-        return unknown(f"the text does not parse: {_tidy(str(error))}")
+        return unknown(f"{NOT_PARSED}: {_tidy(str(error))}")
     except Exception as error:
         return unknown(f"the analysis failed ({type(error).__name__}); report this statement")
 
@@ -70,6 +73,9 @@ def _tidy(message: str) -> str:
 
 def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
     text = decode(raw, state.encoding)
+    short = shortened(raw, "plain" if state.conforming_strings else "")
+    if short is not raw:
+        text = decode(short, state.encoding)
     if not state.conforming_strings and "\\" in text:
         raise Unreadable("a backslash while standard_conforming_strings is not known to be on")
     if not state.server_utf8 and not text.isascii() and not outside_literals(text).isascii():
@@ -110,6 +116,7 @@ def statement(
     tag = next(iter(tree))
     if tag == "SelectStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
         clear = clear_columns(tree[tag], walk.names.is_table)
+        analysis = dataclasses.replace(analysis, depends=_depends(walk))
     elif tag == "ExplainStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
         clear = frozenset({0})  # the plan's text
     else:
@@ -128,6 +135,19 @@ def statement(
     if not _CODE.isdisjoint(analysis.effects) and ChangeKind.OPAQUE not in {c.kind for c in changes}:
         changes = (*changes, Change(ChangeKind.OPAQUE))
     return Statement(analysis, changes, tree if _returns_written(tag, tree, walk) else None)
+
+
+def _depends(walk: Commands) -> tuple[tuple[str, ...], ...]:
+    """For each output column those that it is made of. (): not known, or not worth it."""
+    output = walk.output
+    if output is None or output.columns is None or walk.blind or walk.writes or walk.names.catalog.open_world:
+        return ()
+    # what was copied into temporary relations is remembered for all their columns; large objects have no columns
+    if any(r.startswith(f"{TEMP}.") for r in walk.reads) or "pg_catalog.pg_largeobject" in walk.reads:
+        return ()
+    if sum(len(origins) for _, origins in output.columns) > MAX_DEPENDS:
+        return ()
+    return tuple(tuple(sorted(origins)) for _, origins in output.columns)
 
 
 def _bound(change: Change, analysis: Analysis) -> Any:
@@ -208,6 +228,20 @@ def with_parameter_types(command: CommandAnalysis, oids: Sequence[int], catalog:
         for one in command.statements
     )
     return CommandAnalysis(analysis, statements, command.text)
+
+
+def either(before: CommandAnalysis, now: CommandAnalysis) -> CommandAnalysis:
+    """A prepared statement whose names have come to mean something else: what it may do is both.
+
+    The server plans anew when a definition or search_path changed, but not for a temporary relation that takes a name.
+    """
+    mine, theirs = before.analysis, now.analysis
+    if mine == theirs:
+        return now
+    merged = _merged([Statement(mine), Statement(theirs)], theirs.shape)
+    analysis = dataclasses.replace(merged, kind=theirs.kind, cacheable=Cacheable.NO)
+    statements = tuple(dataclasses.replace(one, analysis=analysis) for one in now.statements)
+    return CommandAnalysis(analysis, statements, now.text)
 
 
 def analyse_function_call(oid: int, catalog: Catalog | None) -> CommandAnalysis:

@@ -13,7 +13,7 @@ from protocols.contract import Analysis, Cacheable, Effect
 from protocols.postgres.settings import words
 from protocols.postgres.statements.definitions import DEFINITIONS, Definition
 from protocols.postgres.statements.model import ChangeKind, Temporary
-from protocols.postgres.statements.names import TEMP
+from protocols.postgres.statements.names import TEMP, Target
 from protocols.postgres.statements.nodes import FIELDS, Node, strings
 from protocols.postgres.statements.scope import Output, Scope
 from protocols.postgres.statements.session_commands import MAX_NESTED, SessionCommands, boolean
@@ -37,6 +37,8 @@ _COPY_OPTIONS = words(
 class Commands(SessionCommands):
     """One top-level statement."""
 
+    output: Output | None = None  # of a query
+
     def statement(self, node: Node) -> None:
         """Analyses one statement; what it finds is in the attributes."""
         tag, body = next(iter(node.items()))
@@ -44,7 +46,7 @@ class Commands(SessionCommands):
             self.kind = self.kind or _KINDS[tag]
             if tag == "SelectStmt" and self._into(body):
                 return
-            self.query(node, None)
+            self.output = self.query(node, None)
             return
         self.cacheable = Cacheable.TEXT
         handler = _HANDLERS.get(tag)
@@ -68,6 +70,7 @@ class Commands(SessionCommands):
         if into is None:
             return False
         self.kind = "select into"
+        self._makes = leftmost
         self.cacheable = Cacheable.TEXT
         output = self.query({"SelectStmt": body}, None)
         self._make_table(into, output)
@@ -267,8 +270,21 @@ class Commands(SessionCommands):
                 continue
             for target in self.names.relations(schema, name):
                 self.writes[target.qualified] = None
+                if tag == "RefreshMatViewStmt":
+                    self._refresh(target)
         self._loose(body)
         self._definition_changes(tag, body, definition)
+
+    def _refresh(self, target: Target) -> None:
+        if target.relation is None:
+            self.unknown(target.why or f"the body of `{target.qualified}` is not known")
+            return
+        facts = self.names.catalog.refresh_facts(target.relation.oid)
+        self.add(facts.effects)
+        self.reads.update(dict.fromkeys(facts.reads[1:]))
+        self.functions.update(dict.fromkeys(facts.functions))
+        if facts.why:
+            self.unknown(facts.why)
 
     def _loose(self, root: Node) -> None:
         """Everything inside a definition that may run or be read: queries, function calls, types, relations.

@@ -44,6 +44,9 @@ _OPERATORS_OF_KIND = {
     "AEXPR_BETWEEN_SYM": (">=", "<="),
     "AEXPR_NOT_BETWEEN_SYM": ("<", ">"),
 }
+_POPULATES = "#="  # hstore: a record, with values that are read as the types of its columns
+# expressions whose values keep their type
+_AS_THEY_ARE = frozenset({"A_Const", "A_Star", "ColumnRef", "List", "ParamRef", "ResTarget", "SortBy", "NullTest"})
 _INV_READ = "262144"  # lo_open's mode that cannot write
 # what the parser accepts as a type's name beyond pg_type.typname, for functions that take it as text
 _SQL_TYPES = words(
@@ -74,6 +77,10 @@ class Expressions:
         self.changes: list[Change] = []
         self.depth = 0
         self.row_input = False  # a function makes rows of the type of a row it is given
+        # a literal without a type may become one of a column's type: beside it in a `call`, or beside an `operator`
+        self.untyped = ""
+        self.blind = False  # a name was not resolved: the origins that were found are not all
+        self.combines = False  # values are turned into another type, perhaps
         self.leaves_trace = False  # a function changes what a later statement can read of the session
         self.multiplies = False  # the expression at hand returns as many rows as its arguments say
         self.named = False  # any name was looked up in the catalog
@@ -132,6 +139,8 @@ class Expressions:
             if not body.keys() <= fields:
                 self.unknown(f"`{tag}` has a part that is not understood here")
                 continue
+            if tag not in _AS_THEY_ARE:
+                self.combines = True
             handler = _HANDLERS.get(tag)
             if handler is not None:
                 found |= handler(self, body, scope, outputs)
@@ -164,6 +173,7 @@ class Expressions:
                 found = found or bool(same)
             if not found and not origins:
                 origins = scope.everything()
+                self.blind = True
         else:
             origins = self._qualified_column(names, scope)
         for origin in origins:
@@ -185,6 +195,7 @@ class Expressions:
             self.attribute(column)
             return source.loose_column(column) if source.names is None else source.everything
         self.attribute(column)
+        self.blind = True
         return NOTHING
 
     def star(self, names: Sequence[str], scope: Scope) -> Origins:
@@ -192,6 +203,7 @@ class Expressions:
         if names:
             source = scope.source(names[-1])
             origins = source.everything if source is not None else NOTHING
+            self.blind = self.blind or source is None
         else:
             origins = scope.everything()
         self.budget.spend(len(scope.sources) + len(origins))
@@ -212,7 +224,7 @@ class Expressions:
         row = None
         if "ColumnRef" in base:
             names = strings(base["ColumnRef"].get("fields"))
-            row = scope.source(names[-1]) if names else None
+            row = scope.row(names[0]) if len(names) == 1 else None
         first = True
         for step in body.get("indirection", ()):
             if "A_Indices" in step:
@@ -261,7 +273,13 @@ class Expressions:
             self.unknown("the names of functions are not certain in this session")
         elif names[0].startswith("pg_temp") and len(names) == 2:
             self.unknown("a function in pg_temp")
+        if count > 1 and any(map(_untyped, args)):
+            self.untyped = "call"
         for function in callable_:
+            if function.constructs:
+                self.add(self.names.catalog.type_effects(function.result))
+            if function.name in RUNS_TYPE_INPUT:
+                self.row_input = True
             if function.schema == "pg_catalog":
                 self.leaves_trace = self.leaves_trace or function.name in LEAVES_A_TRACE
                 self.multiplies = self.multiplies or function.name in MULTIPLIES_ROWS
@@ -329,10 +347,6 @@ class Expressions:
         self.read_constant = True
         return len(args) == 2 and constant(args[1]) == ("i", _INV_READ)
 
-    def _row_input(self, function: Function, args: list[Node]) -> bool:
-        self.row_input = True
-        return False
-
     def _names_type(self, function: Function, args: list[Node]) -> bool:
         self.read_constant = True
         text = constant(args[1]) if len(args) == 2 else None
@@ -359,6 +373,8 @@ class Expressions:
         live, exists = self.names.operators(names, unary)
         if self.names.touched_all:
             self.unknown("the open transaction changed definitions")
+        if names[-1] == _POPULATES:
+            self.row_input = True
         for qualified, function in live:
             self.add({Effect.EXEC_CAST} | (function.effects if function is not None else {Effect.UNKNOWN}))
             self.functions[function.qualified if function is not None else qualified] = None
@@ -367,6 +383,8 @@ class Expressions:
 
     def _operation(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         unary = "lexpr" not in body
+        if not self.untyped and (_untyped(body.get("lexpr")) or _untyped(body.get("rexpr"))):
+            self.untyped = "operator"
         kinds = _OPERATORS_OF_KIND.get(body.get("kind", ""))
         if kinds is None:
             self.operator(strings(body.get("name"))[-2:], unary)
@@ -435,15 +453,31 @@ class Expressions:
             )
 
     def finish_types(self) -> None:
-        """Rows of a relation's type are made from data: its columns' types must all be harmless to make."""
-        if not self.row_input:
-            return
+        """What no name in the text shows: values that become another type on their way."""
         catalog = self.names.catalog
+        if self.combines:
+            self.add(catalog.hidden_casts)
+        if not self.row_input and not self.untyped:
+            return
         for qualified in self.reads:
             schema, _, name = qualified.partition(".")
             relation = catalog.relations.get((schema, name))
             for _, type_oid in relation.columns.values() if relation is not None else ():
-                self.add(catalog.type_effects(type_oid) or NONE)
+                # rows of a relation's type are made from data: its columns' types must all be harmless to make
+                if self.row_input or self.untyped == "call" or catalog.reads_text(type_oid):
+                    self.add(catalog.type_effects(type_oid) or NONE)
+
+
+def _untyped(node: Node | None) -> bool:
+    """A literal, NULL or parameter that gets its type from what stands beside it."""
+    while node and ("NamedArgExpr" in node or "CollateClause" in node):
+        node = next(iter(node.values())).get("arg")
+    if not node:
+        return False
+    if "ParamRef" in node:
+        return True
+    found = constant(node)
+    return found is not None and found[0] in "sn"
 
 
 _HANDLERS: dict[str, Any] = {
@@ -465,6 +499,5 @@ _SPECIAL: dict[str, Any] = {
     "nextval": Expressions._sequence,
     "setval": Expressions._sequence,
     **dict.fromkeys(READS_LARGE_OBJECTS, Expressions._large_object),
-    **dict.fromkeys(RUNS_TYPE_INPUT, Expressions._row_input),
     **dict.fromkeys(NAMES_TYPE, Expressions._names_type),
 }

@@ -224,7 +224,7 @@ def _is_clear(node: Node, stored: bool) -> bool:
             name = strings(body.get("funcname"))
             args = body.get("args", [])
             if name[-1] == "count" and len(name) == 1 + (name[0] == "pg_catalog" and len(name) == 2):
-                simple = not ({"agg_filter", "over", "agg_order", "agg_distinct", "agg_within_group"} & body.keys())
+                simple = not ({"agg_filter", "over", "agg_order", "agg_within_group"} & body.keys())
                 if simple and (body.get("agg_star") or (stored and len(args) == 1 and _plain_column(args[0]))):
                     continue
                 return False

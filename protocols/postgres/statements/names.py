@@ -16,6 +16,9 @@ from protocols.postgres.statements.model import Temporary
 
 _PATH_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s,"]+))\s*(,|$)')
 TEMP = "pg_temp"
+# what EXTRACT(... FROM ...) means: a function of its own since 14, as the grammar here has it; another name before
+EXTRACT = ("pg_catalog", "extract")
+DATE_PART = ("pg_catalog", "date_part")
 
 
 def split_path(value: str) -> tuple[str, ...] | None:
@@ -125,6 +128,8 @@ class NameSpace:
     def functions(self, names: Sequence[str]) -> list[Function]:
         """Every overload that this name can mean, whatever its arguments."""
         if len(names) == 2:
+            if tuple(names) == EXTRACT and self.catalog.server_version < 140000:
+                names = DATE_PART
             return list(self.catalog.functions.get((names[0], names[1]), ()))
         if len(names) != 1:
             return []

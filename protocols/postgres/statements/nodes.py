@@ -174,7 +174,10 @@ def constant(node: Node | None) -> tuple[str, str] | None:
 
 
 def figure_name(node: Node | None) -> str:
-    """The name that the server gives an output column without an alias (FigureColname)."""
+    """The name that the server gives an output column without an alias (FigureColname).
+
+    `?column?` where this was not worked out: a look-up of whatever name then falls back to everything.
+    """
     fallback = "?column?"  # a type's or CASE's own name, weaker than what is inside
     while node:
         tag, body = next(iter(node.items()))
@@ -187,7 +190,9 @@ def figure_name(node: Node | None) -> str:
                 return names[-1]
             node = body.get("arg")
         elif tag == "FuncCall":
-            return strings(body.get("funcname"))[-1]
+            # EXTRACT is called date_part by servers before 14
+            name = strings(body.get("funcname"))[-1]
+            return name if name != "extract" else "?column?"
         elif tag == "TypeCast":
             if fallback == "?column?":
                 fallback = (strings(body.get("typeName", {}).get("names")) or [fallback])[-1]
@@ -199,13 +204,16 @@ def figure_name(node: Node | None) -> str:
                 fallback = "case"
             node = body.get("defresult")
         elif tag == "SubLink":
-            return _FIGURE.get(body.get("subLinkType", ""), fallback)
+            return _FIGURE.get(body.get("subLinkType", ""), "?column?")
+        elif tag in _NAMELESS and body.get("kind") != "AEXPR_NULLIF":
+            return fallback
         else:
-            return _FIGURE.get(tag, fallback)
+            return _FIGURE.get(tag, "?column?")
     return fallback
 
 
-# an EXPR_SUBLINK takes its subquery's name: not worked out, `?column?` makes the look-up fall back to everything
+_NAMELESS = frozenset({"A_Const", "A_Expr", "BoolExpr", "BooleanTest", "NullTest", "ParamRef"})
+# an EXPR_SUBLINK takes its subquery's name: not worked out
 _FIGURE = {
     "EXISTS_SUBLINK": "exists",
     "ARRAY_SUBLINK": "array",

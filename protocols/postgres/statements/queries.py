@@ -15,18 +15,23 @@ from protocols.postgres.statements.expressions import Expressions
 from protocols.postgres.statements.names import Target
 from protocols.postgres.statements.nodes import FIELDS, Node, constant, figure_name, strings
 from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope, Source, union
+from protocols.postgres.statements.text import MAX_WORK
 
 MAX_SOURCES = 5000  # items of one FROM
 MAX_NATURAL = 20  # tables of one natural join whose columns are compared; past it every column counts as compared
 _HIDDEN = "\0hidden"  # no name in a text contains it
 _SAMPLE_METHODS = frozenset({"system", "bernoulli", "system_rows", "system_time"})
+_COERCED = frozenset({"whereClause", "havingClause", "limitCount", "limitOffset", "valuesLists"})
 EMPTY = Output([], NOTHING)
+_AHEAD = Output(None, NOTHING)  # of a common table expression that was not walked yet
+MAX_TURNS = 8  # of a recursive query, until its columns depend on no more than before
 
 
 class Queries(Expressions):
     """Adds the queries to the walk of expressions."""
 
     _register: Callable[[Output], None] | None = None  # for the next SELECT: told its output after each branch
+    _makes: Node | None = None  # the branch whose INTO the server accepts
 
     # ------------------------------------------------------------ SELECT
 
@@ -52,6 +57,8 @@ class Queries(Expressions):
                     self.budget.spend(len(results) * (1 + len(results[0].columns or ())))
                     register(_merge(results))
         output = results[0] if len(results) == 1 else _merge(results)
+        if tails or not body.keys().isdisjoint(_COERCED):
+            self.combines = True
         if any(not current.get("all") for current, _ in tails):
             self.filter(output.everything)  # equal rows become one: how many are left tells which are equal
         for current, scope in tails:
@@ -60,6 +67,8 @@ class Queries(Expressions):
 
     def _branch(self, body: Node, around: Scope | None) -> Output:
         scope = Scope(around)
+        if "intoClause" in body and body is not self._makes:
+            self.unknown("SELECT INTO inside another statement")
         if "valuesLists" in body:
             rows = [row.get("List", {}).get("items", []) for row in body["valuesLists"]]
             width = len(rows[0]) if rows else 0
@@ -134,6 +143,8 @@ class Queries(Expressions):
             if parts and "A_Star" in parts[-1]:
                 names = strings(parts)
                 everything |= self.star(names, scope)
+                if scope.merged and not names:
+                    columns = None
                 sources = scope.sources if not names else [s for s in (scope.source(names[-1]),) if s is not None]
                 if columns is not None:
                     for source in sources:
@@ -162,22 +173,36 @@ class Queries(Expressions):
         if clause.get("recursive"):
             # each may use the others, itself included; what a self-reference carries, its first branch carries, too
             for cte in ctes:
-                scope.ctes[cte.get("ctename", "")] = Output(None, NOTHING)
+                scope.ctes[cte.get("ctename", "")] = _AHEAD
         for cte in ctes:
             if not cte.keys() <= FIELDS["CommonTableExpr"]:
                 self.unknown("a common table expression that is not understood here")
             name, aliases = cte.get("ctename", ""), strings(cte.get("aliascolnames"))
             query = cte.get("ctequery", {})
-            if clause.get("recursive") and query.get("SelectStmt", {}).get("op", "SETOP_NONE") != "SETOP_NONE":
+            recursive = clause.get("recursive") and query.get("SelectStmt", {}).get("op", "SETOP_NONE") != "SETOP_NONE"
+            if recursive:
                 self._register = functools.partial(self._so_far, scope, name, aliases)
             output = _rename(self.query(query, scope), aliases)
             self._register = None
+            if recursive:
+                output = self._settled(scope, name, aliases, query, output)
             if "search_clause" in cte or "cycle_clause" in cte:
                 output = Output(None, output.everything)
                 if "cycle_clause" in cte:
                     self.expression(("CTECycleClause", cte["cycle_clause"]), scope)
             scope.ctes[name] = output
         return scope
+
+    def _settled(self, scope: Scope, name: str, aliases: list[str], query: Node, output: Output) -> Output:
+        """The output of a recursive query: each turn may carry a value one column further."""
+        for _ in range(MAX_TURNS):
+            self.budget.spend(MAX_WORK // 1000)
+            scope.ctes[name] = output
+            again = _rename(self.query(query, scope), aliases)
+            if again == output:
+                return output
+            output = again
+        return Output(None, output.everything)
 
     @staticmethod
     def _so_far(scope: Scope, name: str, aliases: list[str], output: Output) -> None:
@@ -230,6 +255,7 @@ class Queries(Expressions):
     def _after_join(self, body: Node, start: int, scope: Scope) -> None:
         sides = scope.sources[start:]
         self.budget.spend(len(sides) * (1 + len(body.get("usingClause", ()))))
+        scope.merged = scope.merged or bool(body.get("isNatural") or "usingClause" in body)
         if body.get("isNatural"):
             self.operator(["="])
             seen: set[str] = set()
@@ -266,10 +292,15 @@ class Queries(Expressions):
         if "schemaname" not in body:
             cte = scope.cte(name)
             if cte is not None:
+                self.blind = self.blind or cte is _AHEAD
                 scope.sources.append(_derived(shown, _rename(cte, renames)))
                 return
         targets = self.read_targets(body)
         everything = frozenset(f"{t.qualified}.*" for t in targets)
+        for target in targets:
+            if target.relation is not None and target.relation.kind in "vm":
+                facts = self.names.catalog.facts(target.relation.oid)
+                everything |= frozenset(f"{r}.*" for r in facts.reads[1:])
         source = Source(shown, everything, targets=targets, catalog=self.names.catalog)
         if renames:
             known = source.names
@@ -278,10 +309,6 @@ class Queries(Expressions):
             else:
                 pairs = [(n, source.column(n) or NOTHING) for n in known]
                 source = _derived(shown, _rename(Output(pairs, everything), renames))
-        elif len(targets) == 1 and targets[0].relation is not None and targets[0].relation.kind in "vm":
-            facts = self.names.catalog.facts(targets[0].relation.oid)
-            everything |= frozenset(f"{r}.*" for r in facts.reads[1:])
-            source = Source(shown, everything, targets=targets, catalog=self.names.catalog)
         scope.sources.append(source)
 
     def read_targets(self, body: Node) -> list[Target]:
@@ -411,7 +438,7 @@ def _derived(alias: str, output: Output) -> Source:
         derived[name] = derived.get(name, NOTHING) | origins
     if "?column?" in derived:  # a name that was not worked out: any look-up may mean it
         return Source(alias, output.everything)
-    return Source(alias, output.everything, derived)
+    return Source(alias, output.everything, derived, ordered=len(derived) == len(output.columns))
 
 
 _FROM: dict[str, Any] = {

@@ -30,7 +30,7 @@ class Output:
 class Source:
     """One item of a FROM list."""
 
-    __slots__ = ("_catalog", "_derived", "_relations", "_targets", "alias", "everything")
+    __slots__ = ("_catalog", "_derived", "_ordered", "_relations", "_targets", "alias", "everything")
 
     def __init__(
         self,
@@ -39,7 +39,10 @@ class Source:
         derived: Mapping[str, Origins] | None = None,
         targets: Sequence[Target] = (),
         catalog: Catalog | None = None,
+        ordered: bool = True,
     ) -> None:
+        """`ordered`: `derived` has every column, in order; not so where two have the same name."""
+        self._ordered = ordered
         self.alias = alias
         self.everything = everything
         self._derived = derived
@@ -51,7 +54,7 @@ class Source:
     def names(self) -> list[str] | None:
         """The names of its columns, in order, or None where they are not all known."""
         if self._derived is not None:
-            return list(self._derived)
+            return list(self._derived) if self._ordered else None
         if len(self._targets) == 1:
             target = self._targets[0]
             if target.relation is not None and target.relation.columns:
@@ -109,6 +112,7 @@ class Scope:
     parent: Scope | None = None
     sources: list[Source] = field(default_factory=list)
     ctes: dict[str, Output] = field(default_factory=dict)
+    merged: bool = False  # a join gives one column for two of the same name: `*` is not its sides' columns in a row
 
     def size(self) -> int:
         """How many sources a look-up may have to pass."""
@@ -135,6 +139,15 @@ class Scope:
             scope = scope.parent
         return None
 
+    def row(self, name: str) -> Source | None:
+        """The source whose whole row a bare name stands for; None where it may be a column, which comes first."""
+        scope: Scope | None = self
+        while scope is not None:
+            if any(source.names is None or source.column(name) is not None for source in scope.sources):
+                return None
+            scope = scope.parent
+        return self.source(name)
+
     def relation_source(self, schema: str, name: str) -> Source | None:
         scope: Scope | None = self
         while scope is not None:
@@ -148,6 +161,7 @@ class Scope:
         """(origins of a bare name, whether it was surely found)."""
         scope: Scope | None = self
         loose: set[str] = set()
+        maybe = False  # a source whose columns are not known may have it
         while scope is not None:
             found: set[str] | None = None
             for source in scope.sources:
@@ -156,6 +170,7 @@ class Scope:
                     found = (found or set()) | origins
                 elif source.names is None:
                     loose |= source.loose_column(name)
+                    maybe = True
             if found is not None:
                 return frozenset(found | loose), True
             scope = scope.parent
@@ -164,7 +179,7 @@ class Scope:
         source_row = self.source(name)
         if source_row is not None:  # the whole row
             return frozenset(loose) | source_row.everything, True
-        return frozenset(loose), False
+        return frozenset(loose), maybe
 
     def everything(self) -> Origins:
         """All columns of the sources at this level."""

@@ -20,6 +20,8 @@ from protocols.postgres.statements.writes import Writes
 
 # options of BEGIN and SET TRANSACTION that lift nothing
 _PLAIN_TRANSACTION = frozenset({"transaction_isolation", "transaction_deferrable"})
+NO_PREPARED = "no prepared statement of this name is known; prepare it through this session first"
+NO_CURSOR = "no cursor of this name is known; declare it through this session first"
 MAX_NESTED = 20  # EXECUTE of EXECUTE ..., EXPLAIN of EXECUTE
 
 
@@ -195,28 +197,37 @@ class SessionCommands(Writes):
         self.kind = "execute"
         self.add({Effect.PREPARE}, planned=False)
         if known is None:
-            self.unknown("no prepared statement of this name is known; prepare it through this session first")
+            self.unknown(NO_PREPARED)
             return
         self.nested += 1
         tree = known.tree
         if tree is None and known.text:
             parsed = pgparse.parse(known.text)
             tree = parsed[0].get("stmt") if len(parsed) == 1 else None
-        if self.nested > MAX_NESTED or tree is None:
-            self.add(known.analysis.effects)
-            self.reads.update(dict.fromkeys(known.analysis.reads))
-            self.writes.update(dict.fromkeys(known.analysis.writes))
-            self.columns.update(dict.fromkeys(known.analysis.columns))
-            self.predicates.update(dict.fromkeys(known.analysis.predicates))
-            self.functions.update(dict.fromkeys(known.analysis.functions))
-            self.weaken(known.analysis.where)
-            if known.analysis.why:
-                self.why.append(known.analysis.why)
-        else:
+        again = self.nested <= MAX_NESTED and tree is not None
+        if not again or self.names.temporaries:
+            # a temporary relation that takes a name later does not make the server plan anew
+            self._known(known.analysis, planned=not again)
+        if again:
             # under the names in force now: the server plans it anew when search_path or a definition changed
             self.statement(tree)
             self.cacheable = Cacheable.NO
         self.kind = "execute"
+
+    def _known(self, analysis: Analysis, planned: bool = True) -> None:
+        """What a statement was found to do when it was prepared or declared: that plan may be the one that runs."""
+        self.add(analysis.effects - {Effect.PREPARE}, planned)
+        for mine, theirs in (
+            (self.reads, analysis.reads),
+            (self.writes, analysis.writes),
+            (self.columns, analysis.columns),
+            (self.predicates, analysis.predicates),
+            (self.functions, analysis.functions),
+        ):
+            mine.update(dict.fromkeys(theirs))
+        self.weaken(analysis.where)
+        if analysis.why:
+            self.why.append(analysis.why)
 
     def _deallocate(self, body: Node) -> None:
         self._only(body, "name isall location")
@@ -239,16 +250,9 @@ class SessionCommands(Writes):
         self.add({Effect.CURSOR}, planned=False)
         known = self.session.cursor(body.get("portalname", ""))
         if known is None:
-            self.unknown("no cursor of this name is known; declare it through this session first")
+            self.unknown(NO_CURSOR)
             return
-        self.add(known.effects - {Effect.PREPARE})
-        self.reads.update(dict.fromkeys(known.reads))
-        self.writes.update(dict.fromkeys(known.writes))
-        self.columns.update(dict.fromkeys(known.columns))
-        self.predicates.update(dict.fromkeys(known.predicates))
-        self.functions.update(dict.fromkeys(known.functions))
-        if known.why:
-            self.why.append(known.why)
+        self._known(known)
 
     def _close(self, body: Node) -> None:
         self._only(body, "portalname")

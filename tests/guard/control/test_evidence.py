@@ -198,11 +198,30 @@ def test_incident(gateway):
     report = gateway.ask("incident", gateway.live, subject="agent-7")
     assert report["summary"]["masked"] == ["card", "email"]
     assert report["summary"]["rows"] == 7
-    assert {"relation": "public.orders", "access": "write", "commands": 1} in report["summary"]["relations"]
+    assert {"relation": "public.orders", "access": "write", "commands": 1, "stopped": 1} in report["summary"][
+        "relations"
+    ]
     assert [row["text"] for row in report["not_allowed"]] == ["DROP TABLE orders"]
     assert [row["session"] for row in report["sessions"]] == ["s1"]
     nobody = gateway.ask("incident", gateway.live, subject="nobody")
     assert nobody["sessions"] == nobody["not_allowed"] == []
+
+
+def test_refused_logins(gateway):
+    listener = {"listener": "db", "resource": "shop", "client": "10.0.0.9", "application": "", "detail": "x"}
+    gateway.recorder.event("session.refused", listener | {"subject": "", "claimed_user": "alice", "why": "no token"})
+    gateway.recorder.event("session.refused", listener | {"subject": "bob", "claimed_user": "b", "why": "contained"})
+    gateway.recorder.event("session.failed", {"subject": "bob", "resource": "other", "client": "::1", "why": "gone"})
+    gateway.recorder.event("tls.refused", {"listener": "web", "client": "::1", "why": "no certificate", "count": 7})
+    rows = gateway.ask("refusals")
+    assert [row["why"] for row in rows] == ["no certificate", "gone", "contained", "no token"]
+    assert rows[0]["count"] == 7
+    assert (rows[1]["subject"], rows[1]["claimed_user"]) == ("bob", None)
+    assert [row["why"] for row in gateway.ask("refusals", resource="shop")] == ["contained", "no token"]
+    assert [row["why"] for row in gateway.ask("refusals", subject="bob")] == ["gone", "contained"]
+    assert gateway.ask("refusals", subject="b' OR 1") == gateway.ask("refusals", until=1.0) == []
+    report = gateway.ask("incident", gateway.live, subject="alice")
+    assert [(row["claimed_user"], row["subject"]) for row in report["refused"]] == [("alice", "")]
 
 
 def test_replay(gateway):

@@ -55,6 +55,17 @@ def test_computed_columns_of_a_statement_that_reads_a_masked_table_are_withheld(
     assert decide([SSN], CLEAR, reads=("public.users",)) == [None]
 
 
+def test_a_computed_column_is_withheld_only_for_what_it_is_computed_from() -> None:
+    def made_of(*columns: str, name: str = "x") -> ResultColumn:
+        return ResultColumn(name, Origin.COMPUTED, depends=columns)
+
+    reads = ("public.users",)
+    columns = (made_of("public.users.name"), made_of("public.users.name", "public.users.ssn"), made_of(), computed())
+    assert decide([SSN], *columns, reads=reads) == [None, "withhold", None, "withhold"]
+    # a name still says what it says
+    assert decide([rule("n", ("public.users.ssn",), ("ssn*",))], made_of(name="ssn_hash"), reads=reads) == ["redact"]
+
+
 def test_computed_columns_are_withheld_when_anything_may_be_read() -> None:
     assert decide([SSN], computed(), reads=(ANY_RELATION,)) == ["withhold"]
 

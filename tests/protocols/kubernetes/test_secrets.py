@@ -147,17 +147,32 @@ def test_a_mask_that_fails_withholds() -> None:
     assert caught.value.__suppress_context__
 
 
-def test_config_maps_by_rule_and_exempt_types() -> None:
+def test_config_maps_by_rule() -> None:
     request = resolve("GET", "/api/v1/namespaces/shop/configmaps/c")
     text = json.dumps({"kind": "ConfigMap", "data": {"a": VALUE}, "binaryData": {"b": ENCODED}}).encode()
     assert mask_answer(text, "application/json", request, WHAT).body is text
     both = MaskedObjects(frozenset({"secrets", "configmaps"}))
     masked = json.loads(mask_answer(text, "application/json", request, both).body)
     assert masked == {"kind": "ConfigMap", "data": {"a": "[masked]"}, "binaryData": {"b": MASK}}
-    helm = json.dumps(SECRET | {"type": "helm.sh/release.v1"}).encode()
-    exempt = MaskedObjects(exempt_types=frozenset({"helm.sh/release.v1"}))
-    assert mask_answer(helm, "application/json", ONE, exempt).body is helm
-    assert ENCODED not in mask_answer(helm, "application/json", ONE, WHAT).body.decode()
+
+
+def test_one_of_a_list_is_shown_where_its_name_is_granted() -> None:
+    other = SECRET | {"metadata": {"name": "other", "namespace": "shop"}}
+    text = json.dumps({"kind": "SecretList", "items": [SECRET, other]}).encode()
+    granted = MaskedObjects(shows=lambda namespace, name: (namespace, name) == ("shop", "other"))
+    first, second = json.loads(mask_answer(text, "application/json", ONE, granted).body)["items"]
+    assert ENCODED not in json.dumps(first)
+    assert second == other
+
+
+def test_the_name_in_what_was_once_applied_grants_nothing() -> None:
+    applied = json.dumps({"kind": "Secret", "metadata": {"name": "granted"}, "data": {"a": ENCODED}})
+    metadata = {"name": "db", "namespace": "shop", "annotations": {LAST_APPLIED: applied}}
+    granted = MaskedObjects(shows=lambda _, name: name == "granted")
+    masked = mask_answer(
+        json.dumps({"kind": "Secret", "metadata": metadata}).encode(), "application/json", ONE, granted
+    )
+    assert ENCODED not in masked.body.decode()
 
 
 KEYS = st.sampled_from(

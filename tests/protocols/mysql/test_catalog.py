@@ -26,6 +26,13 @@ ROWS: dict[str, list[tuple[str | None, ...]]] = {
                  ("app", "f", "PROCEDURE", None, "NO", "CONTAINS SQL", "")],
     "collations": [("45", "utf8mb4_general_ci", "utf8mb4")],
     "grants": [("app", None, "TRIGGER")],
+    "foreign_keys": [("app", "acts", "orders", "CASCADE", "SET NULL"),
+                     ("app", "only", "orders", "RESTRICT", "NO ACTION")],
+    "foreign_key_columns": [
+        ("app", "acts", "orders", "User_id", "app", "users", "id"),
+        ("app", "acts", "orders", "n", "app", "users", "Ssn"),
+        ("app", "only", "orders", "x", "app", "users", "id"),
+    ],
 }  # fmt: skip
 
 
@@ -153,6 +160,17 @@ def test_versions(text: str, want: tuple[str, tuple[int, ...]]) -> None:
     assert server_version(text) == want
 
 
+def test_foreign_keys_that_change_rows() -> None:
+    made = build(rows())
+    (key,) = made.pointing_at("app", "users")
+    assert (key.schema, key.name, key.on_delete, key.on_update) == ("app", "orders", "set null", "cascade")
+    assert (key.columns, key.referenced) == ({"user_id", "n"}, {"id", "ssn"})
+    assert made.pointing_at("app", "orders") == ()
+    assert made.pointing_at("app", "Users") == ()
+    folded = build(rows(server=[("9.7.4", "", "1", "", "utf8mb4", "0")]))
+    assert list(folded.pointing_at("APP", "Users")) == [key]
+
+
 def test_without_a_server_only_its_own_names_are_known() -> None:
     made = builtin_catalog("mariadb")
     assert made.open_world
@@ -164,8 +182,11 @@ def test_without_a_server_only_its_own_names_are_known() -> None:
 
 def test_which_system_tables_hold_names_alone() -> None:
     assert schema_only("information_schema", "COLUMNS")
+    assert schema_only("mysql", "time_zone_name")
+    assert schema_only("sys", "version")
     for schema, table in (
-        ("information_schema", "processlist"), ("information_schema", "column_statistics"),
+        ("information_schema", "innodb_cmp_reset"), ("information_schema", "processlist"),
+        ("information_schema", "column_statistics"),
         ("information_schema", "innodb_trx"), ("information_schema", "innodb_ft_index_table"),
         ("mysql", "user"), ("mysql", "column_stats"), ("performance_schema", "data_locks"), ("sys", "processlist"),
     ):  # fmt: skip

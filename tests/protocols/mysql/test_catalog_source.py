@@ -45,6 +45,11 @@ CHANGES = [
     "DROP TABLE x",
     "CREATE USER other",
     "GRANT TRIGGER ON names.* TO other",
+    "CREATE TABLE child (id INT PRIMARY KEY, u INT)",
+    "ALTER TABLE child ADD CONSTRAINT k FOREIGN KEY (u) REFERENCES u (id) ON DELETE CASCADE",
+    "ALTER TABLE child DROP FOREIGN KEY k",
+    "ALTER TABLE child ADD CONSTRAINT k FOREIGN KEY (u) REFERENCES u (id) ON DELETE SET NULL",
+    "DROP TABLE child",
     "DROP VIEW v",
     "DROP TABLE u",
 ]
@@ -254,7 +259,7 @@ def test_a_catalog_that_cannot_be_asked_for_is_none() -> None:
 
 def test_rows_that_make_no_sense_are_no_catalog() -> None:
     tables = [answer(6, ("10.11.1-MariaDB", "", "x", "", "latin1", "0"))]
-    tables += [answer(n) for n in (1, 3, 6, 4, 7, 7, 3, 3)]
+    tables += [answer(n) for n in (1, 3, 6, 4, 7, 7, 5, 7, 3, 3)]
     tables += [wire.packets(1, Err(1142, "42000", b"denied").encode())] * 2  # optional ones
     build = play(ready().load(), *tables)
     with pytest.raises(CatalogError, match="cannot be understood"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocols.contract import Side, Wait
+from protocols.mysql.capabilities import Capability
 from tests.support import mysql_wire as wire
 from tests.support.mysql_talk import Talk, anything
 from tests.support.mysql_wire import command, packets, query
@@ -386,3 +387,11 @@ def test_last_words_of_an_idle_server_pass_once() -> None:
     assert talk.server(words) == words
     talk.server(words)
     assert talk.ended
+
+
+@pytest.mark.parametrize("capabilities", [wire.BASE, wire.MODERN], ids=["base", "modern"])
+def test_what_an_ok_says_is_on_record_without_its_length(capabilities: Capability) -> None:
+    talk = Talk(anything, capabilities=capabilities)
+    talk.client(query("UPDATE orders SET total = 1 WHERE id = 1"))
+    talk.server(packets(1, wire.ok(1, info=b"Rows matched: 1")))
+    assert talk.last()["tag"] == "OK, 1 affected (Rows matched: 1)"

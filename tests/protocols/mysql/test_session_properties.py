@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +45,7 @@ def _cut(data: bytes, draw: Any) -> Iterator[bytes]:
         data = data[n:]
 
 
+@functools.cache
 def _whole() -> tuple[bytes, bytes, list[dict[str, Any]]]:
     talk = Talk()
     up = down = b""

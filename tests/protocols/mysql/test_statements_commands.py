@@ -192,6 +192,8 @@ def test_the_mode_of_a_computed_value_is_followed() -> None:
     assert state.mode("ANSI_QUOTES")
     assert state.mode("STRICT_TRANS_TABLES")
     apply(state, "SET sql_mode = (SELECT REPLACE(@@sql_mode, 'ANSI_QUOTES', ''))")
+    assert state.sql_mode == {"STRICT_TRANS_TABLES", "ONLY_FULL_GROUP_BY"}
+    apply(state, "SET sql_mode = (SELECT REPLACE(@@sql_mode, 'ANSI_QUOTES', '') FROM dual)")
     assert state.sql_mode is None
     apply(state, "SET sql_mode = ''")
     assert state.sql_mode == frozenset()

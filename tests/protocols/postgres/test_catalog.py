@@ -149,6 +149,7 @@ def test_triggers_are_named(catalog: Catalog) -> None:
         "CREATE SCHEMA cat2",
         "ALTER ROLE postgres SET search_path = cat",
         "DROP FUNCTION cat.boom() CASCADE",
+        "CREATE OPERATOR CLASS cat.ints FOR TYPE int4 USING btree AS OPERATOR 1 <",
     ],
 )
 def test_the_version_changes_with_every_change_that_matters(change: str, connection: psycopg.Connection[Any]) -> None:
@@ -200,6 +201,19 @@ def test_a_role_with_no_privileges_can_read_it(connection: psycopg.Connection[An
         assert "cat" not in catalog.usable
     finally:
         connection.execute("RESET ROLE; DROP ROLE nobody_special")
+
+
+def test_refreshing_a_materialised_view_runs_what_reading_it_does_not(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("BEGIN; CREATE MATERIALIZED VIEW cat.m2 AS SELECT cat.boom() AS n, id FROM cat.people")
+    try:
+        catalog = load(connection)
+        read = analyse(b"SELECT n FROM cat.m2", SessionState(), catalog).analysis
+        ran = analyse(b"REFRESH MATERIALIZED VIEW cat.m2", SessionState(), catalog).analysis
+    finally:
+        connection.execute("ROLLBACK")
+    assert read.effects == {Effect.DATA_SELECT}
+    assert Effect.EXEC_CALL in ran.effects
+    assert (ran.reads, ran.writes, ran.functions) == (("cat.people",), ("cat.m2",), ("cat.boom",))
 
 
 def test_rows_of_other_queries_are_refused() -> None:

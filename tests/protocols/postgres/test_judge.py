@@ -48,6 +48,13 @@ def test_the_answer_has_exactly_the_promised_keys() -> None:
         # a failed block takes nothing until it ends
         ({"input": "EXECUTE p", "prelude": ["PREPARE p AS DELETE FROM users", "BEGIN",
                                             {"sql": "SELECT 1/0", "ok": False}, "DEALLOCATE p", "ROLLBACK"]}, "hold"),
+        # what surely failed although nobody says so, and its block with it
+        *(({"input": "EXECUTE p", "prelude": ["PREPARE p AS DELETE FROM users", "BEGIN", failing, "DEALLOCATE p",
+                                              "PREPARE p AS SELECT 1", "COMMIT"]}, "hold")
+          for failing in ("DEALLOCATE nope", "SELECT 1/0", "ROLLBACK TO nope", "RELEASE nope", "FETCH nope",
+                          "CLOSE nope", "EXECUTE nope", "SELEC 1", "DISCARD ALL")),
+        ({"input": "EXECUTE p", "prelude": ["PREPARE p AS DELETE FROM users", "BEGIN", "SAVEPOINT a", "ROLLBACK TO a",
+                                            "DEALLOCATE p", "PREPARE p AS SELECT 1", "COMMIT"]}, "allow"),
         ({"input": "SELECT id FROM users", "session": {"search_path": "evil"}}, "allow"),
         ({"input": "SELECT '\\'", "session": {"standard_conforming_strings": False}}, "hold"),
         ({"input": "SELECT 1", "startup": {"application_name": "x"}}, "allow"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.contract import Outcome, Wait
+from protocols.contract import Action, Analysis, Decision, Effect, HoldTerms, Outcome, Wait
 from tests.support import wire
 from tests.support.talk import SSN, USERS, Talk
 from tests.support.wire import SYNC, bind, close, execute, kinds, parse, query, ready
@@ -347,3 +347,46 @@ def test_a_name_that_is_no_utf8_is_never_taken_for_another() -> None:
     assert one in talk.client(one + SYNC)
     talk.server(wire.BOUND, wire.columns(wire.field("?column?")), ready())
     assert other not in talk.client(other + SYNC)
+
+
+def _own_only(analysis: Analysis) -> Decision:
+    """Whatever a session does with its own temporary tables is fine; deletes elsewhere wait for a person."""
+    if Effect.DATA_DELETE in analysis.effects and any(not w.startswith("pg_temp.") for w in analysis.writes):
+        return Decision(Action.HOLD, "ask-first", "", hold=HoldTerms())
+    return Decision(Action.ALLOW, "allow", "")
+
+
+def _ran(talk: Talk, sql: str, tag: str) -> None:
+    talk.client(query(sql))
+    talk.server(wire.complete(tag) + ready())
+
+
+def test_a_temporary_table_that_takes_a_name_does_not_lift_a_hold() -> None:
+    """The server keeps the plan that it made before: a temporary relation invalidates no other's (seen on 13 to 18)."""
+    talk = Talk(_own_only)
+    _ran(talk, "CREATE TEMP TABLE other (id int)", "CREATE TABLE")
+    talk.prepare("s1", "DELETE FROM users")
+    _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
+    assert talk.client(use("s1")) == b""
+    assert talk.session.waiting is Wait.HOLD
+
+
+def test_nor_does_one_that_comes_back_after_a_describe() -> None:
+    """Planned anew at the Describe, while the name was the table's own."""
+    talk = Talk(_own_only)
+    _ran(talk, "CREATE TEMP TABLE other (id int)", "CREATE TABLE")
+    _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
+    talk.prepare("s1", "DELETE FROM users")
+    _ran(talk, "DROP TABLE pg_temp.users", "DROP TABLE")
+    talk.client(wire.describe("S", "s1") + SYNC)
+    talk.server(wire.parameters() + wire.message("n") + ready())
+    _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
+    assert talk.client(use("s1")) == b""
+    assert talk.session.waiting is Wait.HOLD
+
+
+def test_a_statement_on_a_temporary_table_alone_runs() -> None:
+    talk = Talk(_own_only)
+    _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
+    talk.prepare("s1", "DELETE FROM users")
+    assert talk.client(use("s1")) == use("s1")

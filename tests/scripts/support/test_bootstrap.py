@@ -62,6 +62,18 @@ def test_without_any_python_the_person_is_told_what_to_install(tmp_path: Path) -
     assert "install Python 3.13, or uv" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["pg_builtins", "kube_schema"])
+def test_the_scripts_of_maintainers_explain_themselves(name: str) -> None:
+    script = ROOT / "scripts" / name
+    asked = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 0
+    assert asked.stdout.startswith(f"usage: {name} ")
+    wrong = subprocess.run([sys.executable, script, "/etc/passwd"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(f"{name}: ")
+    assert "Traceback" not in wrong.stderr
+
+
 @pytest.mark.parametrize("name", ["lab", "demo", "test"])
 def test_each_script_explains_itself_from_any_folder(name: str, tmp_path: Path) -> None:
     # a folder with a package of the same name must not get in the way

@@ -40,13 +40,22 @@ def test_a_failed_stage_fails_the_run_even_when_the_tests_pass(
 
     prepared: list[bool] = []
     monkeypatch.setattr(checks.machine, "prepare", lambda _root, *, install_missing: prepared.append(install_missing))
-    monkeypatch.setattr(checks, "run_stage", lambda one: one.name != "mypy")
+    monkeypatch.setattr(checks, "run_stage", lambda one: one.name not in ("mypy", "docs"))
     monkeypatch.setattr(checks.subprocess, "run", fake_pytest)
     monkeypatch.delenv("CI", raising=False)
     assert checks.main(["--fast", "tests/guard", "-x"]) == 1
     assert ran[0][1:] == ["-m", "pytest", "-m", "not slow", "tests/guard", "-x"]
     assert prepared == [False]  # nobody waits for packages in the fast lane
-    assert "FAILED before the tests: mypy" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "FAILED before the tests: docs;" in out
+    assert "FAILED beside the tests, see above: mypy" in out, "what runs for long is not waited for, and still counts"
+
+
+@pytest.mark.parametrize("broken", ["mypy", "import-linter", ""])
+def test_each_stage_counts_without_the_tests(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "run_stage", lambda one: one.name != broken)
+    chosen = [word for stage in checks.STAGES for word in ("--stage", stage.name)]
+    assert checks.main(chosen) == (1 if broken else 0)
 
 
 def test_one_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,104 @@
+"""Which columns each output column is made of: never too few, and known where it can be."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocols.contract import Origin
+from protocols.postgres.messages import FieldDescription, RowDescription
+from protocols.postgres.origins import shape
+from tests.support import statements as make
+
+SSN, NAME, ID = "public.users.ssn", "public.users.name", "public.users.id"
+
+
+@pytest.mark.parametrize(
+    ("text", "depends"),
+    [
+        ("SELECT upper(name), ssn || '', 1 FROM users", ((NAME,), (SSN,), ())),
+        ("SELECT name || id FROM users", ((ID, NAME),)),
+        ("SELECT x FROM (SELECT upper(name) AS x, ssn FROM users) t", ((NAME,),)),
+        ("SELECT t.ssn FROM (SELECT * FROM users) t", ((SSN,),)),
+        ("WITH t(a) AS (SELECT upper(ssn) FROM users) SELECT a, 1 FROM t", ((SSN,), ())),
+        ("SELECT name FROM users UNION ALL SELECT ssn FROM users", ((NAME, SSN),)),
+        ("SELECT (SELECT max(ssn) FROM users), (SELECT 1)", ((SSN,), ())),
+        ("SELECT CASE WHEN ssn = '1' THEN name END FROM users", ((NAME, SSN),)),
+        ("SELECT count(*) FILTER (WHERE ssn = '1') FROM users", ((SSN,),)),
+        ("SELECT row_number() OVER (ORDER BY ssn) FROM users", ((SSN,),)),
+        ("SELECT g, id * g FROM users, generate_series(1, 3) g", ((), (ID,))),
+        ("SELECT g FROM users u, unnest(ARRAY[u.ssn]) g", ((SSN,),)),
+        ("SELECT u FROM users u", (("public.users.*",),)),
+        ("SELECT (u).name FROM users u", (("public.users.*", NAME),)),
+        # each turn of a recursive query carries a value one column further
+        ("WITH RECURSIVE r(a, b, c, n) AS (SELECT '', name, ssn, 1 FROM users UNION ALL SELECT b, c, a, n + 1 FROM r)"
+         " SELECT a, n FROM r", ((NAME, SSN), ())),
+    ],
+)  # fmt: skip
+def test_what_a_column_is_made_of(text: str, depends: tuple[tuple[str, ...], ...]) -> None:
+    assert make.of(text).depends == depends
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # a join gives one column for two: what stands where is not known, nor where two have one name
+        "SELECT upper(r) FROM (SELECT * FROM (SELECT id, name FROM users) a JOIN (SELECT id, ssn FROM users) b"
+        " USING (id)) x(p, q, r)",
+        "SELECT upper(r) FROM (SELECT * FROM (SELECT 1 AS x, 2 AS x, ssn AS y, name AS n FROM users) d) e(p, q, r, s)",
+        # the server names these columns otherwise than their cast
+        "SELECT (SELECT upper(text) FROM (SELECT (SELECT 1 AS q)::text) d) FROM (SELECT ssn AS text FROM users) u",
+        "SELECT (SELECT upper(text) FROM (SELECT greatest(1)::text) d) FROM (SELECT ssn AS text FROM users) u",
+        "SELECT upper(greatest.greatest) FROM users u, GREATEST(u.ssn, '')",
+        "WITH RECURSIVE a AS (SELECT s FROM b), b AS (SELECT ssn AS s FROM users) SELECT upper(s) FROM a",
+    ],
+)
+def test_no_name_hides_what_a_column_is_made_of(text: str) -> None:
+    depends = make.of(text).depends
+    assert depends == () or SSN in depends[0] or "public.users.*" in depends[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UPDATE users SET name = ssn RETURNING name || ''",
+        "WITH w AS (DELETE FROM users RETURNING name) SELECT upper(name) FROM w",
+        "SELECT purge(), upper(name) FROM users",
+        "SELECT upper(nope) FROM users",
+        "SELECT upper(nope.name) FROM users",
+        "SELECT lo_get(1), upper(name) FROM users",
+    ],
+)
+def test_nothing_is_said_where_it_is_not_sure(text: str) -> None:
+    assert make.of(text).depends == ()
+
+
+def test_what_was_copied_into_a_temporary_table_is_not_forgotten() -> None:
+    state = make.session()
+    for statement in make.command("CREATE TEMP TABLE t AS SELECT ssn AS x FROM users", state).statements:
+        state.applied(statement)
+    assert make.of("SELECT upper(x) FROM t", state).depends == ()
+
+
+def described(*names: str) -> RowDescription:
+    return RowDescription(tuple(FieldDescription(n.encode(), 0, 0, 25, -1, -1, 0) for n in names))
+
+
+def test_a_result_tells_what_its_columns_are_computed_from_and_filtered_by() -> None:
+    analysis = make.of("SELECT upper(name), id + 1 FROM users WHERE email > 'a'")
+    found = shape(described("upper", "?column?"), make.catalog(), analysis)
+    assert [(c.origin, c.depends) for c in found.columns] == [
+        (Origin.COMPUTED, (NAME, "public.users.email")),
+        (Origin.COMPUTED, (ID, "public.users.email")),
+    ]
+    whole = shape(described("u"), make.catalog(), make.of("SELECT u FROM users u"))
+    assert set(whole.columns[0].depends or ()) == {
+        f"public.users.{c}" for c in ("id", "name", "email", "ssn", "salary")
+    }
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_result_of_another_width_is_not_believed(single: bool) -> None:
+    analysis = make.of("SELECT upper(name) FROM users")
+    names = ("a", "b") if single else ("a",)
+    assert all(c.depends is None for c in shape(described(*names), make.catalog(), analysis, single).columns)
+    assert shape(described("a"), None, analysis).columns[0].depends is None
