@@ -316,6 +316,7 @@ class Gate:
             refresh=live.refresh_catalog,
             ended=lambda why: self._ended(why),
             outbox=runtime.outbox,
+            busy_poll=runtime.busy_poll,
         )
         principal = live.principal
         runtime.recorder.session_start(

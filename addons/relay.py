@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from addons.busy_poll import BusyPoll
 from addons.leg import Leg
 from protocols.contract import Session, Side, Wait
 
@@ -103,6 +104,7 @@ class Relay:
         refresh: Callable[[], Awaitable[None]],
         ended: Callable[[str], None],
         outbox: Outbox,
+        busy_poll: BusyPoll,
     ) -> None:
         self.client_leg = client
         self.upstream_leg = upstream
@@ -111,6 +113,7 @@ class Relay:
         self._refresh = refresh
         self._ended = ended
         self._outbox = outbox
+        self._traffic = busy_poll.traffic
         self._over = False
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.TimerHandle | None = None
@@ -135,6 +138,7 @@ class Relay:
             self._crashed()
             return
         self.drain()
+        self._traffic()
 
     def from_upstream(self, data: bytes) -> None:
         try:
@@ -143,6 +147,7 @@ class Relay:
             self._crashed()
             return
         self.drain()
+        self._traffic()
 
     def drain(self) -> None:
         """Sends what the session has put out, and obeys its waits and its end."""

@@ -20,6 +20,7 @@ from typing import Any
 from mitmproxy.connection import Client
 
 from addons import takeover, tls
+from addons.busy_poll import BusyPoll
 from addons.catalog_client import CatalogClient, new_login
 from addons.catalogs import CatalogKeeper
 from addons.gate import Gate
@@ -115,6 +116,7 @@ class Runtime:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.policies = PolicySet.load(config.policies)
         self.recorder = Recorder(config.record, state)
+        self.busy_poll = BusyPoll(config.limits.busy_poll)
         self.outbox = Outbox(self.recorder.flush, self.recorder.sync_barrier if self.recorder.strict else None)
         self.store = StateStore(state / "state.db", journal=self.recorder.event)
         self.mask_key = mask_keys.load_or_create(state / "keys" / "mask.key")

@@ -425,6 +425,11 @@ class LimitsConfig(Model):
     hold_timeout: Annotated[Number, Field(gt=0, le=86400)] = Field(
         default=600, description="longest hold; a rule may ask for less, never for more"
     )
+    busy_poll: Annotated[Number, Field(ge=0, le=0.01)] = Field(
+        default=0.0001,
+        description="how long the event loop stays awake after bytes of a database session, at the price of CPU time; "
+        "0: not at all",
+    )
 
 
 class NotifyConfig(Model):

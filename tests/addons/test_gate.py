@@ -14,6 +14,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # mitmproxy's own dependencies
     from addons import wire_layer
+    from addons.busy_poll import BusyPoll
     from addons.drive import last_words
     from addons.gate import Gate
     from addons.leg import Leg
@@ -83,6 +84,7 @@ class Bench:
             refresh=live.refresh_catalog,
             ended=lambda why: None,
             outbox=Outbox(lambda: None),
+            busy_poll=BusyPoll(0),
         )
         return live
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from addons.busy_poll import BusyPoll
 from addons.leg import Leg
 from addons.relay import Outbox, Relay
 from protocols.contract import Outcome, Side, Wait
@@ -67,6 +68,7 @@ class World:
             refresh=lambda: self.refresh(),
             ended=self.ended.append,
             outbox=Outbox(self._flush, barrier),
+            busy_poll=BusyPoll(0),
         )
         self.relay.start(b"", b"")
 
