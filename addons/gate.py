@@ -115,7 +115,8 @@ class Gate:
         try:
             return await self._admit(asked)
         except IdentityError as e:
-            self._refused(asked, str(e), getattr(e, "detail", ""))
+            self._subject = e.subject
+            self._refused(asked, str(e), e.detail)
             raise Refused(f"authentication failed: {e}", "28P01") from None
         except SecretError as e:
             log.error("credential of %s: %s", self._resource.name, e)

@@ -169,7 +169,7 @@ class HttpGate:
                 raise NotAdmitted(missing, "this gateway needs a token: as proxy password or bearer token")
             return await self._admit(token, application)
         except IdentityError as e:
-            public, detail = str(e), getattr(e, "detail", "")
+            public, detail, self._subject = str(e), e.detail, e.subject
             raise NotAdmitted(missing, f"authentication failed: {e}") from None
         except NotAdmitted as e:
             public = str(e)

@@ -257,7 +257,8 @@ class Mask(Model):
     )
     precision: Literal["year", "month", "day"] | None = Field(default=None, description="`date`: what is kept")
     unknown_origin: Literal["withhold", "pass"] = Field(
-        default="withhold", description="what happens to computed columns of a statement that reads a masked table"
+        default="withhold",
+        description="what happens to computed columns of unknown sources in a statement that reads a masked table",
     )
 
     @model_validator(mode="after")

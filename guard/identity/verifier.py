@@ -167,7 +167,7 @@ class Verifier:
         """Raises IdentityError when a principal verified earlier may act no longer: expired, contained, revoked."""
         late = self._clock() - principal.expires_at
         if late >= 0:
-            raise IdentityError(f"token expired {late:.0f} s ago; get a new one")
+            raise IdentityError(f"token expired {late:.0f} s ago; get a new one", subject=principal.subject)
         if self._blocked is None:
             return
         try:
@@ -175,9 +175,10 @@ class Verifier:
         except Exception as error:
             log.exception("cannot tell whether %s is contained", principal.subject)
             detail = f"containment check failed: {type(error).__name__}"
-            raise IdentityError("the gateway cannot check this identity now; try again later", detail) from error
+            text = "the gateway cannot check this identity now; try again later"
+            raise IdentityError(text, detail, subject=principal.subject) from error
         if reason is not None:
-            raise IdentityError(reason)
+            raise IdentityError(reason, subject=principal.subject)
 
     def _issuer_of(self, token: UnverifiedToken) -> _Issuer:
         name = token.claims.get("iss")

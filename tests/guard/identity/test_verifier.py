@@ -331,6 +331,7 @@ def test_row_30_containment_refuses_a_good_token(refused, provider):
         provider.token(), blocked=lambda p: f"{p.subject} is contained" if p.subject == "ci-job@shop" else None
     )
     assert str(error) == "ci-job@shop is contained"
+    assert error.subject == "ci-job@shop"
 
 
 def test_a_containment_check_that_raises_refuses(refused, provider):
