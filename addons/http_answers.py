@@ -141,6 +141,8 @@ class Answers(ExchangeBase):
             return sent  # the gateway's own
         for name, value in self._answer_withheld:
             sent.headers.add(name, value)
+        length = sent.headers.get("content-length", "")
+        self._answer_length = int(length) if length.isascii() and length.isdigit() else -1
         if (
             "content-length" not in sent.headers
             and not self.request.is_http2

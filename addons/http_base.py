@@ -74,6 +74,7 @@ class ExchangeBase:
         self._response: http.Response | None = None  # as it was judged
         self._answer = bytearray()
         self._answer_size = 0
+        self._answer_length = -1  # what the answer's head tells the client; -1: nothing
         self._answer_head = b""
         self._answer_tag = ""
         self._answer_status = 0
@@ -104,6 +105,9 @@ class ExchangeBase:
         self._close()
 
     def failed(self, why: str) -> None:
+        if 0 < self._answer_length == self._answer_size:
+            self.finished()  # every byte that was announced went out: who leaves then has had the answer
+            return
         if self.session is not None and self._number and not self._done:
             self._answer_tag = self._answer_tag or why
             self._respond_to_record(0, "lost")

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from addons.busy_poll import BusyPoll
 from addons.leg import Leg
 from addons.relay import Outbox, Relay
 from protocols.contract import Session
@@ -65,6 +66,7 @@ def relay(outbox: Outbox, upstream: Sink) -> Relay:
         refresh=_never,
         ended=lambda why: None,
         outbox=outbox,
+        busy_poll=BusyPoll(0),
     )
 
 

@@ -1,6 +1,6 @@
 """Large bodies in both directions: they arrive as they were sent, and the gateway's memory does not grow with them.
 
-`SLUICEGATE_TRANSFER_MIB` is their size (256 by default; the figure in docs/http.md is of 1024).
+`SLUICEGATE_TRANSFER_MIB` is their size (128 by default; the figure in docs/http.md is of 1024).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.support.journal import await_records
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 MIB = 1 << 20
-LARGE = int(os.environ.get("SLUICEGATE_TRANSFER_MIB", "256")) * MIB
-SMALL = 64 * MIB
+LARGE = int(os.environ.get("SLUICEGATE_TRANSFER_MIB", "128")) * MIB
+SMALL = 32 * MIB
 BOUND = 48 * MIB  # what the gateway may hold more than before a transfer, whatever its size
 GROWTH = 16 * MIB  # what a large one may hold more than a small one: noise of the allocator
 

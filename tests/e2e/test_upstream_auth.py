@@ -513,7 +513,7 @@ def _self_signed(kind: str) -> tuple[bytes, bytes]:
 )
 def test_channel_binding_with_every_kind_of_certificate(tls: Front, secured: PostgresServer, kind: str) -> None:
     """RFC 5929 takes the hash of the certificate's own signature; where it has none there is nothing to bind to."""
-    files = {part: secured.data / f"postgres-{secured.folder.name}.{part}" for part in ("pem", "key")}
+    files = {part: secured.data / f"{secured.folder.name}.{part}" for part in ("pem", "key")}
     before = {part: path.read_bytes() for part, path in files.items()}
     certificate, key = _self_signed(kind)
     try:
