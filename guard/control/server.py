@@ -16,6 +16,7 @@ import secrets
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,11 @@ Handler = Callable[[Principal, Mapping[str, Any]], Awaitable[Any]]
 """Carries out one method; answers JSON-able data. Raises ControlError for what the caller should read."""
 
 log = logging.getLogger("sluicegate.control")
+
+
+# The loop must not look after the socket file: a long path was bound through a descriptor whose number means something
+# else by now. `_give_back` removes it.
+_SOCKET_IS_OURS: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class TokenVerifier(Protocol):
@@ -82,7 +88,9 @@ class ControlServer:
         """Take the socket and serve. Raises ControlError(conflict) when another gateway has it, OSError otherwise."""
         listening = await asyncio.to_thread(self._take)
         try:
-            self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=wire.MAX_REQUEST)
+            self._server = await asyncio.start_unix_server(
+                self._connected, sock=listening, limit=wire.MAX_REQUEST, **_SOCKET_IS_OURS
+            )
         except BaseException:
             listening.close()
             self._give_back()

@@ -112,7 +112,7 @@ def run_tests(fast: bool, rest: Sequence[str]) -> int:
         env |= {"SLUICEGATE_TEST_POSTGRES": "embedded", "SLUICEGATE_TEST_MYSQL": "first"}
     command = [sys.executable, "-m", "pytest", *selection, *rest]
     # one file at a time to each worker: what its tests share is started once
-    workers = [] if rest else ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    workers = [] if rest else ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile"]
     tests = subprocess.run([*command, *workers], cwd=ROOT, env=env)
     if tests.returncode == 1 and os.environ.get("CI") == "true":
         # real servers on a busy machine miss a deadline now and then; what is broken fails twice

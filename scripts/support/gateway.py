@@ -25,7 +25,7 @@ from scripts.support.tls import Authority
 ROOT = Path(__file__).resolve().parents[2]
 LISTENER = "shop-db"
 _PASSWORD_VARIABLE = "SHOP_DB_PASSWORD"  # noqa: S105  # a name, not a password
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _ASKING = threading.Lock()  # there is one standard output
 
 ROLES = {
@@ -197,8 +197,11 @@ class Gateway:
         out, own = io.StringIO(), self.folder / f"token-{threading.get_ident()}"
         own.touch(mode=0o600)
         own.write_text(token)
-        with _ASKING, contextlib.redirect_stdout(out):
-            code = cli.main([*words, "--json", "--socket", str(self.socket), "--token-file", str(own)])
+        try:
+            with _ASKING, contextlib.redirect_stdout(out):
+                code = cli.main([*words, "--json", "--socket", str(self.socket), "--token-file", str(own)])
+        finally:
+            own.unlink()
         if code != 0:
             raise StartError(f"`sluicegate {' '.join(words)}` failed ({code}): {out.getvalue().strip()}")
         return json.loads(out.getvalue())
