@@ -272,7 +272,7 @@ class Gate:
     async def register(self) -> None:
         """The session in the registry, before it begins. Raises `StateError`.
 
-        In a thread: a locked store makes this login wait and fail, and nobody else.
+        A locked store makes those who log in wait and fail, and nobody who is in.
         """
         runtime, live = self._runtime, self._live
         assert live is not None
@@ -290,7 +290,7 @@ class Gate:
             principal.expires_at,
         )
         self._registered = True  # from now on, whatever comes of it, an end belongs there
-        await asyncio.to_thread(runtime.store.sessions.start, entry)
+        await runtime.registrar.start(entry)
 
     def start(self, handover: Handover, client: Leg, upstream: Leg, connection: Client) -> None:
         """The session begins. Raises where it cannot be put on record: then it does not begin."""

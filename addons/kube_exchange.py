@@ -203,6 +203,11 @@ class KubeExchange(KubeAnswers):
 
     def _failed(self, error: Exception) -> Verdict:
         if isinstance(error, RequestRefused):
+            if not self._number and self.session is not None:
+                try:
+                    return self._malformed(error.code, str(error))
+                except Exception as failure:
+                    return super()._failed(failure)
             verdict = self._refuse(error.code, str(error))
             self._respond_to_record(error.code, "error")
             return verdict

@@ -30,12 +30,13 @@ _PLAIN = rb"'(?>[^']|'')*+'"  # a backslash is a character like any other
 _NUMBER = rb"[-+]?+[0-9]++(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
 _WORD = rb"(?>NULL|TRUE|FALSE|DEFAULT)"
 _ROW = re.compile(rb"\([^()]*+\)")  # once its strings are empty
-_DIGITS = bytes.maketrans(b"0123456789", b"1" * 10)
-# what stands for a number: one of the same type, whatever the server makes of its size
+# what stands for a number: one of the same type in both servers, by the bounds of 32 and 64 bits. What lies near a
+# bound stands for itself
 _WIDTHS = (
-    (re.compile(rb"1{19,}+"), b"1" * 20),
-    (re.compile(rb"(?<!1)1{10,18}+(?!1)"), b"1" * 10),
-    (re.compile(rb"(?<!1)1{2,9}+(?!1)"), b"1"),
+    (re.compile(rb"(?<![0-9])[0-9]{1,9}(?![0-9])"), b"1"),
+    (re.compile(rb"(?<![0-9])[01][0-9]{9}(?![0-9])"), b"1"),
+    (re.compile(rb"(?<![0-9])(?:[3-9][0-9]{9}|[1-9][0-9]{10,17})(?![0-9])"), b"33333333333"),
+    (re.compile(rb"(?<![0-9])[1-9][0-9]{20,}+"), b"333333333333333333333"),
 )
 
 
@@ -64,7 +65,7 @@ def shortened(text: bytes, backslash: str = "") -> bytes:
     rows = many.match(text, head.end())
     if rows is None:
         return text
-    kinds = string.sub(b"'x'", rows.group()).translate(_DIGITS)
+    kinds = string.sub(b"'x'", rows.group())
     for width, stand_in in _WIDTHS:
         kinds = width.sub(stand_in, kinds)
     return text[: head.end()] + b",".join(dict.fromkeys(_ROW.findall(kinds))) + text[rows.end() :]

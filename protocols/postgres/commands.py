@@ -21,7 +21,8 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.settling import STAND_IN, Settling
-from protocols.postgres.statements import analyse_function_call, either, with_parameter_types
+from protocols.postgres.statements import analyse, analyse_function_call, with_parameter_types
+from protocols.postgres.statements.names import TEMP
 
 _describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
 _executes: dict[bytes, Execute] = {}
@@ -85,7 +86,7 @@ class Commands(Settling):
             kept = sum(len(p.text) for known in (self.prepared, self.parsing) for p in known.values())
             if kept + len(message.text) > self.limits.texts_max:
                 raise ProtocolError("longer prepared statements than the gateway keeps; close some first", "54000")
-        verdict = self._typed(message.text, message.type_oids, catalog)
+        verdict = self._kept(message.text, message.type_oids, catalog)
         if self._naming(verdict):
             self._wait_for_server()
             return None
@@ -110,13 +111,18 @@ class Commands(Settling):
                 return self.judge.verdict(text, command)
         return verdict
 
-    def _again(self, prepared: Prepared, catalog: Catalog | None) -> Verdict:
-        """The verdict on a prepared statement: what its names mean now, and what they meant when it was planned."""
-        verdict = self._typed(prepared.text, prepared.oids, catalog)
-        if not self.state.temporary:
+    def _kept(self, text: bytes, oids: tuple[int, ...], catalog: Catalog | None) -> Verdict:
+        """The verdict on a statement whose plan the server keeps: made at any time, it stands for whatever it then was.
+
+        The server plans anew when a definition or search_path changed, but not for a temporary relation that takes a
+        name: a temporary one in it may be the permanent one of that name as well.
+        """
+        verdict = self._typed(text, oids, catalog)
+        analysis = verdict.command.analysis
+        if not any(name.startswith(f"{TEMP}.") for name in (*analysis.reads, *analysis.writes)):
             return verdict
-        command = either(prepared.verdict.command, verdict.command)
-        return verdict if command is verdict.command else self.judge.verdict(prepared.text, command)
+        command = analyse(text, self.state, catalog, kept=True)
+        return self.judge.verdict(text, with_parameter_types(command, oids, catalog))
 
     def _lookup(self, name: bytes) -> tuple[bool, Prepared | None]:
         """-> (may go on, statement).
@@ -166,13 +172,13 @@ class Commands(Settling):
             text, oids = prepared.text, prepared.oids
             verdict = prepared.verdict
             if prepared.epoch is not self._epoch or verdict.command.analysis.cacheable == "no":
-                verdict = prepared.verdict = self._again(prepared, catalog)
+                verdict = prepared.verdict = self._kept(text, oids, catalog)
                 prepared.epoch = self._epoch
                 if self._naming(verdict):
                     self._wait_for_server()
                     return None
             elif verdict.decision.valid_until <= self.port.now_ns() / 1e9:
-                verdict = prepared.verdict = self._again(prepared, catalog)
+                verdict = prepared.verdict = self._kept(text, oids, catalog)
         values: tuple[str | None, ...] = ()
         params = b""
         if message.values:
@@ -232,7 +238,7 @@ class Commands(Settling):
         self._await(entry)
         self.up.append(Describe(b"P", portal.name).encode())
 
-    def _describe(self, buf: bytes, pos: int, stop: int) -> bool | None:
+    def _describe(self, buf: bytes, pos: int, stop: int) -> bool:
         body = buf[pos + 5 : stop]
         message = _describes.get(body) or _remember(_describes, body, Describe.decode(body))
         entry = Pending(Kind.DESCRIBE, name=message.name)
@@ -240,15 +246,7 @@ class Commands(Settling):
         if message.what == b"P":
             entry.portal = self.portals.get(message.name)
         else:
-            entry.prepared = prepared = self.parsing.get(message.name) or self.prepared.get(message.name)
-            if prepared is not None:
-                # the server may plan it anew here, and keep that plan: what its names mean now counts at its Bind
-                ready, catalog = self._catalog()
-                if not ready:
-                    return None
-                if prepared.epoch is not self._epoch:
-                    prepared.verdict = self._again(prepared, catalog)
-                    prepared.epoch = self._epoch
+            entry.prepared = self.parsing.get(message.name) or self.prepared.get(message.name)
         self._await(entry)
         return True
 

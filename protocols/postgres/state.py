@@ -386,11 +386,6 @@ class SessionState:
         return reported is None or encoding_name(reported) in ("utf8", "unicode")
 
     @property
-    def temporary(self) -> bool:
-        """The session has temporary relations: they can take the name of another one."""
-        return bool(self._now.temporaries)
-
-    @property
     def role_changed(self) -> bool:
         return self._now.role_changed or self._opaque
 

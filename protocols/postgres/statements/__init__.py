@@ -6,7 +6,7 @@ and `queries` walk statements, `expressions` everything inside them, `nodes` lis
 INVARIANT: no I/O in this package, and nothing here ever lets a statement pass because something failed.
 """
 
-from protocols.postgres.statements.analyse import analyse, analyse_function_call, either, with_parameter_types
+from protocols.postgres.statements.analyse import analyse, analyse_function_call, with_parameter_types
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Prepared, Statement, Temporary
 from protocols.postgres.statements.text import shape_key
 
@@ -19,7 +19,6 @@ __all__ = [
     "Temporary",
     "analyse",
     "analyse_function_call",
-    "either",
     "shape_key",
     "with_parameter_types",
 ]

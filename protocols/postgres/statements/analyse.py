@@ -46,13 +46,13 @@ MAX_DEPENDS = 20_000  # names that are kept
 MAX_SHAPE = 16_384  # characters of normalised text that are kept
 
 
-def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
+def analyse(text: bytes, state: SessionState, catalog: Catalog | None, *, kept: bool = False) -> CommandAnalysis:
     """What a message's text does in this session, by this catalog. Never raises.
 
-    Without a catalog every statement that names anything is unknown.
+    Without a catalog every statement that names anything is unknown. `kept`: its plan may be of another time.
     """
     try:
-        return _analyse(text, state, catalog)
+        return _analyse(text, state, catalog, kept)
     except Unreadable as error:
         return unknown(str(error))
     except RecursionError:
@@ -71,7 +71,7 @@ def _tidy(message: str) -> str:
     return (head[0].split("\n")[0][:80] if len(head) == 2 else "syntax error") + where
 
 
-def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
+def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None, kept: bool) -> CommandAnalysis:
     text = decode(raw, state.encoding)
     short = shortened(raw, "plain" if state.conforming_strings else "")
     if short is not raw:
@@ -89,7 +89,7 @@ def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> Comman
         return CommandAnalysis(empty, (Statement(empty),), text)
     shape = _shape(text)
     if len(trees) == 1:
-        one = statement(trees[0].get("stmt", {}), state, catalog, shape)
+        one = statement(trees[0].get("stmt", {}), state, catalog, shape, kept=kept)
         return CommandAnalysis(one.analysis, (one,), text)
     # each statement is resolved after the one before it has run, but all were lexed as the message began
     ahead, budget = state.fork(), Budget()
@@ -102,10 +102,17 @@ def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> Comman
 
 
 def statement(
-    tree: Any, state: SessionState, catalog: Catalog | None, shape: str, budget: Budget | None = None
+    tree: Any,
+    state: SessionState,
+    catalog: Catalog | None,
+    shape: str,
+    budget: Budget | None = None,
+    *,
+    kept: bool = False,
 ) -> Statement:
     """The analysis of one parsed statement."""
-    walk = Commands(state.names(catalog), state, budget)
+    names = state.names(catalog)
+    walk = Commands(names.with_plans() if kept else names, state, budget)
     walk.statement(tree)
     walk.finish()
     if catalog is None and walk.named:
@@ -228,20 +235,6 @@ def with_parameter_types(command: CommandAnalysis, oids: Sequence[int], catalog:
         for one in command.statements
     )
     return CommandAnalysis(analysis, statements, command.text)
-
-
-def either(before: CommandAnalysis, now: CommandAnalysis) -> CommandAnalysis:
-    """A prepared statement whose names have come to mean something else: what it may do is both.
-
-    The server plans anew when a definition or search_path changed, but not for a temporary relation that takes a name.
-    """
-    mine, theirs = before.analysis, now.analysis
-    if mine == theirs:
-        return now
-    merged = _merged([Statement(mine), Statement(theirs)], theirs.shape)
-    analysis = dataclasses.replace(merged, kind=theirs.kind, cacheable=Cacheable.NO)
-    statements = tuple(dataclasses.replace(one, analysis=analysis) for one in now.statements)
-    return CommandAnalysis(analysis, statements, now.text)
 
 
 def analyse_function_call(oid: int, catalog: Catalog | None) -> CommandAnalysis:

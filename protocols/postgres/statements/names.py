@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocols.postgres.catalog import Catalog, Function, Relation, Type
 from protocols.postgres.statements.model import Temporary
@@ -59,6 +59,12 @@ class NameSpace:
     touched: frozenset[str]  # `schema.name` or `name`, touched by DDL in the open transaction
     touched_all: bool  # anything may have been
     temp_types: bool  # the session made types in pg_temp
+
+    def with_plans(self) -> NameSpace:
+        """For a statement planned at another time: the name of a temporary relation may be another one's as well."""
+        if not self.temporaries:
+            return self
+        return replace(self, temporaries=tuple(replace(t, certain=False) for t in self.temporaries))
 
     def schemas(self) -> tuple[str, ...]:
         """The schemas in which functions and operators are looked up."""

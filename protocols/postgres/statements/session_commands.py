@@ -204,19 +204,20 @@ class SessionCommands(Writes):
         if tree is None and known.text:
             parsed = pgparse.parse(known.text)
             tree = parsed[0].get("stmt") if len(parsed) == 1 else None
-        again = self.nested <= MAX_NESTED and tree is not None
-        if not again or self.names.temporaries:
-            # a temporary relation that takes a name later does not make the server plan anew
-            self._known(known.analysis, planned=not again)
-        if again:
-            # under the names in force now: the server plans it anew when search_path or a definition changed
+        if self.nested > MAX_NESTED or tree is None:
+            self._known(known.analysis)
+        else:
+            # under the names in force now: the server plans it anew when search_path or a definition changed, but not
+            # when a temporary relation takes a name
+            names, self.names = self.names, self.names.with_plans()
             self.statement(tree)
+            self.names = names
             self.cacheable = Cacheable.NO
         self.kind = "execute"
 
-    def _known(self, analysis: Analysis, planned: bool = True) -> None:
+    def _known(self, analysis: Analysis) -> None:
         """What a statement was found to do when it was prepared or declared: that plan may be the one that runs."""
-        self.add(analysis.effects - {Effect.PREPARE}, planned)
+        self.add(analysis.effects - {Effect.PREPARE})
         for mine, theirs in (
             (self.reads, analysis.reads),
             (self.writes, analysis.writes),

@@ -385,8 +385,27 @@ def test_nor_does_one_that_comes_back_after_a_describe() -> None:
     assert talk.session.waiting is Wait.HOLD
 
 
-def test_a_statement_on_a_temporary_table_alone_runs() -> None:
+def test_nor_does_one_that_goes_and_comes_in_one_message() -> None:
+    """EXPLAIN EXECUTE plans anew as well, and afterwards everything is called what it was."""
     talk = Talk(_own_only)
     _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
-    talk.prepare("s1", "DELETE FROM users")
+    _ran(talk, "PREPARE s1 AS DELETE FROM users", "PREPARE")
+    _ran(talk, "DROP TABLE pg_temp.users", "DROP TABLE")
+    _ran(talk, "EXPLAIN EXECUTE s1", "EXPLAIN")
+    _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
+    assert talk.client(query("EXECUTE s1")) == b""
+    assert talk.session.waiting is Wait.HOLD
+
+
+def test_a_temporary_table_with_a_name_of_its_own_is_free() -> None:
+    talk = Talk(_own_only)
+    _ran(talk, "CREATE TEMP TABLE mine (id int)", "CREATE TABLE")
+    talk.prepare("s1", "DELETE FROM mine")
     assert talk.client(use("s1")) == use("s1")
+
+
+def test_one_that_hides_another_is_free_where_nothing_was_planned_before() -> None:
+    talk = Talk(_own_only)
+    _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
+    sent = query("DELETE FROM users")
+    assert talk.client(sent) == sent
