@@ -25,12 +25,14 @@ from rich.text import Text
 from guard.record.errors import DamagedJournal, RecordError
 from guard.record.format import Record
 from guard.record.keys import PUBLIC, load_public
-from guard.record.reader import Cursor, follow, segments
+from guard.record.reader import beginning, follow, segments
+from guard.record.tombstones import Act, Tombstones, listed
 from guard.record.verify import Report, verify
 from scripts.terminal import clean, console, counted
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _SHORT = 160  # characters of a record on one line
+_MOST_RUNS = 20  # of retention, in what is shown to people
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,8 +101,27 @@ def _verdict(report: Report, folder: Path) -> Iterator[Text]:
         yield Text(f"  {clean(problem['why'])}", style="red")
         before = counted(report.records, "record")
         yield Text(f"  {before} before it {'is' if report.records == 1 else 'are'} intact")
+    yield from _removed(report)
     for limit in report.limits:
         yield Text(f"  note: {clean(limit)}", style="dim")
+
+
+def _removed(report: Report) -> Iterator[Text]:
+    """What retention took away, grouped by run: each with its tombstones checked."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in report.removed:
+        runs.setdefault(row["run"], []).append(row)
+    for rows in list(runs.values())[-_MOST_RUNS:]:
+        first, records = rows[0], sum(row["records"] for row in rows)
+        what = f"{counted(records, 'record')} in {counted(len(rows), 'segment')}"
+        day = datetime.fromtimestamp(first["at"], UTC).date()
+        why = f"{clean(first['rule'])}; by {clean(first['by'])}: {clean(first['reason'])}"
+        waits = " (not carried out yet)" if any(row["pending"] for row in rows) else ""
+        did = {"thin": "content removed", "drop": "removed altogether"}.get(first["level"], "removed")
+        yield Text(f"  {what}, {first['first_seq']} to {rows[-1]['last_seq']}: {did} by retention on {day}{waits}")
+        yield Text(f"    under {why}", style="dim")
+    if len(runs) > _MOST_RUNS:
+        yield Text(f"  and {len(runs) - _MOST_RUNS} earlier runs of retention; --json has all of them")
 
 
 def run_dump(arguments: argparse.Namespace) -> int:
@@ -111,17 +132,19 @@ def run_dump(arguments: argparse.Namespace) -> int:
         known = segments(folder)
         if not known:
             raise RecordError(f"there is no journal in `{folder}`")
-        for record, _ in follow(folder, Cursor(segment=min(known))):
+        tombstones = _tombstones(folder)
+        for record, _ in follow(folder, beginning(folder, tombstones), tombstones):
             if arguments.kind and record.kind != arguments.kind:
                 continue
             facts = _facts(record)
+            act = _act_on(record, tombstones)
             if arguments.session and facts.get("s") != arguments.session:
                 continue
             shown += 1
             if arguments.json:
-                sys.stdout.write(orjson.dumps(_whole(record, facts)).decode() + "\n")
+                sys.stdout.write(orjson.dumps(_whole(record, facts, act)).decode() + "\n")
             else:
-                out.print(_line(record, facts), no_wrap=True, overflow="ellipsis", crop=True)
+                out.print(_line(record, facts, act), no_wrap=True, overflow="ellipsis", crop=True)
         sys.stdout.flush()
         if not shown:
             print("sluicegate: no record matches; without --session and --kind all are printed", file=sys.stderr)
@@ -135,7 +158,25 @@ def run_dump(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _tombstones(folder: Path) -> Tombstones:
+    """With the key beside the journal, where it is there: a copy of the folder alone can be read, and is not proven."""
+    public = folder.parent / "keys" / PUBLIC
+    if public.is_file():
+        return Tombstones(folder, load_public(public))
+    if listed(folder):
+        print("sluicegate: no public key beside the journal: its tombstones are not checked", file=sys.stderr)
+    return Tombstones(folder)
+
+
+def _act_on(record: Record, tombstones: Tombstones) -> Act | None:
+    """What retention did to this record."""
+    tombstone = tombstones.get(record.segment) if record.reduced else None
+    return None if tombstone is None else tombstone.act_on(record.seq)
+
+
 def _facts(record: Record) -> dict[str, Any]:
+    if record.reduced and not record.payload:
+        return {}
     try:
         facts = orjson.loads(record.payload)
     except orjson.JSONDecodeError:
@@ -145,16 +186,23 @@ def _facts(record: Record) -> dict[str, Any]:
     return {"unreadable": base64.b64encode(record.payload).decode()}
 
 
-def _whole(record: Record, facts: dict[str, Any]) -> dict[str, Any]:
+def _whole(record: Record, facts: dict[str, Any], act: Act | None) -> dict[str, Any]:
     place = {"seq": record.seq, "segment": record.segment, "offset": record.offset, "chain": record.chain.hex()}
-    return {**place, "kind": record.kind, "recorded_at": record.at, "record": facts}
+    return {**place, "kind": record.kind, "recorded_at": record.at, "record": facts, **_removed_by(act)}
 
 
-def _line(record: Record, facts: dict[str, Any]) -> Text:
+def _removed_by(act: Act | None) -> dict[str, Any]:
+    return {} if act is None else {"removed": {"at": act.at, "rule": act.rule, "reason": act.reason, "by": act.by}}
+
+
+def _line(record: Record, facts: dict[str, Any], act: Act | None) -> Text:
     at = datetime.fromtimestamp(record.at / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     session = str(facts.get("s") or "")[:13]
     shown = {name: value for name, value in facts.items() if name not in ("t", "at", "s", "wire")}
-    if record.kind == "command":
+    if act is not None and not facts:
+        day = datetime.fromtimestamp(act.at / 1e9, UTC).date()
+        what = f"(removed by retention on {day} under {act.rule})"
+    elif record.kind == "command":
         what = f"#{facts.get('n')} {facts.get('decision')} by {facts.get('rule')}: {facts.get('text')}"
     elif record.kind == "response":
         what = f"#{facts.get('n')} {facts.get('status')} {facts.get('tag') or facts.get('sqlstate') or ''}"

@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from guard.record.durable import sync_folder
@@ -32,20 +34,24 @@ def compress_finished(folder: Path, below: int) -> list[int]:
     return done
 
 
+@contextmanager
+def gzip_writer(path: Path) -> Iterator[gzip.GzipFile]:
+    """Writes a compressed segment, for its owner only; on the disk when the block ends well. Raises OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as raw:
+        # No name and no time in the header: the same segment always gives the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=raw, mtime=0) as target:
+            yield target
+        raw.flush()
+        os.fsync(raw.fileno())
+
+
 def _compress(path: Path) -> None:
     packed = path.with_suffix(".seg.gz")
     temporary = path.with_suffix(".seg.gz.tmp")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as raw:
-            # No name and no time in the header: the same segment always gives the same bytes.
-            with (
-                path.open("rb") as source,
-                gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=raw, mtime=0) as target,
-            ):
-                shutil.copyfileobj(source, target, _BLOCK)
-            raw.flush()
-            os.fsync(raw.fileno())
+        with path.open("rb") as source, gzip_writer(temporary) as target:
+            shutil.copyfileobj(source, target, _BLOCK)
         if _digest(path, packed=False) != _digest(temporary, packed=True):
             temporary.unlink()
             raise RecordError(f"compressing `{path}` did not give back the same bytes; check the disk")

@@ -13,8 +13,12 @@ integers are big-endian, all digests SHA-256.
 
 The first `previous_chain` of a segment is `H(0x02 SegmentHeader)`, and the header holds the last chain of the segment
 before: one chain runs through the whole journal. The chain covers salt and payload only through `digest`, so both can
-be dropped later (the salt makes short payloads unguessable from their digest) while the chain still verifies; `flags`
-is 0 until that exists and anything else is refused.
+be dropped later (the salt makes short payloads unguessable from their digest) while the chain still verifies.
+
+`flags` is 0, or 1 for a *reduced* record: retention has put zeros in place of the salt, and in place of the payload
+what may stay of it (its *residue*, often nothing), filled up with zeros. The record keeps its size, so no position in
+the segment changes. Nothing in the chain says that this was allowed, or what stayed: the segment's signed tombstone
+does (`tombstones`), and without one a reduced record is damage.
 
 `chain` is at the same time the RFC 6962 leaf hash of the record (leaf data: previous_chain and the head's fields), so
 the Merkle tree over a segment costs inner nodes only. A *checkpoint* is a record whose payload signs, with Ed25519, the
@@ -36,6 +40,7 @@ MAGIC = b"SLGJRNL1"
 SALT_SIZE = 16
 MAX_PAYLOAD = 128 * 1024 * 1024  # bytes; a 16 MiB statement, escaped as JSON, fits
 CHECK = 0x5A17C3E9
+REDUCED = 1  # the only flag
 NO_CHAIN = bytes(32)  # `previous_chain` of the first segment
 
 PREFIX = struct.Struct(">IIB")
@@ -89,8 +94,9 @@ class Record:
     seq: int
     at: int
     kind: str
-    payload: bytes
+    payload: bytes  # of a reduced record its residue
     chain: bytes
+    reduced: bool = False
 
 
 def record_size(prefix: bytes, segment: int, offset: int) -> int:
@@ -101,13 +107,21 @@ def record_size(prefix: bytes, segment: int, offset: int) -> int:
         raise DamagedJournal(segment, offset, "the length of the record is damaged")
     if not HEAD_SIZE + 1 + SALT_SIZE <= size <= MAX_SIZE:
         raise DamagedJournal(segment, offset, f"the length of the record ({size} bytes) is impossible")
-    if flags:
+    if flags & ~REDUCED:
         raise DamagedJournal(segment, offset, f"the record has unknown flags ({flags})")
     return size
 
 
-def open_record(body: bytes, segment: int, offset: int, previous: bytes, seq: int) -> Record:
-    """Decode and verify the bytes after a prefix. `previous` and `seq`: what the chain says must come next."""
+def is_reduced(prefix: bytes) -> bool:
+    """Whether retention was at this record; ask `record_size` first, which checks the prefix."""
+    return bool(prefix[-1])
+
+
+def open_record(body: bytes, segment: int, offset: int, previous: bytes, seq: int, *, reduced: bool = False) -> Record:
+    """Decode and verify the bytes after a prefix. `previous` and `seq`: what the chain says must come next.
+
+    Of a reduced record the head is verified, not the residue.
+    """
     found_seq, at, payload_size, kind_size, digest, chain = HEAD.unpack_from(body)
     kind = body[HEAD_SIZE : HEAD_SIZE + kind_size]
     salted = body[HEAD_SIZE + kind_size :]
@@ -116,7 +130,8 @@ def open_record(body: bytes, segment: int, offset: int, previous: bytes, seq: in
     if found_seq != seq:
         why = f"expected record {seq} here, found {found_seq}: records were removed, added or moved"
         raise DamagedJournal(segment, offset, why, seq=seq)
-    if hashlib.sha256(salted).digest() != digest:
+    payload = opened(salted, digest, reduced=reduced)
+    if payload is None:
         raise DamagedJournal(segment, offset, "the payload was changed", seq=seq)
     chained = CHAINED.pack(found_seq, at, payload_size, kind_size, digest)
     if hashlib.sha256(b"\x00" + previous + chained + kind).digest() != chain:
@@ -127,7 +142,27 @@ def open_record(body: bytes, segment: int, offset: int, previous: bytes, seq: in
         name = kind.decode("ascii")
     except UnicodeDecodeError:
         raise DamagedJournal(segment, offset, "the record's kind is no plain word", seq=seq) from None
-    return Record(segment, offset, end, found_seq, at, name, salted[SALT_SIZE:], chain)
+    return Record(segment, offset, end, found_seq, at, name, payload, chain, reduced)
+
+
+def opened(salted: bytes, digest: bytes, *, reduced: bool) -> bytes | None:
+    """The payload behind its salt, or the residue of a reduced record; None where it is not what was written."""
+    if reduced:
+        return None if any(salted[:SALT_SIZE]) else salted[SALT_SIZE:].rstrip(b"\x00")
+    return salted[SALT_SIZE:] if hashlib.sha256(salted).digest() == digest else None
+
+
+def reduce_record(body: bytes, residue: bytes) -> bytes:
+    """The whole reduced record (prefix included) for the bytes after a prefix. `residue` must not end with a zero byte.
+
+    Raises ValueError when the residue is longer than the payload was.
+    """
+    _, _, payload_size, kind_size, _, _ = HEAD.unpack_from(body)
+    if len(residue) > payload_size or residue.endswith(b"\x00"):
+        raise ValueError("this residue does not fit")
+    head = body[: HEAD_SIZE + kind_size]
+    filling = bytes(payload_size - len(residue))
+    return b"".join((PREFIX.pack(len(body), len(body) ^ CHECK, REDUCED), head, bytes(SALT_SIZE), residue, filling))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,16 @@ from sqlalchemy import Connection, create_engine, delete, event, insert, select,
 from sqlalchemy.exc import SQLAlchemyError
 
 from guard.record import index_schema as schema
-from guard.record import queries
+from guard.record import queries, removals
 from guard.record.errors import DamagedJournal, RecordError
 from guard.record.format import HEADER_SIZE, SegmentHeader
 from guard.record.ingest import Ingest, Shared
+from guard.record.keys import PUBLIC, load_public
 from guard.record.queries import Search
-from guard.record.reader import Cursor, follow, open_segment, segments
+from guard.record.reader import Cursor, beginning, follow, open_segment, segments
 from guard.record.replay import TimedEvent, timed_events
+from guard.record.tombstones import Tombstones, listed
+from guard.record.tombstones import changed_at as tombstones_changed
 
 INDEX_FILE = "index.db"
 _BATCH = 5_000  # records per transaction
@@ -44,10 +47,16 @@ class EvidenceIndex:
     ends where the damage begins, and `damage` says where that is.
     """
 
-    def __init__(self, state_dir: Path, *, busy_timeout: float = 30.0) -> None:
+    def __init__(self, state_dir: Path, *, busy_timeout: float = 30.0, follow: bool = True) -> None:
+        """follow: False leaves it to another process to let the rows follow what retention took, which may take
+        seconds of computing; the gateway itself has no time for that."""
         self.folder = state_dir / "journal"
         self.path = state_dir / INDEX_FILE
         self.damage: DamagedJournal | None = None
+        self._keys = state_dir / "keys"
+        self._tombstones: Tombstones | None = None
+        self._follow = follow
+        self._followed = 0  # state of the tombstones that the rows follow
         self._shared = Shared()
         self._lock = threading.Lock()
         self._reached: tuple[int, int, int] | None = None  # the journal's end when it was last indexed completely
@@ -84,7 +93,11 @@ class EvidenceIndex:
         added = 0
         with self._lock:
             goal = self._journal_end()
-            if goal is None or goal == self._reached:
+            if goal is None:
+                return 0
+            if goal == self._reached:
+                if self._follow:
+                    self._follow_removals()
                 return 0
             while not stop():
                 count, cursor = self._batch()
@@ -92,14 +105,79 @@ class EvidenceIndex:
                 if self.damage is not None:
                     raise self.damage
                 if count < _BATCH or (cursor.segment, cursor.offset) >= goal[:2]:
+                    if self._follow:
+                        self._follow_removals()
                     self._reached = goal
                     break
         return added
+
+    def follow_removals(self) -> None:
+        """Let the rows follow what the tombstones say. `catch_up` does it, too, where that is wanted."""
+        with self._lock:
+            self._follow_removals()
+
+    def _follow_removals(self) -> None:
+        state = tombstones_changed(self.folder)
+        if state in (0, self._followed):
+            return
+        with self._transaction(write=False) as connection:
+            known = removals.followed(connection)
+        complete = True
+        for number in listed(self.folder):
+            tombstone = self.tombstones().get(number)
+            if tombstone is None or len(tombstone.acts) == known.get(number, 0):
+                continue
+            if not removals.carried_out(self.folder, tombstone):
+                complete = False  # retention is at it, or was killed and will come back to it
+                continue
+            with self._transaction(write=True) as connection:
+                removals.follow(connection, tombstone)
+            self._forget_deleted()
+        if complete:
+            self._followed = state
+
+    def _forget_deleted(self) -> None:
+        """What was deleted must not stay in SQLite's log either. A reader that is in the way only delays that."""
+        with self._engine.connect() as connection:
+            patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+            connection.exec_driver_sql("PRAGMA busy_timeout=500")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={patience}")
+
+    def tombstones(self) -> Tombstones:
+        """The journal's tombstones; only those signed with its key are taken."""
+        if self._tombstones is None:
+            public = self._keys / PUBLIC
+            if not public.exists() and not listed(self.folder):
+                return Tombstones(self.folder)  # of a journal at which retention never was
+            self._tombstones = Tombstones(self.folder, load_public(public))
+        return self._tombstones
+
+    def ask[T](self, question: Callable[[Connection], T], *, damaged_ok: bool = False) -> T:
+        """A question of another module, asked like those below."""
+        with self._answering(damaged_ok) as connection:
+            return question(connection)
+
+    def note[T](self, work: Callable[[Connection], T]) -> T:
+        """Write something derived of another module, in one transaction."""
+        with self._transaction(write=True) as connection:
+            return work(connection)
 
     def position(self) -> Cursor:
         """Behind the last indexed record."""
         with self._transaction(write=False) as connection:
             return _cursor(connection)[1]
+
+    def read_below(self) -> int:
+        """Every record in segments with a number under this one is indexed."""
+        at, known = self.position(), segments(self.folder) if self.folder.exists() else {}
+        newest = max(known, default=0)
+        if at.segment >= newest:
+            return at.segment
+        with open_segment(self.folder, newest) as file:
+            data = file.read(HEADER_SIZE)
+        whole = len(data) == HEADER_SIZE and SegmentHeader.decode(data, newest).first_seq == at.seq + 1
+        return newest if whole else at.segment
 
     def behind(self) -> int:
         """About how many bytes of journal are not indexed yet."""
@@ -123,16 +201,19 @@ class EvidenceIndex:
     def _batch(self) -> tuple[int, Cursor]:
         with self._transaction(write=True) as connection:
             journal_id, cursor = _cursor(connection)
+            generation = connection.execute(select(schema.progress.c.generation)).scalar_one()
+            if self._shared.generation != generation:
+                self._shared = Shared(generation)
             found = self._journal_id()
             if found != journal_id:
                 if journal_id:
                     self._clear(connection)
-                cursor = Cursor(segment=min(segments(self.folder)))
+                cursor = beginning(self.folder, self.tombstones())
             ingest = Ingest(connection, self._shared)
             count, self.damage = 0, None
             try:
                 try:
-                    for record, behind in follow(self.folder, cursor):
+                    for record, behind in follow(self.folder, cursor, self.tombstones()):
                         ingest.add(record)
                         cursor, count = behind, count + 1
                         if count >= _BATCH:
@@ -143,7 +224,7 @@ class EvidenceIndex:
                 place = {"segment": cursor.segment, "offset": cursor.offset, "seq": cursor.seq, "chain": cursor.chain}
                 connection.execute(update(schema.progress).values(journal_id=found, **place))
             except BaseException:
-                self._shared = Shared()  # it may name rows that are rolled back now
+                self._shared = Shared(generation)  # it may name rows that are rolled back now
                 raise
         return count, cursor
 
@@ -156,7 +237,8 @@ class EvidenceIndex:
 
     def _clear(self, connection: Connection) -> None:
         """Another journal lies there now: start over."""
-        self._shared = Shared()
+        self._shared = Shared(self._shared.generation)
+        self._tombstones, self._followed = None, 0
         for table in schema.metadata.sorted_tables:
             if table is not schema.progress:
                 connection.execute(delete(table))
@@ -232,16 +314,24 @@ class EvidenceIndex:
         self, subject: str, *, since: float | None = None, until: float | None = None, damaged_ok: bool = False
     ) -> dict[str, Any]:
         """An incident in one answer: `sessions, commands (by decision), relations [{relation, access, commands,
-        stopped}], rows, bytes, masked [column], rules [{rule, decision, commands}], first_at, last_at`.
+        stopped, held}], rows, bytes, masked [column], rules [{rule, decision, commands}], first_at, last_at`. `stopped`
+        and `held` (asked for, and not approved) are those of `commands` that did not run.
         """
         with self._answering(damaged_ok) as connection:
             return queries.summary(connection, subject, since, until)
+
+    def removed(
+        self, *, since: float | None = None, until: float | None = None, limit: int = 100, damaged_ok: bool = False
+    ) -> list[dict[str, Any]]:
+        """What retention took of that time, a row a run, newest first: see `removals.removals`."""
+        with self._answering(damaged_ok) as connection:
+            return removals.removals(connection, since, until, limit)
 
     def replay(self, session: str, *, damaged_ok: bool = False) -> Iterator[TimedEvent]:
         """Everything recorded of a session, in order and timed, read from the journal itself. Empty when unknown."""
         with self._answering(damaged_ok) as connection:
             places = queries.places(connection, session)
-        return timed_events(self.folder, places)
+        return timed_events(self.folder, places, self.tombstones())
 
     @contextmanager
     def _answering(self, damaged_ok: bool) -> Iterator[Connection]:
@@ -284,6 +374,7 @@ class EvidenceIndex:
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA secure_delete=ON")  # what retention removes is overwritten in the file
 
 
 def _begin(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, Table, Text
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x534C4749  # "SLGI"
 
 metadata = MetaData()
@@ -23,6 +23,52 @@ progress = Table(
     Column("offset", Integer, nullable=False),
     Column("seq", Integer, nullable=False),
     Column("chain", LargeBinary, nullable=False),
+    # grows whenever rows are deleted: whoever remembers ids of rows must forget them
+    Column("generation", Integer, nullable=False, default=0),
+)
+
+# What lies in which segment; a row for each segment that is (or was, when it was read) there.
+segments = Table(
+    "segments",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("first_at", Integer, nullable=False),
+    Column("last_at", Integer, nullable=False),
+    Column("records", Integer, nullable=False),
+    Column("payload", Integer, nullable=False),  # bytes
+)
+
+# The acts of the tombstones, as far as the tables here follow them.
+removals = Table(
+    "removals",
+    metadata,
+    Column("segment", Integer, primary_key=True),
+    Column("act", Integer, primary_key=True),  # its place in the tombstone
+    Column("run", Text, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at", Integer, nullable=False),
+    Column("first_at", Integer, nullable=False),
+    Column("last_at", Integer, nullable=False),
+    Column("records", Integer, nullable=False),
+    Column("size", Integer, nullable=False),  # bytes of payload
+    Column("kept", Integer, nullable=False),
+    Column("counts", Text, nullable=False),  # JSON: {kind: records}
+    Index("removals_at", "first_at", "last_at"),
+)
+
+# Segments at which retention has looked with which goal, so that it need not look again. Lost with the index: then it
+# looks again, and finds nothing to do.
+examined = Table(
+    "examined",
+    metadata,
+    Column("segment", Integer, primary_key=True),
+    Column("goal", Text, primary_key=True),
+    Column("kept", Integer, nullable=False),  # by holds
+    Column("later", Integer, nullable=False),  # because the session goes on in a younger segment
+    Column("holds", Text, nullable=False),  # digest of those in force
 )
 
 sessions = Table(
@@ -113,6 +159,7 @@ commands = Table(
     Index("commands_profile", "profile"),
     Index("commands_text", "text"),
     Index("commands_decision", "decision", "at"),
+    Index("commands_segment", "segment"),
 )
 
 responses = Table(
@@ -132,6 +179,8 @@ responses = Table(
     Column("segment", Integer, nullable=False),
     Column("offset", Integer, nullable=False),
     Index("responses_session", "session", "n"),
+    Index("responses_result", "result"),
+    Index("responses_segment", "segment"),
 )
 
 events = Table(
@@ -147,4 +196,5 @@ events = Table(
     Column("offset", Integer, nullable=False),
     Index("events_session", "session"),
     Index("events_kind", "kind", "at"),
+    Index("events_segment", "segment"),
 )

@@ -1,4 +1,4 @@
-"""The indexer process: keeps the index close to the journal's end and compresses finished segments.
+"""The indexer process: keeps the index close to the journal's end, compresses finished segments, carries out retention.
 
     python -m guard.record.indexer --state DIR
 
@@ -16,11 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from guard.record.compress import compress_finished
 from guard.record.errors import DamagedJournal, RecordError
 from guard.record.index import EvidenceIndex
+from guard.record.retention.rules import RetentionRules
+from guard.record.retention.worker import Worker
 
 _NICENESS = 10  # traffic first
 _SHARE = 0.15  # of one core, while it is not far behind: the traffic needs the rest, and a question catches up itself
@@ -51,7 +54,15 @@ class _Pace:
         return self._stop.is_set()
 
 
-def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once: bool = False, parent: int = 0) -> int:
+def run(
+    state_dir: Path,
+    stop: threading.Event,
+    *,
+    interval: float = 0.25,
+    once: bool = False,
+    parent: int = 0,
+    rules: RetentionRules | None = None,
+) -> int:
     """Work until `stop` is set or the parent process is gone (once: until the journal's end). Returns an exit code."""
     parent = parent or os.getppid()  # given, where it may be gone before this line is reached
     failures = compressed = 0
@@ -61,13 +72,16 @@ def run(state_dir: Path, stop: threading.Event, *, interval: float = 0.25, once:
         print(f"indexer: {error}", file=sys.stderr)  # noqa: T201 - its parent reads this
         return 1
     pace = _Pace(index, stop)
-    with index:
+    worker = Worker(state_dir, index, rules or RetentionRules())
+    with index, closing(worker):
         while not stop.is_set() and os.getppid() == parent:
             try:
                 index.catch_up(stop.is_set if once else pace)
-                if (here := index.position().segment) != compressed:
+                if (here := index.read_below()) != compressed:
                     compress_finished(index.folder, here)
                     compressed = here
+                while worker.step() and not pace():
+                    continue
                 failures = 0
             except DamagedJournal as damage:
                 print(f"indexer: the journal is damaged: {damage}", file=sys.stderr)  # noqa: T201 - as above
@@ -89,12 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--interval", type=float, default=0.25, metavar="SECONDS", help="pause between two looks")
     parser.add_argument("--once", action="store_true", help="index what is there and end")
     parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end when this is not the parent any more")
+    parser.add_argument("--retention", default="{}", metavar="JSON", help="what goes by itself, and when")
     parsed = parser.parse_args(arguments)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the gateway ends first, then this
     os.nice(_NICENESS)
-    return run(parsed.state, stop, interval=parsed.interval, once=parsed.once, parent=parsed.parent)
+    rules = RetentionRules.decode(parsed.retention)
+    return run(parsed.state, stop, interval=parsed.interval, once=parsed.once, parent=parsed.parent, rules=rules)
 
 
 if __name__ == "__main__":

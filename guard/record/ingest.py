@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 from cachetools import LRUCache
-from sqlalchemy import Connection, Table, bindparam, select, update
+from sqlalchemy import Connection, Table, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from guard.record import index_schema as schema
@@ -25,9 +25,10 @@ _CHUNK = 500  # values in one IN (...)
 
 
 class Shared:
-    """Ids of rows that are never changed or deleted, so they may be remembered between transactions that committed."""
+    """Ids of rows, remembered between transactions that committed for as long as no rows are deleted (`generation`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int = 0) -> None:
+        self.generation = generation
         self.sessions: LRUCache[str, int] = LRUCache(10_000)
         self.ids: dict[str, LRUCache[bytes, int]] = {
             table.name: LRUCache(20_000) for table in (schema.texts, schema.profiles, schema.results)
@@ -41,8 +42,16 @@ class Ingest:
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._counts: dict[int, dict[str, int]] = {}
         self._texts: dict[bytes, str] = {}  # by digest; statements are many and new, so they are written in bulk
+        self._segments: dict[int, list[int]] = {}  # first_at, last_at, records, payload
 
     def add(self, record: Record) -> None:
+        found = self._segments.setdefault(record.segment, [record.at, 0, 0, 0])
+        if record.kind != "checkpoint":  # the last one may be much younger than what it signs
+            found[1] = max(found[1], record.at)
+        found[2] += 1
+        found[3] += len(record.payload)
+        if record.reduced and not record.payload:
+            return  # nothing but its time and kind is left; `removals` says why
         try:
             facts = orjson.loads(record.payload)
         except orjson.JSONDecodeError:
@@ -74,6 +83,20 @@ class Ingest:
                 ],
             )
             self._counts = {}
+        self._write_segments()
+
+    def _write_segments(self) -> None:
+        table = schema.segments
+        for number, (first_at, last_at, records, payload) in self._segments.items():
+            values = {"first_at": first_at, "last_at": last_at or first_at, "records": records, "payload": payload}
+            added = {
+                "last_at": func.max(table.c.last_at, last_at),
+                "records": table.c.records + records,
+                "payload": table.c.payload + payload,
+            }
+            statement = insert(table).values(number=number, **values)
+            self._connection.execute(statement.on_conflict_do_update(index_elements=["number"], set_=added))
+        self._segments = {}
 
     def _command(self, record: Record, facts: dict[str, Any]) -> None:
         session = self._session(facts, record)

@@ -23,6 +23,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class RecordConfig(Protocol):
     @property
     def segment_bytes(self) -> int: ...
     @property
+    def segment_seconds(self) -> float: ...
+    @property
     def durability(self) -> str: ...
     @property
     def checkpoint_every(self) -> int: ...
@@ -59,6 +62,7 @@ class RecordSettings:
     """The defaults, for tools and tests."""
 
     segment_bytes: int = 64 * 1024 * 1024
+    segment_seconds: float = 86_400.0
     durability: str = "write"  # write | strict
     checkpoint_every: int = 1000
     checkpoint_seconds: float = 10.0
@@ -75,6 +79,8 @@ class Recorder:
         self.folder = state_dir / "journal"
         self.strict = config.durability == "strict"
         self._segment_bytes = config.segment_bytes
+        self._segment_ns = int(config.segment_seconds * 1e9)
+        self._roll_at = clock() + self._segment_ns  # what is in an unfinished segment can never be removed
         self._sign_every = config.checkpoint_every
         self._sign_after = int(config.checkpoint_seconds * 1e9)
         self._clock = clock
@@ -88,6 +94,8 @@ class Recorder:
         self._synced = 0  # of the writer's `appended` bytes, how many are known to be on the disk
         self._sync_task: asyncio.Task[None] | None = None
         self._syncer: Syncer | None = None
+        # a thread of its own: whatever else waits for threads, records do not
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal-disk") if self.strict else None
         self._writer = JournalWriter(self.folder, state_dir / "keys", strict=self.strict)
         try:
             found = self._writer.open(clock())
@@ -150,6 +158,23 @@ class Recorder:
                 self._checkpoint()
             except OSError as error:
                 raise self._fail(error) from error
+        elif self._clock() >= self._roll_at:
+            self._roll_old()
+
+    def _roll_old(self) -> None:
+        """A segment that has lasted long enough is finished."""
+        try:
+            self._roll(self._clock())
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _roll(self, at: int) -> None:
+        """Finish the segment, if there is anything in it, and begin the next."""
+        if self._writer.has_records:
+            old, head = self._writer.roll(at)
+            self._signed(at, head, 0, old, publish=True)
+            os.close(old)
+        self._roll_at = at + self._segment_ns
 
     def position(self) -> Cursor:
         """Behind the last record that is in the file (buffered ones are not)."""
@@ -195,10 +220,8 @@ class Recorder:
             if self._syncer is not None and self._syncer.error is not None:
                 raise self._syncer.error
             at = self._clock()
-            if writer.offset >= self._segment_bytes:
-                old, head = writer.roll(at)
-                self._signed(at, head, 0, old, publish=True)
-                os.close(old)
+            if writer.offset >= self._segment_bytes or at >= self._roll_at:
+                self._roll(at)
             if self._unsigned and (self._unsigned >= self._sign_every or at >= self._sign_at):
                 head = writer.sign(at, final=False)
                 writer.append([(b"checkpoint", at, head), *items])
@@ -264,7 +287,7 @@ class Recorder:
         try:
             upto, file = self._writer.appended, os.dup(self._writer.file)
             try:
-                await asyncio.to_thread(os.fdatasync, file)
+                await asyncio.get_running_loop().run_in_executor(self._disk, os.fdatasync, file)
             finally:
                 os.close(file)
             self._synced = max(self._synced, upto)
@@ -317,6 +340,8 @@ class Recorder:
         return True
 
     def _abandon(self) -> None:
+        if self._disk is not None:
+            self._disk.shutdown(wait=False)
         if self._syncer is not None:
             self._syncer.close()
         self._writer.close()

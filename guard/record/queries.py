@@ -169,8 +169,9 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
     rules = narrowed(select(command.c.rule, command.c.decision, count).select_from(theirs), command.c.at)
     relation = schema.profile_relations
     stopped = func.sum(case((command.c.decision.in_(("deny", "terminate")), 1), else_=0)).label("stopped")
+    held = func.sum(case(((command.c.decision == "hold") & ~_released(), 1), else_=0)).label("held")
     touched = narrowed(
-        select(relation.c.relation, relation.c.access, count, stopped).select_from(
+        select(relation.c.relation, relation.c.access, count, stopped, held).select_from(
             theirs.join(relation, relation.c.profile == command.c.profile)
         ),
         command.c.at,
@@ -195,7 +196,13 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
         "sessions": connection.execute(taken).scalar_one(),
         "commands": {row.decision: row.commands for row in connection.execute(decisions.group_by(command.c.decision))},
         "relations": [
-            {"relation": row.relation, "access": row.access, "commands": row.commands, "stopped": row.stopped}
+            {
+                "relation": row.relation,
+                "access": row.access,
+                "commands": row.commands,
+                "stopped": row.stopped,
+                "held": row.held,
+            }
             for row in connection.execute(
                 touched.group_by(relation.c.relation, relation.c.access).order_by(count.desc(), relation.c.relation)
             )
@@ -210,6 +217,32 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
         "first_at": _seconds(span[0]),
         "last_at": _seconds(span[1]),
     }
+
+
+def _released() -> ColumnElement[bool]:
+    """Whether a held command ran: an approval was used in its session, between it and its answer.
+
+    Of several that wait at the same time (HTTP) those that still do count as run once one of them has: rather too many.
+    """
+    command, session, event, response = schema.commands, schema.sessions, schema.events, schema.responses
+    answered = (
+        select(func.min(response.c.seq))
+        .where(response.c.session == command.c.session, response.c.n == command.c.n)
+        .correlate(command)
+        .scalar_subquery()
+    )
+    asked, used = (func.json_extract(event.c.facts, f"$.{name}") for name in ("s", "used_by"))
+    return (
+        select(event.c.seq)
+        .where(
+            event.c.kind == "approval.spent",
+            func.coalesce(func.nullif(used, ""), asked) == session.c.session,
+            event.c.seq > command.c.seq,
+            event.c.seq < func.coalesce(answered, 2**63 - 1),
+        )
+        .correlate(command, session)
+        .exists()
+    )
 
 
 def places(connection: Connection, session: str) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from guard.record import checkpoints
 from guard.record.errors import DamagedJournal, RecordError
 from guard.record.format import HEADER_SIZE, PREFIX_SIZE, MerkleTree, SegmentHeader
 from guard.record.reader import Cursor, open_segment, read_records, segment_name, segments
+from guard.record.tombstones import Tombstones
 
 HEAD_FILE = "head.json"
 
@@ -45,8 +46,7 @@ def find_tail(folder: Path, signer: checkpoints.Signer) -> Tail | None:
     if known:
         last = max(known)
         if len(known) != last:
-            missing = next(number for number in range(1, last) if number not in known)
-            raise RecordError(_refusal(folder, f"segment {missing} is missing"))
+            _missing(folder, known, signer)
         if known[last].suffix == ".seg" and _header_is_torn(known[last], last):
             known[last].unlink()
             torn_header = last
@@ -60,6 +60,20 @@ def find_tail(folder: Path, signer: checkpoints.Signer) -> Tail | None:
     except DamagedJournal as damage:
         raise RecordError(_refusal(folder, str(damage))) from damage
     return tail
+
+
+def _missing(folder: Path, known: dict[int, Path], signer: checkpoints.Signer) -> None:
+    """Raises RecordError unless a genuine tombstone stands for every segment that is not there."""
+    tombstones = Tombstones(folder, signer.public)
+    for number in range(1, max(known)):
+        if number in known:
+            continue
+        try:
+            found = tombstones.dropped(number)
+        except DamagedJournal as damage:
+            raise RecordError(_refusal(folder, str(damage))) from damage
+        if found is None:
+            raise RecordError(_refusal(folder, f"segment {number} is missing"))
 
 
 def _read_head(folder: Path, signer: checkpoints.Signer) -> checkpoints.Signed | None:

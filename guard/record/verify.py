@@ -5,6 +5,10 @@ checkpoint's signature and Merkle root, that each finished segment ends with its
 reaches at least as far as its signed head (and as far as a copy of the head that was kept elsewhere, when one is
 given).
 
+What retention took away is checked, too: a reduced payload or a missing segment needs a genuine tombstone that names
+it, what stands in a payload's place must be what the tombstone signs, and the act must have been announced in the
+journal (`retention.intended`) for as long as that record is there. `Report.removed` lists all of it.
+
 What cannot be proven is said in `Report.limits`: it is printed with every result.
 """
 
@@ -15,13 +19,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from guard.record import checkpoints
 from guard.record.errors import DamagedJournal, RecordError
 from guard.record.format import MerkleTree, Record
-from guard.record.reader import Cursor, open_segment, read_header, read_records, segments
+from guard.record.reader import (
+    Cursor,
+    check_areas,
+    check_reduced,
+    follow,
+    open_segment,
+    read_header,
+    read_records,
+    segments,
+    step_over,
+)
 from guard.record.recovery import HEAD_FILE
+from guard.record.tombstones import Act, AreaDigest, Tombstone, Tombstones, listed
+
+RUNS = ("retention.intended", "retention.done")
 
 type Progress = Callable[[int, int, int], None]  # segment, of how many, records so far
 
@@ -38,6 +56,10 @@ class Report:
     unsigned: int = 0  # records behind the last checkpoint
     head_seq: int | None = None
     torn_bytes: int = 0
+    # what retention took away: `{segment, level, rule, reason, by, at (s), run, records, counts, bytes, kept,
+    # first_seq, last_seq, pending}`; pending: signed, and not carried out yet
+    removed: list[dict[str, Any]] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)  # runs of retention that were announced and not reported done
     problem: dict[str, Any] | None = None
     limits: list[str] = field(default_factory=list)
 
@@ -68,6 +90,11 @@ class _Check:
         self.folder, self.key, self.report, self.progress = folder, key, report, progress
         self.journal_id = b""
         self.heads: dict[int, tuple[bytes, str]] = {}  # seq -> chain that a head promises, and the head's name
+        self.tombstones = Tombstones(folder, key)
+        self.acts: list[tuple[int, Act]] = []  # segment and act, as the tombstones have them
+        self.intended: dict[int, str] = {}  # seq -> run
+        self.done: set[str] = set()
+        self.gone: list[tuple[int, int]] = []  # first and last record of segments that went
 
     def run(self, head: Path | None) -> None:
         # The heads are read first: a journal that is being written only grows past them meanwhile.
@@ -78,13 +105,92 @@ class _Check:
         last = max(known, default=0)
         for number in range(1, last + 1):
             if number not in known:
-                raise DamagedJournal(number, 0, "the segment is missing", seq=at.seq + 1)
-            at = self._segment(number, at, newest=number == last, of=last)
-            self.report.segments += 1
+                at = self._gone(number, at)
+                continue
+            try:
+                at = self._segment(number, at, newest=number == last, of=last)
+            except DamagedJournal:
+                if number in segments(self.folder):
+                    raise
+                at = self._gone(number, at)  # it went while we were about to read it
+            else:
+                self.report.segments += 1
+        if any(act.intended > at.seq for _, act in self.acts):
+            # the journal grows while it is read: an act may be younger than where the reading had begun
+            for record, _ in follow(self.folder, at, self.tombstones):
+                if record.kind in RUNS:
+                    self._run(record)
+        self._check_acts(last)
         for seq, (_, name) in sorted(self.heads.items()):
             if seq > at.seq:
                 why = f"`{name}` proves that the journal reached record {seq}, but it ends with {at.seq}: it was cut"
                 raise DamagedJournal(at.segment, at.offset, why, seq=at.seq + 1)
+
+    def _tombstone(self, number: int) -> Tombstone | None:
+        found = self.tombstones.get(number)
+        if found is None:
+            return None
+        if found.journal_id != self.journal_id:
+            raise DamagedJournal(number, 0, "its tombstone belongs to another journal")
+        self.acts += [(number, act) for act in found.acts]
+        return found
+
+    def _gone(self, number: int, at: Cursor) -> Cursor:
+        """Step over a segment for which a tombstone stands."""
+        tombstone = self._tombstone(number)
+        if tombstone is not None and not tombstone.dropped:
+            why = "the segment is missing; its tombstone is of payloads only"
+            raise DamagedJournal(number, 0, why, seq=at.seq + 1)
+        at = step_over(Cursor(number, 0, at.seq, at.chain), tombstone)
+        assert tombstone is not None  # step_over raised otherwise
+        self.gone.append((tombstone.first_seq, tombstone.last_seq))
+        self._report(tombstone, pending=False)
+        for seq, (chain, name) in self.heads.items():
+            if tombstone.first_seq <= seq < tombstone.last_seq:
+                self.report.limits.append(
+                    f"`{name}` was signed for record {seq}, which retention removed: nobody can compare them any more"
+                )
+            elif seq == tombstone.last_seq and chain != tombstone.last_chain:
+                why = f"its tombstone does not end with the record that `{name}` was signed for"
+                raise DamagedJournal(tombstone.segment, 0, why, seq=seq)
+        self.report.last_seq = at.seq
+        return at
+
+    def _report(self, tombstone: Tombstone, *, pending: bool) -> None:
+        whole = tombstone.last_seq - tombstone.first_seq + 1
+        for act in tombstone.acts:
+            self.report.removed.append(
+                {
+                    "segment": tombstone.segment,
+                    "level": act.level,
+                    "rule": act.rule,
+                    "reason": act.reason,
+                    "by": act.by,
+                    "at": act.at / 1e9,
+                    "run": act.run,
+                    "records": whole if act.level == "drop" else len(act.seqs),
+                    "counts": dict(act.counts),
+                    "bytes": act.size,
+                    "kept": act.kept,
+                    "first_seq": tombstone.first_seq,
+                    "last_seq": tombstone.last_seq,
+                    "pending": pending and act is tombstone.acts[-1],
+                }
+            )
+
+    def _check_acts(self, last: int) -> None:
+        """Every act was announced, and every tombstone is of a segment that is or was there."""
+        if beyond := [number for number in listed(self.folder) if not 0 < number < max(last, 1)]:
+            raise DamagedJournal(beyond[0], 0, "there is a tombstone, and retention cannot have been there")
+        for number, act in self.acts:
+            if any(first <= act.intended <= upto for first, upto in self.gone):
+                continue
+            if self.intended.get(act.intended) != act.run:
+                why = (
+                    f"its tombstone names run `{act.run}`, which the journal does not announce in record {act.intended}"
+                )
+                raise DamagedJournal(number, 0, why, seq=act.intended)
+        self.report.unfinished = sorted(set(self.intended.values()) - self.done)
 
     def _read_head(self, path: Path) -> None:
         try:
@@ -109,9 +215,13 @@ class _Check:
 
     def _segment(self, number: int, at: Cursor, *, newest: bool, of: int) -> Cursor:
         final = False
+        areas = AreaDigest()
+        whole = 0  # records that a tombstone names, and that have their payload
         # What a checkpoint signs as `chain` is the record before it, also across the border of two segments.
         before, tree = at.chain, MerkleTree()
         with open_segment(self.folder, number) as file:
+            tombstone = self._tombstone(number)  # after the file was opened: it is never behind the segment
+            allowed = frozenset[int]() if tombstone is None else tombstone.reduced()
             _, at = read_header(file, Cursor(number, 0, at.seq, at.chain), self.journal_id)
             try:
                 for record in read_records(file, at):
@@ -119,8 +229,15 @@ class _Check:
                         raise DamagedJournal(
                             number, record.offset, "records follow after the segment was finished", seq=record.seq
                         )
+                    if record.reduced:
+                        check_reduced(record, allowed)
+                        areas.add(record.seq, record.payload)
+                    elif record.seq in allowed:
+                        whole += 1
                     if record.kind == checkpoints.KIND:
                         final = self._checkpoint(record, before, tree)
+                    elif record.kind in RUNS and not record.reduced:
+                        self._run(record)
                     before = record.chain
                     tree.add(record.chain)
                     at = Cursor(number, record.end, record.seq, record.chain)
@@ -129,11 +246,30 @@ class _Check:
                 if not (damage.torn and newest):
                     raise
                 self.report.torn_bytes = file.seek(0, 2) - at.offset
+        if tombstone is not None:
+            check_areas(at, areas.digest(), tombstone)
+            self._matches(tombstone, at)
+            self._report(tombstone, pending=tombstone.dropped or whole > 0 or areas.digest() != tombstone.areas)
         if not newest and not final:
             raise DamagedJournal(
                 number, at.offset, "the segment was cut: its final checkpoint is missing", seq=at.seq + 1
             )
         return Cursor(number, at.offset, at.seq, before)
+
+    def _matches(self, tombstone: Tombstone, at: Cursor) -> None:
+        """What a tombstone says of its segment must be so while the segment is there to look at."""
+        if (tombstone.last_seq, tombstone.last_chain) != (at.seq, at.chain):
+            raise DamagedJournal(at.segment, 0, "its tombstone is of other records", seq=tombstone.first_seq)
+
+    def _run(self, record: Record) -> None:
+        try:
+            run = orjson.loads(record.payload)["run"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return  # it announces nothing, then
+        if record.kind == RUNS[0]:
+            self.intended[record.seq] = str(run)
+        else:
+            self.done.add(str(run))
 
     def _count(self, record: Record, number: int, of: int) -> None:
         self.report.records += 1
@@ -175,6 +311,17 @@ def _say_limits(report: Report, outside_head: bool) -> None:
         report.limits.append(
             "after the last checkpoint comes what somebody who controls the machine could have changed or removed "
             f"without leaving a trace: {report.unsigned} of the records"
+        )
+    pending = sum(1 for each in report.removed if each["pending"])
+    if pending or report.unfinished:
+        report.limits.append(
+            f"retention has begun and not finished: {len(report.unfinished)} runs, {pending} segments; the gateway "
+            "finishes them when it runs"
+        )
+    if any(not each["pending"] for each in report.removed):
+        report.limits.append(
+            "what retention removed is listed with its tombstones; that a payload was there is proven, what was in it "
+            "cannot be any more, and what is left of a reduced record is the gateway's word at that time"
         )
     if not outside_head:
         report.limits.append(

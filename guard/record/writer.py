@@ -108,6 +108,11 @@ class JournalWriter:
         for leaf in leaves:
             add(leaf)
 
+    @property
+    def has_records(self) -> bool:
+        """Whether anything is in the current segment."""
+        return self._tree.size > 0
+
     def cut_back(self) -> None:
         """Remove what a failed append left in the file. Raises OSError."""
         os.ftruncate(self.file, self.offset)

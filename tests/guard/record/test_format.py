@@ -65,4 +65,4 @@ def test_a_flipped_bit_in_the_length_is_not_taken_for_a_torn_record(bit: int) ->
 
 def test_unknown_flags_are_refused() -> None:
     with pytest.raises(DamagedJournal, match="unknown flags"):
-        record_size(PREFIX.pack(500, 500 ^ CHECK, 1), 1, 68)
+        record_size(PREFIX.pack(500, 500 ^ CHECK, 2), 1, 68)

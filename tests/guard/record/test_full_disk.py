@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,21 +15,9 @@ from guard.record import Recorder, RecordError
 from guard.record.keys import load_public
 from guard.record.reader import Cursor, follow
 from guard.record.verify import verify
+from tests.support.disk import file_size_limit
 
 type Make = Callable[..., Recorder]
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file may grow past `size` bytes: write() is cut short there and then fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def numbers(folder: Path, kind: str) -> list[int]:

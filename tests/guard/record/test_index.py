@@ -27,6 +27,7 @@ from guard.record.index import EvidenceIndex
 from guard.record.indexer import command as indexer_command
 from guard.record.queries import Search
 from guard.record.reader import segments
+from tests.support.examples import examples
 
 type Make = Callable[..., Recorder]
 
@@ -195,6 +196,41 @@ def test_the_summary_answers_who_what_and_did_it_comply(index: EvidenceIndex) ->
     assert {(r["rule"], r["decision"]) for r in summary["rules"]} == {("readers", "allow"), ("no-ddl", "deny")}
 
 
+def test_a_held_command_touches_nothing_until_it_runs(tmp_path: Path, make: Make) -> None:
+    recorder = make(tmp_path)
+    recorder.session_start("s", {"subject": "ci", "resource": "shop"})
+    recorder.session_start("later", {"subject": "ci", "resource": "shop"})
+    drop = {"effects": ["ddl.drop"], "reads": [], "decision": "hold", "rule": "ddl"}
+
+    def held(session: str, number: int, relation: str) -> None:
+        recorder.command(command(session, number, f"DROP TABLE {relation}", writes=[relation], **drop))
+
+    held("s", 2, "public.refused")
+    recorder.event("approval.decided", {"s": "s", "approval": "a2", "status": "denied"})
+    recorder.buffer("response", response("s", 2, status="error"))
+    held("s", 3, "public.ran")
+    recorder.event("approval.spent", {"s": "s", "approval": "a3", "used_by": "s"})
+    recorder.buffer("response", response("s", 3))
+    held("s", 4, "public.runs")  # the server has not answered yet
+    recorder.event("approval.spent", {"s": "s", "approval": "a4", "used_by": ""})
+    held("s", 5, "public.deferred")
+    recorder.buffer("response", response("s", 5, status="error"))
+    held("later", 1, "public.deferred")  # the same command again, after approval: in another session
+    recorder.event("approval.spent", {"s": "s", "approval": "a5", "used_by": "later"})
+    recorder.buffer("response", response("later", 1))
+    held("s", 6, "public.waits")  # nobody has decided
+    recorder.flush()
+    with EvidenceIndex(tmp_path) as index:
+        found = {row["relation"]: (row["commands"], row["held"]) for row in index.summary("ci")["relations"]}
+    assert found == {
+        "public.waits": (1, 1),
+        "public.refused": (1, 1),
+        "public.ran": (1, 0),
+        "public.runs": (1, 0),
+        "public.deferred": (2, 1),
+    }
+
+
 def test_replay_is_in_order_and_timed_and_survives_compression(index: EvidenceIndex, story: Recorder) -> None:
     with index:
         before = list(index.replay("s-ci"))
@@ -335,7 +371,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(
@@ -435,4 +471,4 @@ def test_compression_that_cannot_finish_keeps_the_original(story: Recorder, monk
     with pytest.raises(RecordError, match="No space left"):
         compress_finished(story.folder, 99)
     assert {path: path.read_bytes() for path in segments(story.folder).values()} == before
-    assert not list(story.folder.glob("*.tmp"))
+    assert not list(story.folder.glob("*.seg.gz.tmp"))

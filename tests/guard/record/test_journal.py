@@ -20,6 +20,7 @@ from guard.record.format import MAX_PAYLOAD
 from guard.record.keys import load_public
 from guard.record.reader import Cursor, follow, segments
 from guard.record.verify import verify
+from tests.support.examples import examples
 
 type Make = Callable[..., Recorder]
 
@@ -39,7 +40,7 @@ def kinds_and_payloads(folder: Path) -> list[tuple[str, bytes]]:
     return [(r.kind, r.payload) for r, _ in follow(folder, Cursor()) if not r.kind.startswith(own)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, segment_bytes=st.sampled_from([300, 2000, 10**6]), every=st.sampled_from([1, 3, 1000]))
 def test_whatever_is_recorded_is_read_back_in_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bytes]], segment_bytes: int, every: int
@@ -237,6 +238,25 @@ def test_the_barrier_shares_one_fsync(tmp_path: Path, make: Make, monkeypatch: p
     asyncio.run(go())
     assert 1 <= len(calls) <= 3
     assert recorder._synced == recorder._writer.appended
+
+
+def test_the_barrier_does_not_wait_for_other_work_in_threads(tmp_path: Path, make: Make) -> None:
+    """Slow work of one identity (large bodies, look-ups) would otherwise end the sessions of all others."""
+    recorder = make(tmp_path, durability="strict")
+    done = threading.Event()
+
+    async def run() -> None:
+        slow = [asyncio.ensure_future(asyncio.to_thread(done.wait)) for _ in range(64)]
+        await asyncio.sleep(0)
+        try:
+            recorder.command(b'{"t":"command"}')
+            await recorder.sync_barrier(within=30)
+            assert not any(task.done() for task in slow)
+        finally:
+            done.set()
+            await asyncio.gather(*slow)
+
+    asyncio.run(run())
 
 
 def test_the_barrier_is_a_no_op_unless_strict(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
