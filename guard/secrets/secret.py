@@ -11,16 +11,17 @@ class SecretError(Exception):
 
 
 class Secret:
-    """A password and, where the provider has one, the user name that belongs to it.
+    """A password and, where the provider has them, the user name and the session token that belong to it.
 
-    No `str`, `repr`, `format`, pickle, copy or ordering of it shows the value: only `password` does.
+    No `str`, `repr`, `format`, pickle, copy or ordering of it shows a value: only `password` and `session_token` do.
     """
 
-    __slots__ = ("_password", "_username")
+    __slots__ = ("_password", "_session_token", "_username")
 
-    def __init__(self, password: str, username: str | None = None) -> None:
+    def __init__(self, password: str, username: str | None = None, session_token: str = "") -> None:
         self._password = password
         self._username = username
+        self._session_token = session_token
 
     @property
     def password(self) -> str:
@@ -32,6 +33,11 @@ class Secret:
         """The user name kept beside it, or None."""
         return self._username
 
+    @property
+    def session_token(self) -> str:
+        """The session token kept beside it; empty where there is none."""
+        return self._session_token
+
     def __repr__(self) -> str:
         return "Secret(...)"
 
@@ -39,6 +45,7 @@ class Secret:
         if not isinstance(other, Secret):
             return NotImplemented
         same = hmac.compare_digest(self._password.encode(), other._password.encode())
+        same &= hmac.compare_digest(self._session_token.encode(), other._session_token.encode())
         return same and self._username == other._username
 
     def __hash__(self) -> NoReturn:

@@ -31,8 +31,9 @@ _REASONS = {
 async def read(ref: SecretRef, resolve: Resolve) -> Secret:
     """The value of `ref.key` in the newest version of the secret at `ref.path`, and the user name beside it.
 
-    The user name is looked for only where the reference is a credential without a `user`. Redirects are not followed:
-    a standby node that answers with one would have our token carried to a host that nobody configured.
+    The user name is looked for only where the reference is a credential without a `user`, a session token where it
+    names that key. Redirects are not followed: a standby node that answers with one would have our token carried to a
+    host that nobody configured.
     """
     if ref.token is None:
         raise SecretError("vault needs a `token` reference")
@@ -52,7 +53,9 @@ async def read(ref: SecretRef, resolve: Resolve) -> Secret:
     username = None
     if hasattr(ref, "user") and ref.user is None:
         username = _text(values, getattr(ref, "username_key", None) or _DEFAULT_USERNAME_KEY, ref.path or "")
-    return Secret(_text(values, ref.key or "", ref.path or ""), username)
+    token_key = getattr(ref, "session_token_key", None)
+    session_token = _text(values, token_key, ref.path or "") if token_key else ""
+    return Secret(_text(values, ref.key or "", ref.path or ""), username, session_token)
 
 
 def _path(path: str) -> str:
