@@ -29,6 +29,7 @@ WRITING = frozenset(
         Effect.PRIV_REVOKE,
         Effect.PRIV_POLICY,
         Effect.PRIV_TRIGGERS,
+        Effect.MASK_COPY,
     }
 )
 TARGETED = frozenset({Effect.ADMIN_LOCK, Effect.ADMIN_MAINT})  # about every relation that is named

@@ -92,6 +92,9 @@ class KubernetesMatch(_Part):
     names: Globs = Field(default=(), description="the object's name; of a request for a collection it is `*`")
     images: Globs = Field(default=(), description="an image in the object, its pod template included")
     service_accounts: Globs = Field(default=(), description="the service account that the object's pods run as")
+    secret_refs: Globs = Field(
+        default=(), description="a Secret that the object's pods use: whoever may run the pod can read it"
+    )
     commands: Globs = Field(default=(), description="exec: the command line, its words joined by blanks")
     settings: Globs = Field(
         default=(),
@@ -113,6 +116,7 @@ _KUBERNETES = {
     "names": "name",
     "images": "image",
     "service_accounts": "service_account",
+    "secret_refs": "secret_ref",
     "commands": "command",
     "settings": "setting",
 }

@@ -204,7 +204,11 @@ def _terms(model: RuleModel) -> HoldTerms:
     if approvers is None:
         return HoldTerms()
     return HoldTerms(
-        frozenset(approvers.groups), frozenset(approvers.subjects), approvers.count, seconds(approvers.expires)
+        frozenset(approvers.groups),
+        frozenset(approvers.subjects),
+        approvers.count,
+        seconds(approvers.expires),
+        frozenset(approvers.issuers),
     )
 
 

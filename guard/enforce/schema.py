@@ -284,10 +284,11 @@ class Mask(Model):
 
 
 class Approvers(Model):
-    """Who may release a held command. Neither groups nor subjects: everybody with the role `approver`."""
+    """Who may release a held command, of those with the role `approver`. Neither groups nor subjects: all of them."""
 
     groups: tuple[str, ...] = Field(default=(), description="members of any of these groups (exact names)")
     subjects: tuple[str, ...] = Field(default=(), description="exactly these subjects")
+    issuers: tuple[str, ...] = Field(default=(), description="of exactly these issuers only; left out: of any")
     count: Annotated[Whole, Field(ge=1, le=10)] = Field(default=1, description="how many different people must approve")
     expires: Annotated[str, AfterValidator(_duration)] = Field(
         default="10m", description="how long the command waits (`90s`, `10m`, `2h`); then it is denied"

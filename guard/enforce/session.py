@@ -13,7 +13,9 @@ from guard.enforce.explain import RuleTrace, describe, trace
 from guard.enforce.index import RuleIndex
 from guard.enforce.patterns import NameIndex
 from guard.enforce.rules import Condition, Rule
+from guard.mask.copies import Copies
 from protocols.contract import (
+    ANYWHERE,
     Action,
     Analysis,
     Decision,
@@ -23,6 +25,7 @@ from protocols.contract import (
     Principal,
     Resource,
     SessionFacts,
+    Store,
 )
 
 DEFAULT_RULE = "default"
@@ -88,6 +91,7 @@ class SessionPolicy:
         self._all_rules = all_rules
         self._changing = sum(1 << activity.bit for activity in self._activities)
         self._masked = _masked(masks)
+        self._copies = Copies(masks)
         self._window: _Window | None = None
         self.asks = frozenset(name for rule in index.rules for name, _ in rule.facts)
         """The facts that a rule of this session asks about."""
@@ -96,6 +100,10 @@ class SessionPolicy:
     def decide(self, a: Analysis, *, now: float, facts: SessionFacts) -> Decision:
         """Judge one command. Pure but for a memo of which rules are in force; `now` is in epoch seconds."""
         effects = self.effects(a)
+        decision = self._judge(a, effects, now, facts)
+        return decision if effects is a.effects else replace(decision, adds=effects - a.effects)
+
+    def _judge(self, a: Analysis, effects: frozenset[Effect], now: float, facts: SessionFacts) -> Decision:
         index = self._index
         active, until = self._active(now, facts)
         matched = index.match(a, effects)
@@ -120,12 +128,20 @@ class SessionPolicy:
         return Decision(Action.ALLOW, rule.name, f"allowed by `{rule.name}`", self.version, None, alerts, valid_until)
 
     def effects(self, a: Analysis) -> frozenset[Effect]:
-        """The command's effects, with `probe` where a filter depends on a column that this identity sees masked."""
-        if self._masked is None or not a.predicates:
-            return a.effects
-        if any(self._masked.rules(column) for column in a.predicates):
-            return a.effects | {Effect.PROBE}
-        return a.effects
+        """The command's effects, with those that depend on this identity's masks.
+
+        `probe`: a filter depends on a column that it sees masked. `mask.copy`: see `copies`.
+        """
+        effects = a.effects
+        if self._masked is not None and a.predicates and any(self._masked.rules(column) for column in a.predicates):
+            effects |= {Effect.PROBE}
+        if a.stores and self._copies.exposed(a.stores):
+            effects |= {Effect.MASK_COPY}
+        return effects
+
+    def copies(self, a: Analysis) -> tuple[Store, ...]:
+        """What the command stores, moves or renames so that this identity could then read it in the clear."""
+        return self._copies.exposed(a.stores)
 
     def explain(self, a: Analysis, now: float, facts: SessionFacts) -> list[RuleTrace]:
         """What every rule of the set says about the command, and why; in the order of the files."""
@@ -166,6 +182,8 @@ class SessionPolicy:
         rule = self._index.rules[_lowest(stopped)]
         what = describe(a, effects & rule.stops)
         does = "denies" if action is Action.DENY else "ends this session because of"
+        if effects & rule.stops == {Effect.MASK_COPY}:
+            what = f"{what} ({_copying(self.copies(a))})"
         why = f"rule `{rule.name}` {does} {what}: {rule.message or _advice(rule)}"
         return Decision(action, rule.name, why, self.version, None, alerts, valid_until)
 
@@ -193,7 +211,8 @@ class SessionPolicy:
         valid_until: float,
     ) -> Decision:
         missing = self._index.uncovered(a, effects, (self._index.allow & active) | held)
-        words = [f"{effect.value} on {name}" if name else describe(a, (effect,)) for effect, name in missing]
+        said = [f"{effect.value} on {name}" if name else describe(a, (effect,)) for effect, name in missing]
+        words = list(dict.fromkeys(said))
         what = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
         who = f"{self.principal.subject} on {self.resource.name}"
         if (Effect.UNKNOWN, "") in missing:
@@ -201,6 +220,11 @@ class SessionPolicy:
             why = (
                 f"it cannot be proved what this command does{reason}, and no rule grants `unknown` to {who}: "
                 "write it in a plainer form, or ask the owners of the policy"
+            )
+        elif all(effect is Effect.MASK_COPY for effect, _ in missing):
+            why = (
+                f"{_copying(self.copies(a))}, and no rule allows `mask.copy` for {who}: leave it out, store it in a "
+                "column that is masked alike, or ask the owners of the policy"
             )
         else:
             why = f"no rule allows {what or 'this'} for {who}: ask the owners of the policy for a rule that does"
@@ -242,6 +266,8 @@ def narrowest(terms: Iterable[HoldTerms]) -> HoldTerms | None:
 
 
 def _within(one: HoldTerms, other: HoldTerms) -> bool:
+    if other.approver_issuers and not (one.approver_issuers and one.approver_issuers <= other.approver_issuers):
+        return False
     if not other.approver_groups and not other.approver_subjects:
         return True
     if not one.approver_groups and not one.approver_subjects:
@@ -251,9 +277,24 @@ def _within(one: HoldTerms, other: HoldTerms) -> bool:
 
 def _approval(terms: HoldTerms) -> str:
     who = sorted([*(f"group {name}" for name in terms.approver_groups), *terms.approver_subjects])
+    of = f" of {' or '.join(sorted(terms.approver_issuers))}" if terms.approver_issuers else ""
     people = "one approver" if terms.count == 1 else f"{terms.count} approvers"
     named = f" out of {' or '.join(who)}" if who else ""
-    return f"{people}{named} agree{'s' if terms.count == 1 else ''} within {terms.expires_s:g} s"
+    return f"{people}{named}{of} agree{'s' if terms.count == 1 else ''} within {terms.expires_s:g} s"
+
+
+def _copying(stores: Sequence[Store]) -> str:
+    """In words what would become clear; of several the first."""
+    if not stores:
+        return "a masked value would be stored in the clear"
+    first = stores[0]
+    one = first.sources[0]
+    source = "what may be masked for you" if one == ANYWHERE else f"`{one}`, which is masked for you,"
+    more = f" (and {len(stores) - 1} more)" if len(stores) > 1 else ""
+    if not first.target:
+        return f"{source} would be dropped{more}, and its mask with it"
+    place = "where no mask applies" if first.target == ANYWHERE else f"in `{first.target}`, which is not masked alike"
+    return f"{source} would be stored {place}{more}"
 
 
 def _advice(rule: Rule) -> str:

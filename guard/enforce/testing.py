@@ -19,7 +19,17 @@ from guard.enforce.patterns import touches
 from guard.enforce.policyset import PolicySet
 from guard.enforce.schema import EffectPattern, Id, Model, Sentence
 from guard.enforce.session import SessionPolicy
-from protocols.contract import HTTP_PROTOCOLS, Analysis, Effect, Principal, ProtocolName, Resource, SessionFacts, Where
+from protocols.contract import (
+    HTTP_PROTOCOLS,
+    Analysis,
+    Effect,
+    Principal,
+    ProtocolName,
+    Resource,
+    SessionFacts,
+    Store,
+    Where,
+)
 
 type Analyse = Callable[[str, str], Analysis]  # (protocol, text) -> what it does; ValueError: not possible
 # the same of a request over HTTP, of which only what the rules ask about is read: (policy, text, facts, now)
@@ -58,6 +68,16 @@ class ResourceModel(Model):
     database: str = Field(default="", description="the database asked for")
 
 
+class StoreModel(Model):
+    """Values that a command puts somewhere."""
+
+    to: str = Field(
+        description="the column that gets them, `schema.table.column`; `*` for a place without columns, such as a file"
+    )
+    of: tuple[str, ...] = Field(description="the columns that they are made of")
+    copied: bool = Field(default=False, description="whether they arrive as they were, so that a mask still fits them")
+
+
 class AnalysisModel(Model):
     """What a command does, where no text is given."""
 
@@ -67,6 +87,7 @@ class AnalysisModel(Model):
     columns: tuple[str, ...] = Field(default=(), description="columns named")
     predicates: tuple[str, ...] = Field(default=(), description="columns that a filter depends on")
     functions: tuple[str, ...] = Field(default=(), description="functions called")
+    stores: tuple[StoreModel, ...] = Field(default=(), description="where values of columns go, beside the answer")
     where: Literal["none", "present", "always_true", "missing"] = Field(default="none", description="the filter")
     facts: dict[str, tuple[str, ...]] = Field(
         default={},
@@ -90,6 +111,7 @@ class AnalysisModel(Model):
             columns=self.columns,
             predicates=self.predicates,
             functions=self.functions,
+            stores=tuple(Store(one.to, one.of, one.copied) for one in self.stores),
             where=Where(self.where),
             facts=dict(self.facts),
         )

@@ -235,6 +235,10 @@ class TestHold:
             ("{groups: [oncall], count: 2, expires: 1h}", HoldTerms(frozenset({"oncall"}), frozenset(), 2, 90.0)),
             ("{groups: [oncall, dba]}", HoldTerms(frozenset({"oncall"}), frozenset(), 1, 90.0)),
             ("{count: 3}", HoldTerms(frozenset({"oncall"}), frozenset(), 3, 90.0)),
+            (
+                "{groups: [oncall], issuers: ['https://idp']}",
+                HoldTerms(frozenset({"oncall"}), frozenset(), 1, 90.0, frozenset({"https://idp"})),
+            ),
         ],
     )
     def test_of_several_the_narrowest_terms_apply(self, load: Any, other: str, expected: HoldTerms) -> None:

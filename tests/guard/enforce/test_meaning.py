@@ -12,6 +12,7 @@ from guard.enforce.policyset import PolicySet
 from guard.enforce.rules import compile_rule
 from guard.enforce.schema import Bundle
 from protocols.contract import Action, Analysis, Effect, Principal, Resource, SessionFacts, Where
+from tests.support.examples import examples
 
 EFFECTS = [
     "data.select",
@@ -76,7 +77,7 @@ analyses = st.builds(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(400), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(rules(), st.lists(analyses, min_size=1, max_size=8))
 def test_the_index_means_what_the_rules_say(listed: list[dict[str, Any]], commands: list[Analysis]) -> None:
     bundle = Bundle.model_validate({"version": 1, "name": "b", "description": "d", "rules": listed})
@@ -120,7 +121,7 @@ def test_the_index_means_what_the_rules_say(listed: list[dict[str, Any]], comman
             assert decision.hold.count == max(rule.hold.count for rule in by if rule.hold)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(rules(), analyses, rules())
 def test_another_stopping_rule_never_loosens_a_decision(
     listed: list[dict[str, Any]], command: Analysis, more: list[dict[str, Any]]

@@ -135,3 +135,23 @@ def test_kubernetes_settings(tmp_path: Path) -> None:
     good = Analysis("create pods", write, facts={"kube.verb": ("create",)})
     assert session.decide(bad, now=0.0, facts=FACTS).action is Action.DENY
     assert session.decide(good, now=0.0, facts=FACTS).action is Action.ALLOW
+
+
+def test_pods_that_use_a_secret(tmp_path: Path) -> None:
+    """Who may run a pod with a Secret in it can read it, whatever they may read otherwise."""
+    found = policy(
+        tmp_path,
+        """
+- id: all
+  description: everything
+  allow: [kube.*]
+- id: vault
+  description: nobody mounts the vault's keys
+  deny: {effects: [kube.write], kubernetes: {secret_refs: ["vault-*"]}}
+""",
+    )
+    session = found.for_session(WHO, WHERE, FACTS)
+    for names, action in ((("db", "vault-key"), Action.DENY), (("db",), Action.ALLOW), ((), Action.ALLOW)):
+        facts = {"kube.verb": ("create",)} | ({"kube.secret_ref": names} if names else {})
+        asked = Analysis("create pods", frozenset({Effect.KUBE_WRITE}), facts=facts)
+        assert session.decide(asked, now=0.0, facts=FACTS).action is action

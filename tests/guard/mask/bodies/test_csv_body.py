@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from guard.mask.bodies import BodyError, Limits
 from tests.guard.mask.bodies.shared import any_step, both, contents, fields, masked
+from tests.support.examples import examples
 
 CSV = "text/csv; charset=utf-8"
 
@@ -82,7 +83,7 @@ CELLS = st.text(alphabet='ab ,;"\n\u00e9', max_size=8)
 
 
 @given(st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=6), st.integers(1, 30))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_another_reader_sees_the_same_but_for_the_column(rows: list[list[str]], step: int) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows([["id", "email", "note"], *rows])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from guard.mask.bodies import BodyError, BodyRules, ContentRule, FieldRule, Limits
 from tests.guard.mask.bodies.shared import NULL, REDACT, TOKEN, any_step, both, contents, fields, mask, masked
+from tests.support.examples import examples
 
 JSON = "application/json"
 
@@ -257,7 +258,7 @@ STYLES = st.sampled_from(
 
 
 @given(VALUES, STYLES, st.integers(1, 40))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_any_document_is_masked_as_the_model_says(value: Any, style: dict[str, Any], step: int) -> None:
     body = json.dumps(value, **style).encode()
     assert json.loads(masked(JSON, body, fields("**.secret"), step)) == model(value)
@@ -267,7 +268,7 @@ def test_any_document_is_masked_as_the_model_says(value: Any, style: dict[str, A
 
 
 @given(VALUES, st.data())
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_any_beginning_of_a_document_is_an_error(value: Any, data: st.DataObject) -> None:
     body = json.dumps({"k": value}).encode()
     cut = data.draw(st.integers(1, len(body) - 1))
@@ -278,7 +279,7 @@ def test_any_beginning_of_a_document_is_an_error(value: Any, data: st.DataObject
 @given(
     st.binary(max_size=40) | st.text(alphabet='{}[]",:\\ut01e-. nalsrf', max_size=40).map(str.encode), st.integers(1, 9)
 )
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_what_passes_is_what_python_s_strict_reader_takes(body: bytes, step: int) -> None:
     """Any bytes: either an error, or JSON by another reader too."""
     try:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.guard.detect.samples import FOUND, NOT_FOUND
 from tests.guard.mask.bodies.shared import NULL, TOKEN, any_step, contents, masked
+from tests.support.examples import examples
 
 CASES = [
     ("text/plain", b"mail bob@example.com\nnow", b"mail [masked]\nnow"),
@@ -72,14 +73,14 @@ PARTS = [data for data, _ in FOUND[:30]] + [
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=8), st.integers(1, 30))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_markup_in_any_pieces(parts: list[bytes], step: int) -> None:
     body = b" ".join(parts)
     assert masked("text/html", body, contents(), step) == masked("text/html", body, contents())
 
 
 @given(st.sampled_from([b"bob@example.com", b"4111111111111111", b"DE89370400440532013000"]), st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_a_value_with_any_of_its_characters_as_references(value: bytes, data: st.DataObject) -> None:
     text = "".join(data.draw(st.sampled_from([chr(b), f"&#{b};", f"&#x{b:x};", f"&#{b:04d};"])) for b in value)
     out = masked("text/html", b"<i> " + text.encode() + b" </i>", contents(), data.draw(st.integers(1, 12)))
