@@ -5,6 +5,7 @@ between calls: an answer is what the database says now. What cannot be read or w
 denies.
 """
 
+from guard.state.access import LoopJournal, LostAnswer, StateAccess
 from guard.state.approvals import Approval, ApprovalConflict, Approvals, ApprovalStatus, Vote
 from guard.state.database import StateError
 from guard.state.registry import SessionEntry, Sessions
@@ -16,8 +17,11 @@ __all__ = [
     "ApprovalStatus",
     "Approvals",
     "ChangeToken",
+    "LoopJournal",
+    "LostAnswer",
     "SessionEntry",
     "Sessions",
+    "StateAccess",
     "StateError",
     "StateStore",
     "Vote",

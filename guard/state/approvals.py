@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import hmac
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,7 +116,7 @@ class Approvals:
             )
 
     def get(self, approval_id: str) -> Approval | None:
-        with self._database.read() as connection:
+        with self._database.read(snapshot=True) as connection:
             return _fetch(connection, approval_id)
 
     def list(
@@ -128,7 +129,7 @@ class Approvals:
             query = query.where(table.c.status == status.value)
         if session_id is not None:
             query = query.where(table.c.session_id == session_id)
-        with self._database.write(durable=False) as connection:  # one transaction: rows and their votes belong together
+        with self._database.read(snapshot=True) as connection:  # rows and their votes belong together
             return [_from_row(values(row), _votes(connection, row.id)) for row in connection.execute(query).all()]
 
     def vote(self, approval_id: str, vote: Vote) -> Approval:
@@ -141,9 +142,9 @@ class Approvals:
             found = self._require(connection, approval_id, ApprovalStatus.PENDING)
             if vote.at >= found.expires_at:
                 raise ApprovalConflict(f"approval `{approval_id}` has expired")
-            if vote.subject == found.subject:
+            if same_person(vote.subject, found.subject):
                 raise ApprovalConflict("nobody decides on their own request")
-            if any(earlier.subject == vote.subject for earlier in found.votes):
+            if any(same_person(earlier.subject, vote.subject) for earlier in found.votes):
                 raise ApprovalConflict(f"`{vote.subject}` has already voted on approval `{approval_id}`")
             row: dict[str, Any] = {"approval_id": approval_id, "subject": vote.subject, "issuer": vote.issuer}
             row |= {"approve": vote.approve, "reason": vote.reason, "at": vote.at}
@@ -214,11 +215,14 @@ class Approvals:
         with self._database.read() as connection:
             return [_from_row(values(row), ()) for row in connection.execute(query).all()]
 
+    def overdue(self, *, at: float) -> bool:
+        """Whether `expire` would find anything; a cheap read, made many times a minute."""
+        with self._database.read() as connection:
+            return connection.execute(_overdue(at).limit(1)).first() is not None
+
     def expire(self, *, at: float) -> Sequence[Approval]:
         """Expire everything past its time; what was approved and never used, too. Returns what expired."""
-        table = schema.approvals
-        overdue = select(table.c.id).where(table.c.status.in_(_OPEN), table.c.expires_at <= at)
-        return self._close(overdue, ApprovalStatus.EXPIRED, at, "nobody decided in time")
+        return self._close(_overdue(at), ApprovalStatus.EXPIRED, at, "nobody decided in time")
 
     def withdraw_session(self, session_id: str, *, at: float, reason: str) -> Sequence[Approval]:
         """The session is gone: nothing of it may be released any more."""
@@ -234,7 +238,7 @@ class Approvals:
         return self._close(query, ApprovalStatus.WITHDRAWN, at, reason)
 
     def _close(self, ids: Any, status: ApprovalStatus, at: float, reason: str) -> Sequence[Approval]:
-        with self._database.read() as connection:  # cheap when there is nothing to do: this is polled
+        with self._database.read() as connection:  # no write lock where there is nothing to do
             if connection.execute(ids.limit(1)).first() is None:
                 return []
         with self._database.write(durable=True) as connection:
@@ -287,6 +291,11 @@ class Approvals:
         return moved
 
 
+def _overdue(at: float) -> Any:
+    table = schema.approvals
+    return select(table.c.id).where(table.c.status.in_(_OPEN), table.c.expires_at <= at)
+
+
 def _fetch(connection: Connection, approval_id: str) -> Approval | None:
     table = schema.approvals
     row = connection.execute(select(table).where(table.c.id == approval_id)).first()
@@ -302,6 +311,19 @@ def _votes(connection: Connection, approval_id: str) -> tuple[Vote, ...]:
     )
 
 
+def same_person(one: str, other: str) -> bool:
+    """Whether two subjects are taken for one person, whatever issuers vouch for them and however they are spelt.
+
+    Where people are counted, or must not decide on their own doings: two accounts, or a capital letter, are no two
+    pairs of eyes.
+    """
+    return _plainly(one) == _plainly(other)
+
+
+def _plainly(subject: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject).casefold())
+
+
 def _to_row(approval: Approval) -> dict[str, Any]:
     row = {name: getattr(approval, name) for name in schema.approvals.c.keys()}  # noqa: SIM118 - a column collection is no mapping
     terms = approval.terms
@@ -309,6 +331,7 @@ def _to_row(approval: Approval) -> dict[str, Any]:
         {
             "groups": sorted(terms.approver_groups),
             "subjects": sorted(terms.approver_subjects),
+            "issuers": sorted(terms.approver_issuers),
             "count": terms.count,
             "expires_s": terms.expires_s,
         }
@@ -326,6 +349,7 @@ def _from_row(row: dict[str, Any], votes: tuple[Vote, ...]) -> Approval:
         row["terms"] = HoldTerms(
             approver_groups=frozenset(terms["groups"]),
             approver_subjects=frozenset(terms["subjects"]),
+            approver_issuers=frozenset(terms.get("issuers", ())),  # absent in what an earlier release stored
             count=int(terms["count"]),
             expires_s=float(terms["expires_s"]),
         )

@@ -107,10 +107,13 @@ class Database:
             driver.execute(f"PRAGMA busy_timeout={self._busy_ms}")
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A read without a write lock; one statement sees one state."""
+    def read(self, *, snapshot: bool = False) -> Iterator[Connection]:
+        """A read without a write lock; one statement sees one state, with `snapshot` all of the block does."""
         with self._translated(), self._engine.connect() as connection:
-            yield connection.execution_options(reading=True)
+            connection.execution_options(reading=True)
+            if snapshot:
+                connection.exec_driver_sql("BEGIN")
+            yield connection
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -155,5 +158,5 @@ def bump(connection: Connection, scope: str) -> None:
 
 
 def values(row: Any) -> dict[str, Any]:
-    """A result row as a dict by column name."""
-    return dict(row._mapping)
+    """A result row as a dict by column name, in plain strings."""
+    return {str(name): value for name, value in row._mapping.items()}

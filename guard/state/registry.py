@@ -135,8 +135,12 @@ class Sessions:
             rows = connection.execute(query).all()
         return [SessionEntry(**values(row)) for row in rows]
 
-    def forget_ended(self, before: float) -> int:
-        """Drop registry rows of sessions that ended before that time; the journal keeps the evidence."""
+    def forget_ended(self, before: float, limit: int = 500) -> int:
+        """Drop rows of sessions that ended before that time, at most `limit`; the journal keeps the evidence.
+
+        Returns how many.
+        """
         table = schema.sessions
+        old = select(table.c.id).where(table.c.ended_at < before).limit(limit)
         with self._database.write(durable=False) as connection:
-            return connection.execute(table.delete().where(table.c.ended_at < before)).rowcount
+            return connection.execute(table.delete().where(table.c.id.in_(old))).rowcount

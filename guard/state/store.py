@@ -1,7 +1,8 @@
 """`StateStore`: containment, revocations, approvals and the session registry of all gateways on one database.
 
-Calls are synchronous and short (tens of microseconds to read, one fsync for what must survive a power loss). A caller
-on an event loop that cannot afford `busy_timeout` in the worst case runs them in a thread: every method is thread-safe.
+Calls are synchronous and short (tens of microseconds to read, one fsync for what must survive a power loss), and wait
+up to `busy_timeout` for a database that somebody has locked: an event loop uses `access.StateAccess`. Every method is
+thread-safe, where `journal` is.
 
 Every change is handed to `journal(kind, payload)`, in one order per direction:
 - what *loosens* (release, an approval) is journalled before it is committed: no record, no change;
