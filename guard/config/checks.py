@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import grp
 import ipaddress
+import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from guard.config.schema import Config, ListenerConfig
+from guard.config.trust import public_issuers, unclear_roles, unclear_rules
 from guard.config.values import is_loopback
 from guard.documents import Document, Problem
 from guard.documents.reader import Location
 from guard.documents.validate import suggest
 from guard.enforce import PolicySet
+
+_REGION = re.compile(r"\.([a-z]{2}(?:-[a-z]+){1,2}-[0-9])\.(?:api\.)?amazonaws\.com(?:\.cn)?\Z")
 
 
 def cross_check(config: Config, document: Document) -> list[Problem]:
@@ -28,7 +33,11 @@ def cross_check(config: Config, document: Document) -> list[Problem]:
         *_plaintext(config, document),
         *_tls_files(config, document),
         *_other_files(config, document),
+        *_regions(config, document),
         *_state_dir(config, document),
+        *_control(config, document),
+        *public_issuers(config, document),
+        *unclear_roles(config, document),
     ]
 
 
@@ -51,6 +60,7 @@ def check_rules(config: Config, document: Document, policies: PolicySet) -> list
                 f"rule `{one.name}` holds for {one.hold.expires_s:g} s, but nothing is held longer than {longest:g} s"
             )
             problems.append(document.problem(("limits", "hold_timeout"), message, warning=True))
+    problems += unclear_rules(config, document, policies)
     known = [resource.name for resource in config.resources]
     for rule, name in policies.named_resources:
         if name not in known:
@@ -159,6 +169,15 @@ def _bundle(path: Path) -> None:
         raise ssl.SSLError("no certificate in it")
 
 
+def _regions(config: Config, document: Document) -> Iterator[Problem]:
+    for index, resource in enumerate(config.resources):
+        region, host = resource.http_auth.region, resource.host or ""
+        named = _REGION.search(host)
+        if region is not None and named is not None and named[1] != region:
+            message = f"signs for `{region}`, but `{host}` is in `{named[1]}`: it will refuse the signature"
+            yield document.problem(("resources", index, "http_auth", "region"), message, warning=True)
+
+
 def _load(document: Document, place: Location, load: Callable[[], None]) -> Iterable[Problem]:
     try:
         load()
@@ -169,6 +188,26 @@ def _load(document: Document, place: Location, load: Callable[[], None]) -> Iter
         reason = getattr(error, "strerror", None) or str(error)
         return [document.problem(place, f"cannot be read: {reason.lower()}")]
     return []
+
+
+def _control(config: Config, document: Document) -> Iterator[Problem]:
+    group, path = config.control.group, config.control_path
+    if group is None:
+        return
+    try:
+        grp.getgrnam(group)
+    except KeyError:
+        yield document.problem(("control", "group"), f"there is no group `{group}` on this machine; `groupadd` it")
+    if path.is_relative_to(config.state_dir):
+        yield document.problem(
+            ("control", "path"),
+            "is inside `state_dir`, which nobody but the gateway may enter: use a folder outside, such as "
+            "/run/sluicegate/control/control.sock",
+        )
+    if config.state_dir.is_relative_to(path.parent):
+        yield document.problem(
+            ("control", "path"), f"`{path.parent}` is opened to group `{group}` and must hold nothing but the socket"
+        )
 
 
 def _state_dir(config: Config, document: Document) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ here that could hold it: there are only references to where it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,14 +16,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from guard.config.values import (
     absolute,
     check_address,
+    check_key_id,
     check_name,
     check_network,
+    check_scope_part,
     check_text,
     check_url,
     split_address,
 )
 from guard.config.wire import WIRE
 from guard.documents.values import not_empty
+from guard.enforce.patterns import check_glob
 from protocols import contract
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -38,6 +42,8 @@ Url = Annotated[str, AfterValidator(check_url)]
 Address = Annotated[str, AfterValidator(check_address)]
 FilePath = Annotated[Path, AfterValidator(absolute)]
 Network = Annotated[str, AfterValidator(check_network)]
+Glob = Annotated[str, AfterValidator(check_glob)]
+ScopePart = Annotated[str, AfterValidator(check_scope_part)]
 
 
 class Model(BaseModel):
@@ -55,7 +61,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 _TAKES: Mapping[str, frozenset[str]] = {
     "env": frozenset({"name"}),
     "file": frozenset({"path"}),
-    "vault": frozenset({"address", "path", "key", "token", "ca", "namespace", "username_key"}),
+    "vault": frozenset({"address", "path", "key", "token", "ca", "namespace", "username_key", "session_token_key"}),
     "none": frozenset(),
 }
 
@@ -105,7 +111,9 @@ class Credential(Model):
         description="where the password is kept, as in a secret reference; `none`: the server asks for no password"
     )
     user: Text | None = Field(
-        default=None, description="the database user; null with `vault`: the same secret's `username_key`"
+        default=None,
+        description="the database user, or the AWS access key id; null with `vault`: the same secret's `username_key`; "
+        "null with `aws_sigv4` otherwise: the secret is a JSON document with all parts of the key",
     )
     name: Text | None = Field(default=None, description="`env`: the variable's name")
     path: Text | None = Field(default=None, description="`file`: the file; `vault`: the secret's path")
@@ -113,6 +121,10 @@ class Credential(Model):
     key: Text | None = Field(default=None, description="`vault`: the key of the password in the secret")
     username_key: Text | None = Field(
         default=None, description="`vault`: the key of the user name in the secret; null: `username`"
+    )
+    session_token_key: Text | None = Field(
+        default=None,
+        description="`vault`, `aws_sigv4`: the key of the session token in the secret",
     )
     token: SecretRef | None = Field(default=None, description="`vault`: where Vault's own token is kept")
     ca: FilePath | None = Field(default=None, description="`vault`: CA bundle (PEM); null: the system's")
@@ -222,16 +234,29 @@ _OF_PROTOCOL: Any = None  # filled in before validation: the field itself is nev
 class HttpAuth(Model):
     """How the gateway shows its credential to an HTTP upstream."""
 
-    kind: Literal["bearer", "basic", "header", "none"] = Field(
+    kind: Literal["bearer", "basic", "header", "aws_sigv4", "none"] = Field(
         default="bearer",
         description="`bearer`: `Authorization: Bearer`; `basic`: user and password; `header`: as it is, in `header`; "
-        "`none`: only the client certificate of `tls`",
+        "`aws_sigv4`: as AWS Signature Version 4 of each request; `none`: only the client certificate of `tls`",
     )
     header: Name = Field(default="x-api-key", description="`header`: which one")
+    region: ScopePart | None = Field(default=None, description="`aws_sigv4`: the region to sign for (`eu-central-1`)")
+    service: ScopePart | None = Field(
+        default=None, description="`aws_sigv4`: the service to sign for, by its signing name (`s3`, `execute-api`)"
+    )
     impersonate: Flag = Field(
         default=False,
         description="kubernetes: act as the client's own subject and groups (`Impersonate-User`, `Impersonate-Group`)",
     )
+
+    @model_validator(mode="after")
+    def _scope(self) -> Self:
+        for name in ("region", "service"):
+            if self.kind == "aws_sigv4" and getattr(self, name) is None:
+                raise ValueError(f"`{name}` is required with `kind: aws_sigv4`")
+            if self.kind != "aws_sigv4" and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` means nothing with `kind: {self.kind}`")
+        return self
 
 
 class CatalogConfig(Model):
@@ -311,6 +336,23 @@ class ResourceConfig(Model):
             raise ValueError("`http_auth: basic` needs `credential.user`")
         return self
 
+    @model_validator(mode="after")
+    def _signs(self) -> Self:
+        credential = self.credential
+        if self.http_auth.kind != "aws_sigv4":
+            if credential.session_token_key is not None:
+                raise ValueError("`credential.session_token_key` is for `http_auth: {kind: aws_sigv4}`")
+            return self
+        if self.protocol != "http" or self.host is None:
+            raise ValueError("`http_auth: aws_sigv4` is for `protocol: http` with a `host`")
+        if credential.provider == "none":
+            raise ValueError("`http_auth: aws_sigv4` needs a `credential`: the secret access key")
+        if credential.user is not None:
+            check_key_id(credential.user)
+            if credential.session_token_key is not None:
+                raise ValueError("a session token belongs to one access key id: keep both in vault, without `user`")
+        return self
+
     @property
     def server(self) -> str:
         """The server's host; only a forward proxy has none."""
@@ -350,6 +392,17 @@ class IssuerConfig(Model):
     attributes: dict[Name, Text] = Field(
         default_factory=dict, description="attribute name -> claim; policies match attributes with `claims`"
     )
+    require: dict[Text, Annotated[tuple[Glob, ...], AfterValidator(not_empty)]] = Field(
+        default_factory=dict,
+        description="claim -> patterns: of every claim named, the value (or one item of it) must fit one pattern, or "
+        "the token is refused; a claim inside another is written with dots. Issuers that anybody can get a token of "
+        "need it",
+    )
+    group_prefix: Text | None = Field(
+        default=None,
+        description="stands before each of its groups, in policies and roles too: `gitlab:` makes `gitlab:oncall` of "
+        "`oncall`, so that no other issuer's groups are meant",
+    )
     azp: Text | None = Field(default=None, description="what `azp` (authorised party) must be; null: not checked")
     leeway: Annotated[Number, Field(ge=0, le=30)] = Field(default=30, description="clock skew accepted")
     session_end: Literal["token", "duration"] = Field(
@@ -369,6 +422,17 @@ class RoleMembers(Model):
 
     groups: tuple[Text, ...] = Field(default=(), description="members of any of these groups")
     subjects: tuple[Text, ...] = Field(default=(), description="exactly these subjects")
+    issuers: tuple[Text, ...] = Field(
+        default=(),
+        description="of exactly these issuers only; left out: of any. Required where more than one issuer could name "
+        "such a group or subject",
+    )
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if self.issuers and not (self.groups or self.subjects):
+            raise ValueError("`issuers` narrows `groups` and `subjects`; there are none")
+        return self
 
 
 class RolesConfig(Model):
@@ -376,10 +440,81 @@ class RolesConfig(Model):
 
     approver: RoleMembers = Field(default=RoleMembers(), description="approve and refuse held commands")
     responder: RoleMembers = Field(
-        default=RoleMembers(), description="contain, revoke, terminate; read sessions, replay, search"
+        default=RoleMembers(), description="contain, revoke, terminate, hold records; read sessions, replay, search"
     )
     auditor: RoleMembers = Field(default=RoleMembers(), description="read sessions, replay, search, export")
-    operator: RoleMembers = Field(default=RoleMembers(), description="reload policies, read the gateway's status")
+    operator: RoleMembers = Field(
+        default=RoleMembers(), description="reload policies, run retention, read the gateway's status"
+    )
+
+
+class ControlConfig(Model):
+    """The control socket. Without this section it is in `state_dir`, for the gateway's own user only."""
+
+    path: FilePath | None = Field(
+        default=None,
+        description="where the socket is; null: `control.sock` in `state_dir`. With `group` in a folder of its own "
+        "outside `state_dir`, which the gateway makes",
+    )
+    group: Text | None = Field(
+        default=None,
+        description="a group of the machine whose members may connect (the folder gets 0750, the socket 0660); the "
+        "gateway's user must be a member. Who acts is still said by each caller's own token",
+    )
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.group is not None and self.path is None:
+            raise ValueError("`group` needs a `path` outside `state_dir`, such as /run/sluicegate/control/control.sock")
+        return self
+
+
+Days = Annotated[float, Strict(), Field(ge=1, le=36500)]
+
+
+class RetentionConfig(Model):
+    """How long records stay. Without a rule here nothing ever goes by itself. Ages are days, counted from the newest
+    record of a segment; what is under a hold stays, whatever a rule says."""
+
+    content_days: Days | None = Field(
+        default=None,
+        description="what clients sent and saw goes (bytes of answers, COPY input, terminals, messages, bodies); who, "
+        "what, when, decisions, counts and outcomes stay",
+    )
+    commands_days: Days | None = Field(
+        default=None,
+        description="what identities did goes (sessions, commands, answers, approvals, alerts, refusals); what the "
+        "gateway and its administrators did stays",
+    )
+    segments_days: Days | None = Field(
+        default=None, description="everything goes: a signed tombstone stays in place of a whole segment"
+    )
+    max_bytes: Annotated[Whole, Field(ge=1 << 20)] | None = Field(
+        default=None,
+        description="largest size of the journal on the disk; beyond it the oldest segments go, none younger than "
+        "`keep_days`",
+    )
+    keep_days: Days = Field(
+        default=7.0, description="nothing younger ever goes, by no rule and on nobody's word: no flood, no erasure"
+    )
+    warn_percent: Annotated[Number, Field(ge=1, le=100)] = Field(
+        default=90.0, description="alert when the disk, or `max_bytes`, is so full"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        given = [
+            (name, days)
+            for name in ("content_days", "commands_days", "segments_days")
+            if (days := getattr(self, name)) is not None
+        ]
+        for (one, fewer), (other, more) in itertools.pairwise(given):
+            if fewer > more:
+                raise ValueError(f"`{one}` is longer than `{other}`, which takes the same away, and more")
+        for name, days in given:
+            if days < self.keep_days:
+                raise ValueError(f"`{name}` is shorter than `keep_days` ({self.keep_days:g}): make that shorter, too")
+        return self
 
 
 class RecordConfig(Model):
@@ -391,6 +526,9 @@ class RecordConfig(Model):
     segment_bytes: Annotated[Whole, Field(ge=65536, le=1 << 34)] = Field(
         default=67108864, description="size at which a new journal segment begins"
     )
+    segment_seconds: Annotated[Number, Field(ge=60, le=31536000)] = Field(
+        default=86400, description="age at which a new one begins; retention takes from finished segments only"
+    )
     durability: Literal["write", "strict"] = Field(
         default="write",
         description="`write`: survives a killed gateway; `strict`: also a killed machine (fsync before forwarding)",
@@ -401,6 +539,14 @@ class RecordConfig(Model):
     checkpoint_seconds: Annotated[Number, Field(gt=0, le=3600)] = Field(
         default=10, description="signed checkpoint at least so often while there are new records"
     )
+    retention: RetentionConfig = Field(default=RetentionConfig(), description="how long records stay")
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        most = self.retention.max_bytes
+        if most is not None and most < 2 * self.segment_bytes:
+            raise ValueError("`retention.max_bytes` must have room for two segments: see `segment_bytes`")
+        return self
 
 
 class LimitsConfig(Model):
@@ -463,6 +609,7 @@ class Config(Model):
         description="policy bundles; the strictest rule of all of them decides"
     )
     roles: RolesConfig = Field(default=RolesConfig(), description="who may do what through the control socket")
+    control: ControlConfig = Field(default=ControlConfig(), description="where that socket is, and who may connect")
     record: RecordConfig = Field(default=RecordConfig(), description="the journal")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="bounds")
     notify: tuple[NotifyConfig, ...] = Field(default=(), description="webhooks")
@@ -473,6 +620,11 @@ class Config(Model):
         """Remember where the document came from, when a loader says so."""
         if isinstance(context, dict) and "path" in context:
             self._path = context["path"]
+
+    @property
+    def control_path(self) -> Path:
+        """Where the control socket is."""
+        return self.control.path or self.state_dir / "control.sock"
 
     @property
     def path(self) -> Path:

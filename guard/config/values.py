@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import ValidationInfo
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_SCOPE_PART = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+_KEY_ID = re.compile(r"[A-Za-z0-9._=+@-]{1,128}\Z")
 
 
 def check_name(value: str) -> str:
@@ -96,4 +98,18 @@ def check_network(value: str) -> str:
         ipaddress.ip_network(value)
     except ValueError:
         raise ValueError("expected a network such as 10.1.0.0/16 or 2001:db8::/32, host bits zero") from None
+    return value
+
+
+def check_scope_part(value: str) -> str:
+    """A region or a service, as it stands in the scope of a signature."""
+    if not _SCOPE_PART.match(value):
+        raise ValueError("expected a name such as `eu-central-1` or `s3`: lower-case letters, digits and `-`")
+    return value
+
+
+def check_key_id(value: str) -> str:
+    """An AWS access key id: it stands in a list with separators."""
+    if not _KEY_ID.match(value):
+        raise ValueError("`credential.user` is no AWS access key id: letters, digits and `._=+@-`, at most 128")
     return value

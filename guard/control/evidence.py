@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,18 @@ class Evidence:
         def ask(index: EvidenceIndex) -> Row:
             found = index.show(session, after=after, limit=limit, damaged_ok=damaged_ok)
             if found is None:
-                raise _unknown(session)
+                raise _unknown(session, index)
             commands = [_with_outcome(row) for row in found["commands"]]
             following = commands[-1]["seq"] if len(commands) == limit else None
             marked = _marked(found["session"], connected)
-            return {"session": marked, "commands": commands, "events": found["events"], "next": following}
+            removed = index.removed(since=marked["started_at"], until=marked["ended_at"], damaged_ok=damaged_ok)
+            return {
+                "session": marked,
+                "commands": commands,
+                "events": found["events"],
+                "next": following,
+                "removed": removed,
+            }
 
         return await self._ask(ask)
 
@@ -146,6 +154,7 @@ class Evidence:
                 "sessions": [_marked(row, connected) for row in sessions],
                 "not_allowed": [_with_outcome(row) for row in stopped[:limit]],
                 "refused": index.refusals(subject=subject, **window, limit=limit, damaged_ok=damaged_ok),
+                "removed": index.removed(**window, damaged_ok=damaged_ok),
             }
 
         return await self._ask(ask)
@@ -162,12 +171,16 @@ class Evidence:
         def ask(index: EvidenceIndex) -> Row:
             found = index.show(session, limit=0, damaged_ok=damaged_ok)
             if found is None:
-                raise _unknown(session)
+                raise _unknown(session, index)
             protocol = str(found["session"].get("protocol") or "")
             unseen = (event for event in index.replay(session, damaged_ok=damaged_ok) if event.seq > after)
             return {"session": session, **self._page(protocol, unseen)}
 
         return await self._ask(ask)
+
+    async def ask[T](self, question: Callable[[EvidenceIndex], T]) -> T:
+        """A question of another module, asked like those above."""
+        return await self._ask(question)
 
     # -- inside
 
@@ -180,7 +193,7 @@ class Evidence:
 
         def work() -> T:
             if self._index is None:
-                self._index = EvidenceIndex(self._state_dir)
+                self._index = EvidenceIndex(self._state_dir, follow=False)
             return question(self._index)
 
         try:
@@ -207,6 +220,9 @@ class Evidence:
     def _event(self, protocol: str, event: TimedEvent) -> Row:
         facts = {name: value for name, value in event.facts.items() if name not in ("t", "s", "at")}
         row: Row = {"seq": event.seq, "at": event.at, "at_ms": event.ms, "kind": event.kind}
+        if event.removed is not None:
+            act = event.removed
+            row["removed"] = {"at": act.at / 1e9, "rule": act.rule, "reason": act.reason, "by": act.by}
         if event.kind == "command":
             return {**facts, "command": facts.get("kind"), **row}
         if event.kind == "response":
@@ -239,8 +255,13 @@ def _damaged_ok(params: Params) -> bool:
     return params.flag("damaged_ok") is True
 
 
-def _unknown(session: str) -> ControlError:
-    return ControlError("not_found", f"there is no session `{session}`; see `sluicegate sessions`")
+def _unknown(session: str, index: EvidenceIndex) -> ControlError:
+    why = f"there is no session `{session}`; see `sluicegate sessions`"
+    if gone := [row for row in index.removed(damaged_ok=True) if row["level"] != "thin"]:
+        oldest, newest = min(row["from_at"] for row in gone), max(row["to_at"] for row in gone)
+        days = " to ".join(datetime.fromtimestamp(at, UTC).date().isoformat() for at in (oldest, newest))
+        why += f". retention removed records of {days}: it may have been among them (`sluicegate retention show`)"
+    return ControlError("not_found", why)
 
 
 def _marked(row: Mapping[str, Any], connected: Mapping[str, Mapping[str, Any]]) -> Row:

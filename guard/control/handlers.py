@@ -1,11 +1,12 @@
 """What each method of the control API does. The runtime constructs `Handlers` and gives `table()` to the server.
 
-Everything that changes state runs on the event loop, because the state store journals and the recorder has one thread;
-reading evidence runs in a thread, because a search may take long. What a caller may read of it is decided in `roles`.
+The state store and the evidence are asked in threads, because a database may be locked and a search may take long; what
+ends a session does not wait for either. What a caller may read is decided in `roles`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -13,12 +14,16 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from guard.approve import ApprovalBook, ApprovalError, Notifier
-from guard.approve.book import summary
+from guard.approve.summaries import summary
 from guard.control.evidence import Evidence
 from guard.control.params import Params
+from guard.control.retention import RetentionHandlers
 from guard.control.roles import Roles
 from guard.control.wire import ControlError
-from guard.state import Approval, StateError, StateStore
+from guard.record.retention.desk import RetentionDesk
+from guard.state import Approval, StateAccess, StateError
+from guard.state.approvals import same_person
+from guard.state.blocklist import Blocklist
 from protocols.contract import Principal
 
 Handler = Callable[[Principal, Mapping[str, Any]], Awaitable[Any]]
@@ -39,7 +44,7 @@ class LiveSessions(Protocol):
         ...
 
     def contain(self, subject: str) -> int:
-        """End every live session of this subject now, and accept no new one. Returns how many were ended."""
+        """End every live session of this subject now. Returns how many were ended."""
         ...
 
 
@@ -51,17 +56,20 @@ class Handlers:
         self,
         *,
         roles: Roles,
-        store: StateStore,
+        state: StateAccess,
+        blocklist: Blocklist,
         book: ApprovalBook,
         live: LiveSessions,
         evidence: Evidence,
         status: Callable[[], Mapping[str, Any]],
         reload: Callable[[], Awaitable[Mapping[str, Any]]],
         notifier: Notifier | None = None,
+        retention: RetentionDesk | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._roles = roles
-        self._store = store
+        self._state = state
+        self._blocklist = blocklist
         self._book = book
         self._live = live
         self._evidence = evidence
@@ -69,6 +77,7 @@ class Handlers:
         self._reload = reload
         self._notifier = notifier
         self._clock = clock
+        self._retention = RetentionHandlers(evidence, retention, lambda who: who in blocklist.contained, clock)
 
     def table(self) -> dict[str, Handler]:
         """Every method of `roles.METHODS` with its handler."""
@@ -91,6 +100,7 @@ class Handlers:
             "approvals.show": self.approvals_show,
             "approvals.approve": self.approve,
             "approvals.deny": self.deny,
+            **self._retention.table(),
         }
 
     # -- the gateway
@@ -148,7 +158,9 @@ class Handlers:
         """Who, what, and did it comply: one identity. Answered even when the store cannot say who is contained."""
         report = await self._evidence.incident(Params(params), self._live.list())
         try:
-            report["contained"] = report["subject"] in self._store.contained()
+            stored = await self._state.read(lambda store: store.contained())
+            here = {row["subject"] for row in self._blocklist.unstored()}
+            report["contained"] = report["subject"] in stored | here
         except StateError:
             log.exception("cannot tell whether %s is contained", report["subject"])
             report["contained"] = None
@@ -168,26 +180,16 @@ class Handlers:
     async def contain(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a subject out until it is released, and end all that it has open.
 
-        Live sessions end even where the store or the journal fails: then the containment may not survive a restart, and
-        the error says so.
+        In force here before the store is asked, and whatever it answers: it is then tried again until it is stored and
+        on record, and until then neither survives a restart nor is known to other gateways; the error says so.
         """
         given = Params(params)
         subject, reason = given.text("subject"), given.text("reason")
         given.done()
-        failure: Exception | None = None
-        try:
-            self._store.contain(subject, principal.subject, reason, self._clock())
-        except Exception as error:
-            failure = error
+        stored = self._blocklist.contain(subject, principal.subject, reason, self._clock())
         ended = self._live.contain(subject)
         self._tell("containment", {"act": "contain", "subject": subject, "by": principal.subject, "reason": reason})
-        if failure is not None:
-            log.error("containment of %s is in force here but not stored or recorded", subject, exc_info=failure)
-            raise ControlError(
-                "unavailable",
-                f"{ended} live sessions of `{subject}` were ended, but the containment is not stored or not recorded: "
-                "repair the disk of state_dir and contain again",
-            ) from failure
+        await _kept(stored, f"`{subject}` is kept out here and {ended} live sessions of it were ended", "containment")
         return {"subject": subject, "contained": True, "ended": ended}
 
     async def release(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,40 +197,33 @@ class Handlers:
         given = Params(params)
         subject = given.text("subject")
         given.done()
-        if subject == principal.subject:
+        if same_person(subject, principal.subject):
             raise ControlError("forbidden", "nobody releases themselves; ask another responder")
         with _store_errors():
-            if not self._store.release(subject, principal.subject, self._clock()):
+            if not await self._blocklist.release(subject, principal.subject, self._clock()):
                 raise ControlError("not_found", f"`{subject}` is not contained")
         self._tell("containment", {"act": "release", "subject": subject, "by": principal.subject})
         return {"subject": subject, "contained": False}
 
     async def revoke(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Refuse one token for good, and end the sessions that it opened."""
+        """Refuse one token for good, and end the sessions that it opened; as `contain` does."""
         given = Params(params)
         token_id, reason = given.text("token_id"), given.text("reason", default="revoked")
         given.done()
-        failure: Exception | None = None
-        try:
-            self._store.revoke_token(token_id, principal.subject, reason, self._clock())
-        except Exception as error:
-            failure = error
+        stored = self._blocklist.revoke(token_id, principal.subject, reason, self._clock())
         opened = [str(entry["session"]) for entry in self._live.list() if entry.get("token_id") == token_id]
         ended = sum(self._live.terminate(session, "the token was revoked; get a new one") for session in opened)
-        if failure is not None:
-            log.error("revocation of token %s is not stored or recorded", token_id, exc_info=failure)
-            raise ControlError(
-                "unavailable",
-                f"{ended} live sessions were ended, but the revocation is not stored or not recorded: "
-                "repair the disk of state_dir and revoke again",
-            ) from failure
+        await _kept(stored, f"the token is refused here and {ended} live sessions were ended", "revocation")
         return {"token_id": token_id, "ended": ended}
 
     async def contained(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Who is kept out, since when, by whom and why."""
+        """Who is kept out, since when, by whom and why; `stored` is False of what only this gateway knows yet."""
         Params(params).done()
         with _store_errors():
-            return [{str(name): value for name, value in row.items()} for row in self._store.containments()]
+            rows = await self._state.read(lambda store: store.containments())
+        known = {row["subject"] for row in rows}
+        here = [row for row in self._blocklist.unstored() if row["subject"] not in known]
+        return [{**row, "stored": True} for row in rows] + [{**row, "stored": False} for row in here]
 
     # -- approvals
 
@@ -238,7 +233,7 @@ class Handlers:
         status, limit = given.text("status", default="pending"), given.number("limit", default=100, most=1000)
         given.done()
         with _store_errors():
-            return [summary(each) for each in self._book.list(None if status == "all" else status, int(limit))]
+            return [summary(each) for each in await self._book.list(None if status == "all" else status, int(limit))]
 
     async def approvals_show(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """One request. Who may decide on it sees the exact statement and its parameters: all that would run."""
@@ -246,25 +241,25 @@ class Handlers:
         approval_id = given.text("id")
         given.done()
         with _store_errors():
-            approval = self._book.get(approval_id)
+            approval = await self._book.get(approval_id)
         if approval is None:
             raise ControlError("not_found", f"there is no request `{approval_id}`; see `sluicegate approvals list`")
         return self._shown(approval, principal)
 
     async def approve(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """Vote for a request."""
-        return self._vote(principal, params, approve=True)
+        return await self._vote(principal, params, approve=True)
 
     async def deny(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """Vote against a request; the reason is required and goes to the person who asked."""
-        return self._vote(principal, params, approve=False)
+        return await self._vote(principal, params, approve=False)
 
-    def _vote(self, principal: Principal, params: Mapping[str, Any], *, approve: bool) -> dict[str, Any]:
+    async def _vote(self, principal: Principal, params: Mapping[str, Any], *, approve: bool) -> dict[str, Any]:
         given = Params(params)
         approval_id, reason = given.text("id"), given.text("reason", default="")
         given.done()
         with _store_errors():
-            return summary(self._book.vote(approval_id, principal, approve, reason))
+            return summary(await self._book.vote(approval_id, principal, approve, reason))
 
     def _shown(self, approval: Approval, principal: Principal) -> dict[str, Any]:
         shown = summary(approval)
@@ -276,6 +271,18 @@ class Handlers:
     def _tell(self, event: str, data: Mapping[str, Any]) -> None:
         if self._notifier is not None:
             self._notifier.send(event, data)
+
+
+async def _kept(stored: asyncio.Task[None], done: str, what: str) -> None:
+    """Waits until the order is stored and on record. Raises ControlError: what is `done` holds all the same."""
+    try:
+        await asyncio.shield(stored)  # a caller who gives up takes nothing back
+    except Exception as error:
+        raise ControlError(
+            "unavailable",
+            f"{done}, but the {what} is not stored or not recorded yet: it is tried again until it is, and a restart "
+            "before that forgets it; other gateways do not know of it. look at the disk of state_dir and at its locks",
+        ) from error
 
 
 @contextmanager

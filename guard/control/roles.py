@@ -27,6 +27,7 @@ class Method:
 
 _READERS = frozenset({RESPONDER, AUDITOR})
 _RESPONDERS = frozenset({RESPONDER})
+_OPERATORS = frozenset({OPERATOR})
 _APPROVERS = frozenset({APPROVER})
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -45,6 +46,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "release": Method(_RESPONDERS, act=True),
         "revoke": Method(_RESPONDERS, act=True, tightens=True),
         "contained": Method(_READERS),
+        "retention.show": Method(_READERS | _OPERATORS),
+        "retention.removed": Method(_READERS | _OPERATORS),
+        "retention.plan": Method(_READERS | _OPERATORS),
+        "retention.run": Method(_OPERATORS, act=True),
+        "retention.erase": Method(_OPERATORS, act=True),
+        "retention.hold": Method(_RESPONDERS, act=True),
+        "retention.release": Method(_RESPONDERS, act=True),
         "approvals.list": Method(_APPROVERS | _READERS),
         "approvals.show": Method(_APPROVERS | _READERS),
         "approvals.approve": Method(_APPROVERS, act=True),
@@ -60,6 +68,8 @@ class RoleMembers(Protocol):
     def groups(self) -> Sequence[str]: ...
     @property
     def subjects(self) -> Sequence[str]: ...
+    @property
+    def issuers(self) -> Sequence[str]: ...
 
 
 class RolesConfig(Protocol):
@@ -85,14 +95,18 @@ class Roles:
             AUDITOR: config.auditor,
             OPERATOR: config.operator,
         }
-        self._members = {role: (frozenset(who.groups), frozenset(who.subjects)) for role, who in members.items()}
+        self._members = {
+            role: (frozenset(who.groups), frozenset(who.subjects), frozenset(who.issuers))
+            for role, who in members.items()
+        }
 
     def of(self, principal: Principal) -> frozenset[str]:
         """The roles that this principal has."""
         return frozenset(
             role
-            for role, (groups, subjects) in self._members.items()
-            if principal.subject in subjects or principal.groups & groups
+            for role, (groups, subjects, issuers) in self._members.items()
+            if (not issuers or principal.issuer in issuers)
+            and (principal.subject in subjects or principal.groups & groups)
         )
 
     def has(self, principal: Principal, role: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import grp
 import logging
 import os
 import secrets
@@ -28,6 +29,7 @@ from guard.identity import IdentityError
 from protocols.contract import Principal
 
 MAX_CONNECTIONS = 32
+MAX_OF_ONE_USER = 8  # of another user than the gateway's and root: a member of its group must not keep all others out
 READ_TIMEOUT_S = 30.0  # for a whole request line, and for an answer to be taken
 CALL_TIMEOUT_S = 60.0
 _MAX_RECORDED = 1000  # characters of one parameter in the record
@@ -56,7 +58,10 @@ class EventRecorder(Protocol):
 
 
 class ControlServer:
-    """Serves `handlers` at `path`. Every method of `roles.METHODS` must have its handler, and no other may be given."""
+    """Serves `handlers` at `path`. Every method of `roles.METHODS` must have its handler, and no other may be given.
+
+    Only the gateway's own user may connect; with `group` also the members of that group. Neither says who acts.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class ControlServer:
         handlers: Mapping[str, Handler],
         recorder: EventRecorder,
         *,
+        group: str | None = None,
         call_timeout: float = CALL_TIMEOUT_S,
         read_timeout: float = READ_TIMEOUT_S,
     ) -> None:
@@ -73,6 +79,7 @@ class ControlServer:
             wrong = sorted(handlers.keys() ^ METHODS.keys())
             raise ValueError(f"handlers and methods differ in: {', '.join(wrong)}")
         self.path = path
+        self._group = group
         self._verifier = verifier
         self._roles = roles
         self._handlers = dict(handlers)
@@ -82,7 +89,7 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._lock = -1
         self._inode = 0
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], int] = {}  # with the user at the other end
 
     async def start(self) -> None:
         """Take the socket and serve. Raises ControlError(conflict) when another gateway has it, OSError otherwise."""
@@ -112,16 +119,13 @@ class ControlServer:
     def _take(self) -> socket.socket:
         """INVARIANT: who holds the lock on the lock file owns the socket file; a socket found then is stale."""
         folder = self.path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(folder.stat().st_mode) & 0o022:
-            raise ControlError(
-                "conflict", f"others can write to `{folder}`, where the control socket is; chmod go-w it"
-            )
+        gid = None if self._group is None else _gid(self._group)
+        _prepare(folder, gid)
         self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             self._lock_or_fail()
             self._remove_stale()
-            return self._bind()
+            return self._bind(gid)
         except BaseException:
             self._give_back()
             raise
@@ -149,13 +153,16 @@ class ControlServer:
         # it holds no lock, perhaps on a file system without locks, but it is alive
         raise ControlError("conflict", f"another gateway answers at the control socket `{self.path}`")
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, gid: int | None) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
         try:
             with wire.socket_address(self.path) as address:
                 listening.bind(address)
             self._inode = self.path.stat().st_ino
+            if gid is not None:  # nobody can connect yet: it does not listen
+                os.chown(self.path, -1, gid, follow_symlinks=False)
+                self.path.chmod(0o660)
         except BaseException:
             listening.close()
             raise
@@ -179,18 +186,21 @@ class ControlServer:
         # drain then waits for the last byte: the abort at the end would throw away what is still in the buffer
         writer.transport.set_write_buffer_limits(high=0)
         try:
-            if len(self._connections) >= MAX_CONNECTIONS:
+            uid = _peer(writer)["uid"]
+            mine = uid in (0, os.geteuid())
+            of_user = sum(other == uid for other in self._connections.values())
+            if len(self._connections) >= MAX_CONNECTIONS or (not mine and of_user >= MAX_OF_ONE_USER):
                 busy = ControlError("busy", "too many control connections; try again in a moment")
                 await self._send(writer, wire.encode_error(None, busy))
                 return
-            self._connections.add(task)
+            self._connections[task] = uid
             await self._serve(reader, writer)
         except (TimeoutError, ConnectionError):
             pass  # a slow or vanished peer: the connection ends, and that is all
         except Exception:
             log.exception("control connection")
         finally:
-            self._connections.discard(task)
+            self._connections.pop(task, None)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -277,6 +287,56 @@ class ControlServer:
             self._recorder.event("admin.refused", {**facts, "why": why})
         except Exception:
             log.exception("a refused control call cannot be recorded: %s", facts["method"])
+
+
+def _gid(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ControlError(
+            "conflict", f"there is no group `{group}`, whose members may use the control socket"
+        ) from None
+
+
+def _prepare(folder: Path, gid: int | None) -> None:
+    """The folder of the socket, made if it is not there. Raises ControlError where it is open to others.
+
+    A folder that is there is never changed: it may be `/run`.
+    """
+    if gid is None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        try:
+            folder.mkdir(mode=0o700)
+            _open_to(folder, gid)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            # made here it would be for the gateway's user alone, and nobody could reach what is in it
+            raise ControlError("conflict", f"make the folder `{folder.parent}` for the control socket first") from None
+    found = folder.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o022:
+        raise ControlError("conflict", f"others can write to `{folder}`, where the control socket is; chmod go-w it")
+    if gid is not None and (found.st_gid != gid or mode & 0o057 != 0o050):
+        group = grp.getgrgid(gid).gr_name
+        raise ControlError(
+            "conflict",
+            f"`{folder}`, where the control socket is, must be for group `{group}` and nobody else: remove it, and the "
+            f"gateway makes it, or: chgrp {group} it and chmod 0750 it",
+        )
+
+
+def _open_to(folder: Path, gid: int) -> None:
+    try:
+        os.chown(folder, -1, gid)
+        folder.chmod(0o750)
+    except PermissionError:
+        folder.rmdir()
+        group = grp.getgrgid(gid).gr_name
+        raise ControlError(
+            "conflict", f"the gateway's user cannot give `{folder}` to group `{group}`: make it a member of the group"
+        ) from None
 
 
 def _peer(writer: asyncio.StreamWriter) -> dict[str, int]:

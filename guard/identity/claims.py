@@ -6,8 +6,10 @@ that itself holds a dot (`kubernetes.io`) is found too: the longest key that exi
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -150,10 +152,16 @@ class ClaimMap:
     groups_claim: str
     attributes: Mapping[str, str]
     preset: Preset
+    group_prefix: str = ""
 
     @classmethod
     def of(
-        cls, preset_name: str | None, subject_claim: str, groups_claim: str, attributes: Mapping[str, str]
+        cls,
+        preset_name: str | None,
+        subject_claim: str,
+        groups_claim: str,
+        attributes: Mapping[str, str],
+        group_prefix: str | None = None,
     ) -> ClaimMap:
         """A configured claim that still has its default value gives way to the preset's."""
         base = preset(preset_name)
@@ -162,6 +170,7 @@ class ClaimMap:
             groups_claim=base.groups_claim if groups_claim == _PLAIN.groups_claim else groups_claim,
             attributes=MappingProxyType({**base.attributes, **attributes}),
             preset=base,
+            group_prefix=group_prefix or "",
         )
 
     def subject(self, claims: Mapping[str, Any]) -> str:
@@ -188,7 +197,7 @@ class ClaimMap:
         groups = {group.removeprefix("/") for group in listed}  # Keycloak writes a group as its full path
         if self.preset.account_groups:
             groups |= _account_groups(subject)
-        return frozenset(groups)
+        return frozenset(self.group_prefix + group for group in groups)
 
     def extract_attributes(self, claims: Mapping[str, Any]) -> Mapping[str, Attribute]:
         """The mapped claims that are there. An object or an oversized value refuses the token rather than being cut."""
@@ -204,6 +213,47 @@ class ClaimMap:
         kind = claims.get("typ")
         if self.preset.kinds and kind is not None and (not isinstance(kind, str) or kind not in self.preset.kinds):
             raise IdentityError("this is not an access token; send the access token or the id token")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One claim that a token of an issuer must have, and what it may be."""
+
+    claim: str
+    patterns: tuple[re.Pattern[str], ...]
+
+    @classmethod
+    def of(cls, claim: str, patterns: Sequence[str]) -> Requirement:
+        """Patterns as in policies: `*`, `?` and `[ab]`; letter case counts."""
+        return cls(claim, tuple(re.compile(fnmatch.translate(pattern)) for pattern in patterns))
+
+    def check(self, claims: Mapping[str, Any], subject: str) -> None:
+        """Raises IdentityError, which names the claim and never its value."""
+        value = lookup(claims, self.claim)
+        found = [_word(item) for item in value] if isinstance(value, list) else [_word(value)]
+        if not found or None in found:
+            raise IdentityError(
+                f"token has no usable claim `{self.claim}`, which this gateway requires of its issuer; "
+                "ask the gateway's operator",
+                f"claim `{self.claim}` is absent, or neither a word nor a list of words",
+                subject=subject,
+            )
+        if not any(pattern.match(word) for word in found if word is not None for pattern in self.patterns):
+            raise IdentityError(
+                f"token's claim `{self.claim}` is not one that this gateway accepts from its issuer; "
+                "ask the gateway's operator",
+                f"claim `{self.claim}` fits no pattern of `require`",
+                subject=subject,
+            )
+
+
+def _word(value: Any) -> str | None:
+    """A claim's value as patterns see it, or None for what has no such form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and abs(value) < 2**53:
+        return str(value)
+    return value if _is_plain(value) else None
 
 
 def lookup(claims: Mapping[str, Any], path: str) -> Any:

@@ -10,6 +10,7 @@ Sources: OpenID Connect Discovery 1.0 section 4, RFC 7517 (JWK), RFC 7518 sectio
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,11 +141,18 @@ class IssuerKeys:
         self._unknown: TTLCache[str, bool] = TTLCache(_UNKNOWN_KIDS, ttl=MIN_INTERVAL_S, timer=clock)
         self._running: asyncio.Task[None] | None = None
         self.error = ""  # why the last refresh failed; empty after a good one
+        self.last_error = ""  # of the last refresh that failed, however long ago
+        self.failed_at: float | None = None
 
     @property
     def age(self) -> float:
         """Seconds since the keys were read; infinite before the first time."""
         return self._clock() - self._fetched_at
+
+    @property
+    def read_at(self) -> float | None:
+        """When the keys were last read, in seconds since the epoch; None before the first time."""
+        return self._fetched_at if math.isfinite(self._fetched_at) else None
 
     async def candidates(self, kid: str | None, algorithm: str) -> tuple[SigningKey, ...]:
         """The keys to try for a token, most often exactly one. Raises KeysError when there is none to trust."""
@@ -186,12 +194,16 @@ class IssuerKeys:
             uri = self._jwks_uri or await self._discover()
             keys = parse_jwks(await self._fetch(uri, self._ca))
         except (KeysError, outbound.OutboundError) as error:
-            self.error = str(error)
+            self._failed(str(error))
         except Exception as error:  # fail closed with whatever a fetcher throws: the keys grow stale and then expire
-            self.error = f"reading the keys failed: {type(error).__name__}"
+            self._failed(f"reading the keys failed: {type(error).__name__}")
         else:
             self._keys, self._fetched_at, self.error = keys, self._clock(), ""
             self._unknown.clear()
+
+    def _failed(self, why: str) -> None:
+        self.error = self.last_error = why
+        self.failed_at = self._clock()
 
     async def _discover(self) -> str:
         url = self._issuer.rstrip("/") + "/.well-known/openid-configuration"

@@ -21,9 +21,18 @@ from typing import Any, Protocol
 
 import jwt
 
-from guard.identity.claims import ClaimMap, token_id
+from guard.identity.claims import ClaimMap, Requirement, token_id
 from guard.identity.errors import IdentityError
-from guard.identity.keys import ALGORITHMS, TTL_S, Fetch, IssuerKeys, KeysError, SigningKey, fetch_document
+from guard.identity.keys import (
+    ALGORITHMS,
+    MAX_STALE_S,
+    TTL_S,
+    Fetch,
+    IssuerKeys,
+    KeysError,
+    SigningKey,
+    fetch_document,
+)
 from guard.identity.tokens import UnverifiedToken, parse, strict_json
 from protocols.contract import Principal
 
@@ -60,6 +69,10 @@ class IssuerConfig(Protocol):
     @property
     def attributes(self) -> Mapping[str, str]: ...
     @property
+    def require(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def group_prefix(self) -> str | None: ...
+    @property
     def azp(self) -> str | None: ...
     @property
     def leeway(self) -> float: ...
@@ -75,6 +88,7 @@ class _Issuer:
     algorithms: frozenset[str]
     leeway: float
     claims: ClaimMap
+    requirements: tuple[Requirement, ...]
     keys: IssuerKeys
 
 
@@ -132,12 +146,20 @@ class Verifier:
             await issuer.keys.close()
 
     def status(self) -> list[dict[str, Any]]:
-        """For operators: each issuer with the age of its keys in seconds (None before the first) and the last error."""
+        """For operators, of each issuer: the age of its keys in seconds and when they were last read (None: never),
+        when they expire unless they are read again, what is wrong now (None: nothing), and the last failure, if any.
+
+        Times are seconds since the epoch.
+        """
         return [
             {
                 "issuer": name,
                 "keys_age": round(issuer.keys.age, 1) if math.isfinite(issuer.keys.age) else None,
+                "read_at": issuer.keys.read_at,
+                "usable_until": None if issuer.keys.read_at is None else issuer.keys.read_at + MAX_STALE_S,
                 "error": issuer.keys.error or None,
+                "last_error": issuer.keys.last_error or None,
+                "failed_at": issuer.keys.failed_at,
             }
             for name, issuer in self._issuers.items()
         ]
@@ -152,6 +174,8 @@ class Verifier:
         _check_purpose(claims, proof.access)
         issuer.claims.check_kind(claims)
         subject = issuer.claims.subject(claims)
+        for requirement in issuer.requirements:
+            requirement.check(claims, subject)
         principal = Principal(
             subject=subject,
             issuer=issuer.config.issuer,
@@ -255,7 +279,10 @@ def _build(config: IssuerConfig, fetch: Fetch, clock: Callable[[], float]) -> _I
         config=config,
         algorithms=algorithms,
         leeway=float(config.leeway),
-        claims=ClaimMap.of(config.preset, config.subject_claim, config.groups_claim, config.attributes),
+        claims=ClaimMap.of(
+            config.preset, config.subject_claim, config.groups_claim, config.attributes, config.group_prefix
+        ),
+        requirements=tuple(Requirement.of(claim, patterns) for claim, patterns in config.require.items()),
         keys=IssuerKeys(config.issuer, config.jwks_uri, config.ca, fetch, clock),
     )
 

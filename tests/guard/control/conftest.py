@@ -13,7 +13,8 @@ from guard.approve import ApprovalBook
 from guard.control import ControlClient, ControlServer, Handlers, Roles
 from guard.control.roles import APPROVER
 from guard.identity import IdentityError
-from guard.state import StateStore
+from guard.state import StateAccess, StateStore
+from guard.state.blocklist import Blocklist
 from protocols.contract import Principal
 
 NOW = 1_800_000_000.0
@@ -28,7 +29,7 @@ PEOPLE = {
 
 class Members:
     def __init__(self, *groups: str) -> None:
-        self.groups, self.subjects = groups, ()
+        self.groups, self.subjects, self.issuers = groups, (), ()
 
 
 class RolesSettings:
@@ -79,12 +80,15 @@ class Gateway:
         self.live = Live()
         self.store = StateStore(folder / "state.db", journal=self.event)
         self.roles = Roles(RolesSettings())
+        self.state = StateAccess(self.store)
+        self.blocklist = Blocklist(self.state)
         self.book = ApprovalBook(
-            self.store, self, self, lambda: NOW, is_approver=lambda principal: self.roles.has(principal, APPROVER)
+            self.state, self, self, lambda: NOW, is_approver=lambda principal: self.roles.has(principal, APPROVER)
         )
         self.handlers = Handlers(
             roles=self.roles,
-            store=self.store,
+            state=self.state,
+            blocklist=self.blocklist,
             book=self.book,
             live=self.live,
             evidence=evidence,
@@ -138,6 +142,7 @@ class Gateway:
 
     def close(self) -> None:
         self.run(self.server.stop())
+        self.run(self.state.close(5))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.run_until_complete(self.loop.shutdown_default_executor())

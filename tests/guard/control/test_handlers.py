@@ -17,8 +17,8 @@ TEXT = "ALTER ROLE app PASSWORD 'hunter2'"
 
 @pytest.fixture
 def held(gateway):
-    return gateway.in_loop(
-        lambda: gateway.book.request(
+    return gateway.run(
+        gateway.book.request(
             "s1",
             AGENT,
             Resource("shop", "postgres"),
@@ -126,7 +126,7 @@ def test_containment_reaches_live_sessions_even_when_the_store_is_gone(gateway):
         "security",
         "contain",
         "unavailable",
-        "1 live sessions of `agent-7` were ended",
+        "1 live sessions of it were ended",
         subject="agent-7",
         reason="x",
     )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import io
 import json
+import lzma
+import quopri
 import random
+import tarfile
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import zstandard
@@ -28,6 +34,22 @@ def zipped(data: bytes) -> bytes:
         archive.writestr("a.txt", b"nothing")
         archive.writestr("dump.csv", data)
     return out.getvalue()
+
+
+def tarred(data: bytes, mode: Literal["w:bz2", "w:xz"]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:
+        entry = tarfile.TarInfo("dump.csv")
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+def part(data: bytes, coding: str) -> bytes:
+    """A part of a form or of a mail."""
+    head = f"--b\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: {coding}\r\n\r\n".encode()
+    body = base64.encodebytes(data) if coding == "base64" else quopri.encodestring(data, quotetabs=True)
+    return head + body + b"\r\n--b--\r\n"
 
 
 WRAPS: dict[str, Callable[[bytes], bytes]] = {
@@ -52,6 +74,25 @@ WRAPS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "zstd": zstandard.compress,
     "zip": zipped,
+    "zlib": zlib.compress,
+    "zlib in base64": lambda d: base64.b64encode(zlib.compress(d)),
+    "bzip2": bz2.compress,
+    "bzip2 in base64 in json": lambda d: json.dumps({"a": base64.b64encode(bz2.compress(d)).decode()}).encode(),
+    "xz": lzma.compress,
+    "tar.bz2": lambda d: tarred(d, "w:bz2"),
+    "tar.xz behind a part's head": lambda d: b"--b\r\n\r\n" + tarred(d, "w:xz") + b"\r\n--b--\r\n",
+    "base32": base64.b32encode,
+    "base32 lower": lambda d: b"x=" + base64.b32encode(d).lower().rstrip(b"="),
+    "quoted-printable": lambda d: "".join(f"={b:02X}" for b in d).encode(),
+    "a quoted part": lambda d: part(b"\xc3\xa4" * 20 + d, "quoted-printable"),
+    "a base64 part": lambda d: part(d, "base64"),
+    "utf-16": lambda d: d.decode().encode("utf-16"),
+    "utf-16-be": lambda d: d.decode().encode("utf-16-be"),
+    "utf-32": lambda d: d.decode().encode("utf-32"),
+    "what powershell takes": lambda d: base64.b64encode(d.decode().encode("utf-16-le")),
+    "zeros between": lambda d: b"\0".join(bytes([b]) for b in d),
+    "joiners between": lambda d: "\u200b".join(d.decode()).encode(),
+    "soft hyphens between": lambda d: "\u00ad".join(d.decode()).encode(),
 }
 
 
@@ -106,6 +147,20 @@ def test_damaged_archives_are_searched_as_they_are() -> None:
         assert next(iter(texts)) == bad
         list(texts)
         assert not texts.complete
+
+
+@pytest.mark.parametrize("cut", [bz2.compress(SECRET * 50)[:-20], lzma.compress(SECRET * 50)[:-20]])
+def test_half_an_archive_is_not_called_clean(cut: bytes) -> None:
+    texts = exposed(cut)
+    list(texts)
+    assert not texts.complete
+
+
+@pytest.mark.parametrize("text", [b"x^ = 2", b"the words 1AY&SY alone", b"a=3Db", b"x\x9cnothing of zlib"])
+def test_what_only_looks_packed_is_nothing(text: bytes) -> None:
+    texts = exposed(text)
+    list(texts)
+    assert texts.complete
 
 
 def test_an_upload_within_a_multipart_body() -> None:

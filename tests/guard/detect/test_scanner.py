@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
+import threading
 from typing import Any
 
 import hyperscan
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import guard.detect.scanner as scanner_module
 from guard.detect import NAMES, DetectError, Finding, Kind, Known, Scanner
 from guard.detect.hyper import Expressions
 from guard.detect.scanner import OWN, PATTERNS
@@ -151,6 +154,20 @@ def test_a_secret_that_is_too_short_is_counted() -> None:
     assert known.too_short == 1
 
 
+_WORDS = st.sampled_from(
+    [b"password", b"Pwd", b"api_key", b"signing-key", b"bearer", b"Basic", b"--password", b"--", b"x" * 31, b"-_w",
+     b"\n", b"\r\n", b" ", b"\t", b"\x0b", b"=", b":=", b">", b'\\"', b"'", b"Zm9vYmFy", b"1", b"\\", b",", b"\n\n\n\n"]
+)  # fmt: skip
+_LINED = [pattern.reach for pattern in PATTERNS if pattern.reach.line is not None]
+
+
+@given(st.lists(_WORDS, max_size=40).map(b"".join))
+def test_where_a_search_may_begin_changes_nothing(data: bytes) -> None:
+    assert len(_LINED) >= 4
+    for reach in _LINED:
+        assert reach.held(data) == dataclasses.replace(reach, line=None).held(data)
+
+
 # ---------------------------------------------------------------- failure
 
 
@@ -159,8 +176,44 @@ def test_without_hyperscan_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> No
         raise hyperscan.HyperscanError("no SSSE3")
 
     monkeypatch.setattr(hyperscan, "Database", refuse)
+    monkeypatch.setattr(scanner_module, "_COMPILED", {})
     with pytest.raises(DetectError, match="content detection cannot start: no SSSE3"):
         Scanner()
+
+
+def test_threads_scan_at_the_same_time() -> None:
+    """hyperscan's scratch space is one thread's: shared, a scan fails, and what it was for is refused."""
+    scanner = Scanner(known=Known({"own": [b"upstream-s3cr3t"]}))
+    text = b"mail alice@example.com with upstream-s3cr3t, nothing else. " * 3000
+    seen: list[object] = []
+
+    def scan() -> None:
+        try:
+            seen.extend(len(scanner.find(text)) for _ in range(3))
+        except DetectError as e:
+            seen.append(e)
+
+    threads = [threading.Thread(target=scan) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [6000] * 12
+
+
+def test_a_secret_that_is_learned_later_compiles_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    Scanner()
+    compiled: list[int] = []
+    real = scanner_module.Expressions
+
+    def counted(expressions: list[tuple[bytes, int]]) -> Expressions:
+        compiled.append(len(expressions))
+        return real(expressions)
+
+    monkeypatch.setattr(scanner_module, "Expressions", counted)
+    found = Scanner(known=Known({"own": [b"upstream-s3cr3t"]})).find(b"x upstream-s3cr3t y")
+    assert [finding.detector for finding in found] == [OWN]
+    assert max(compiled) < 20
 
 
 def test_a_scan_that_fails_is_an_error_and_not_an_empty_answer() -> None:

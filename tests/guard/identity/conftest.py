@@ -30,6 +30,8 @@ class IssuerSettings:
     subject_claim: str = "sub"
     groups_claim: str = "groups"
     attributes: Mapping[str, str] = field(default_factory=dict)
+    require: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    group_prefix: str | None = None
     azp: str | None = None
     leeway: float = 30
     session_end: str = "token"

@@ -159,7 +159,8 @@ def test_background_refresh_starts_and_stops(provider, clock, settings):
         await verifier.start()
         while verifier.status()[0]["keys_age"] is None:
             await asyncio.sleep(0)
-        assert verifier.status() == [{"issuer": "https://idp.example", "keys_age": 0.0, "error": None}]
+        (status,) = verifier.status()
+        assert (status["issuer"], status["keys_age"], status["error"]) == ("https://idp.example", 0.0, None)
         before = len(provider.fetched)
         await verifier.verify(provider.token())
         assert len(provider.fetched) == before
