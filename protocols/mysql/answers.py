@@ -7,7 +7,7 @@ from dataclasses import replace
 from protocols.contract import Effect
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.framing import HEADER, packet, payload
-from protocols.mysql.masking import Masking, chooses_id
+from protocols.mysql.masking import Masking
 from protocols.mysql.messages import (
     ERR,
     LOCAL_INFILE,
@@ -71,7 +71,7 @@ class Answers(Masking):
         if ok.info:
             entry.tag += b" (" + _said(ok.info)[:256] + b")"
         replaced: bytes | None = None
-        if self.masking and ok.last_id and entry.verdict is not None and chooses_id(entry.verdict):
+        if self.masking and ok.last_id and entry.verdict is not None and self._chooses_id(entry.verdict):
             # LAST_INSERT_ID(expression) makes an id of any value: it is not told where a masked column is in reach
             replaced = packet(buf[pos + 3], replace(ok, last_id=0).encode(self.capabilities))
         self._capture(entry, buf[pos:stop] if replaced is None else replaced)
@@ -195,7 +195,7 @@ class Answers(Masking):
             return
         if verdict.touches:
             self.tainted = True
-            self.insert_id = self.insert_id or chooses_id(verdict)
+            self.insert_id = self.insert_id or self._chooses_id(verdict)
         statements = verdict.command.statements
         if more:
             if entry.certain and entry.index < len(statements) - 1 and not _several(statements[entry.index]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.executing import LAST
 from protocols.mysql.framing import HEADER, MAX_PART, payload
@@ -19,6 +20,7 @@ from protocols.mysql.messages import (
 )
 from protocols.mysql.pending import Awaited, Pending
 from protocols.mysql.roundtrip import RoundTrip
+from protocols.mysql.settings import charset_of, modes_of
 
 _MORE_RESULTS = int(Status.MORE_RESULTS)
 _STREAMED = 65536  # a row longer than this that needs no mask is passed on in pieces
@@ -258,7 +260,12 @@ class Backend(RoundTrip):
         self.prepared.clear()
         self.last_prepared = None
         self._long_total = 0
-        self.state.reset()
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        if catalog is None:
+            self.state.reset(None, None)  # texts are unknown until the client sets what they depend on
+        else:
+            self.state.reset(modes_of(",".join(catalog.sql_mode)), charset_of(catalog.charset_client))
         self.status = -1
 
     def _content(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from protocols.contract import Decision, HoldTicket, SessionPort, Side, Wait
+from protocols.contract import Decision, HoldTicket, Side, Wait
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import NET_READ_ERROR, Code, ProtocolError, err_packet
@@ -19,7 +19,7 @@ from protocols.mysql.judging import Judge
 from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Pending, Prepared, Verdict
 from protocols.mysql.state import SessionState
-from protocols.records import answered
+from protocols.records import Recording
 
 
 @dataclass(slots=True)
@@ -34,11 +34,9 @@ class Held:
     epoch: object  # of the verdict that the approvers were shown
 
 
-class SessionBase:
+class SessionBase(Recording):
     """INVARIANT: no method here decides anything."""
 
-    session_id: bytes
-    port: SessionPort
     state: SessionState
     limits: Limits
     judge: Judge
@@ -67,6 +65,7 @@ class SessionBase:
     status = 0  # the server's last status flags
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _epoch: object = None
+    _names: Catalog | None = None  # the snapshot by which the last command was judged
     _passing = False  # a packet above the limit is on its way to the client in pieces
     _ran = 0  # of the buffer at hand: what is before it has been passed on, or replaced
     _said_goodbye = False  # the server has announced its end
@@ -79,10 +78,6 @@ class SessionBase:
 
     def lost(self, side: Side) -> None:
         raise NotImplementedError
-
-    def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
-        """Puts the response of `entry` on record."""
-        answered(self.port, self.session_id, entry, status, sqlstate)
 
     def _capture(self, entry: Pending, data: bytes) -> None:
         raise NotImplementedError

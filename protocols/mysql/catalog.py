@@ -12,6 +12,7 @@ INVARIANT: no I/O in this module; a Catalog is never changed after it was built 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,12 +30,18 @@ _EVENTS = frozenset({"insert", "update", "delete"})
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`visible`: taken by `*` (an INVISIBLE column is not). `generated`: the expression behind it, or ""."""
+    """`visible`: taken by `*` (an INVISIBLE column is not). `generated`: the expression behind it, or "".
+
+    `full_type`: COLUMN_TYPE and character set; equal ones hold the same values. "" is not known. `preset`: its default,
+    where that may be made of other columns.
+    """
 
     name: str
     type: str = ""  # DATA_TYPE, lower case: `varchar`, `bigint`, ...
     generated: str = ""
     visible: bool = True
+    full_type: str = ""
+    preset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +113,18 @@ class ForeignKey:
     on_update: str = ""
 
 
+# MariaDB's sequence engine: tables that are there because they are named, unless one of that name was made
+_SERIES = re.compile(r"seq_[0-9]+_to_[0-9]+(?:_step_[0-9]+)?")
+_OF_SERIES = (Column("seq", "bigint"),)
+
+
 class Catalog:
     """See the module's docstring. `open_world`: made without a server, so names that are not here say nothing."""
 
     __slots__ = (
-        "_keys", "_memo", "_relations", "_routines", "character_sets", "charset_server", "collations", "flavour",
-        "loadable_known", "lower_case_table_names", "open_world", "routines_known", "schemas", "server_version",
-        "sql_mode", "version",
+        "_keys", "_memo", "_relations", "_routines", "character_sets", "charset_client", "charset_server", "collations",
+        "flavour", "loadable_known", "lower_case_table_names", "open_world", "routines_known", "schemas",
+        "server_version", "sql_mode", "version",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +136,7 @@ class Catalog:
         lower_case_table_names: int = 0,
         sql_mode: frozenset[str] = frozenset(),
         charset_server: str = "utf8mb4",
+        charset_client: str = "utf8mb4",
         schemas: Sequence[str] = (),
         relations: Sequence[Relation] = (),
         routines: Sequence[Routine] = (),
@@ -139,6 +152,7 @@ class Catalog:
         self.lower_case_table_names = lower_case_table_names
         self.sql_mode = sql_mode  # the global one: what a new session starts with
         self.charset_server = charset_server
+        self.charset_client = charset_client  # the global one
         self.collations = collations or {}  # id -> (collation, character set)
         self.character_sets = frozenset(charset for _, charset in self.collations.values())
         self.loadable_known = loadable_known  # the list of loadable functions could be read
@@ -171,7 +185,10 @@ class Catalog:
 
     def relation(self, schema: str, name: str) -> Relation | None:
         """None: not known (it may not exist, or the gateway's account may not see it)."""
-        return self._relations.get(self._key(schema, name))
+        found = self._relations.get(self._key(schema, name))
+        if found is None and self.flavour == "mariadb" and _SERIES.fullmatch(name) is not None:
+            return Relation(schema, name, "table", _OF_SERIES)
+        return found
 
     def routine(self, schema: str, name: str, kind: str | None = None) -> Routine | None:
         """A routine of a schema (`kind` function, procedure or None for either); a loadable one with schema ""."""
@@ -234,13 +251,15 @@ def build(rows: CatalogRows) -> Catalog:
     flavour, numbers = server_version(_text(server[0]))
     grants = _Grants(rows["grants"], partial=server[5] not in ("0", "OFF"))
     columns: dict[tuple[str, str], list[Column]] = {}
-    for schema, table, column_name, kind, extra, expression in rows["columns"]:
+    for schema, table, column_name, kind, extra, expression, full_type, preset in rows["columns"]:
         flags = (extra or "").upper()
         column = Column(
             _text(column_name),
             (kind or "").lower(),
             expression or ("unknown" if "GENERATED" in flags and "DEFAULT_GENERATED" not in flags else ""),
             "INVISIBLE" not in flags,
+            full_type or "",
+            preset if preset and "`" in preset and (flavour == "mariadb" or "DEFAULT_GENERATED" in flags) else "",
         )
         columns.setdefault((_text(schema), _text(table)), []).append(column)
     triggers: dict[tuple[str, str], list[Trigger]] = {}
@@ -278,6 +297,7 @@ def build(rows: CatalogRows) -> Catalog:
         lower_case_table_names=int(server[2] or 0),
         sql_mode=modes(server[3]),
         charset_server=_text(server[4]),
+        charset_client=_text(server[6]),
         schemas=[_text(row[0]) for row in rows["schemas"]],
         relations=relations,
         routines=routines,

@@ -88,12 +88,13 @@ def catalog_queries(flavour: str) -> Mapping[str, Question]:
     queries = {
         "server": Question(
             "SELECT VERSION(), @@GLOBAL.version_comment, @@GLOBAL.lower_case_table_names, @@GLOBAL.sql_mode,"
-            f" @@GLOBAL.character_set_server, {partial}"
+            f" @@GLOBAL.character_set_server, {partial}, @@GLOBAL.character_set_client"
         ),
         "schemas": Question("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA"),
         "tables": Question("SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES"),
         "columns": Question(
-            "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, GENERATION_EXPRESSION"
+            "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, GENERATION_EXPRESSION,"
+            " CONCAT_WS(' ', COLUMN_TYPE, CHARACTER_SET_NAME), COLUMN_DEFAULT"
             " FROM information_schema.COLUMNS WHERE TABLE_SCHEMA NOT IN ('sys', 'performance_schema')"
             " ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION"
         ),
@@ -165,7 +166,7 @@ def digest_query() -> str:
         "@@GLOBAL.character_set_server",
         "(SELECT CONCAT(COUNT(*), '.', COALESCE(SUM(CRC32(SCHEMA_NAME)), 0)) FROM information_schema.SCHEMATA)",
         f"(SELECT {_hash('TABLE_SCHEMA', 'TABLE_NAME', 'TABLE_TYPE')} FROM information_schema.TABLES)",  # noqa: S608
-        f"(SELECT {_hash('TABLE_SCHEMA', 'TABLE_NAME', 'COLUMN_NAME', 'ORDINAL_POSITION', 'DATA_TYPE', 'EXTRA', 'GENERATION_EXPRESSION')}"  # noqa: E501, S608
+        f"(SELECT {_hash('TABLE_SCHEMA', 'TABLE_NAME', 'COLUMN_NAME', 'ORDINAL_POSITION', 'COLUMN_TYPE', 'CHARACTER_SET_NAME', 'COLUMN_DEFAULT', 'EXTRA', 'GENERATION_EXPRESSION')}"  # noqa: E501, S608
         " FROM information_schema.COLUMNS WHERE TABLE_SCHEMA NOT IN ('sys', 'performance_schema'))",
         f"(SELECT {_hash('TABLE_SCHEMA', 'TABLE_NAME', 'VIEW_DEFINITION')}"  # noqa: S608
         " FROM information_schema.VIEWS WHERE TABLE_SCHEMA <> 'sys')",
@@ -185,6 +186,9 @@ def digest_query() -> str:
     )
     return "SELECT SYSDATE(6), CONCAT_WS(' ', " + ", ".join(parts) + "), SYSDATE(6)"
 
+
+# The server's clock, and what a session is reset to.
+NOW_QUERY = "SELECT SYSDATE(6), @@GLOBAL.sql_mode, @@GLOBAL.character_set_client"
 
 # One row per kind of statement that can change names: how often the server began one. Costs no look at any table, and
 # needs no privilege. It counts when a statement begins, so what was still running is found by the digest alone.

@@ -58,7 +58,7 @@ class MysqlCatalogSource:
         counters = tuple((_text(n), _text(v)) for n, v in rows if catalog_queries.counts_change(_text(n)))
         if not counters:
             raise CatalogError("the server does not show how often names were changed")
-        now = yield from self._clock()
+        now, usual = yield from self._clock()
         if counters != self._counters:
             self._counters = counters
             self._moved = now
@@ -71,7 +71,7 @@ class MysqlCatalogSource:
             self._digested = _time(ended)
             self._cost = (self._digested - _time(began)).total_seconds()
         code = " ".join(value for name, value in counters if catalog_queries.counts_code(name))
-        return f"{self._digest} {code}"
+        return f"{self._digest} {code} {usual}"
 
     def load(self) -> Generator[Any, Any, Callable[[], CatalogSnapshot]]:
         """Reads everything; what it returns builds the snapshot, in a thread. Raises `CatalogError` or `WireError`."""
@@ -90,9 +90,10 @@ class MysqlCatalogSource:
                 return None
             raise _failed(e) from e
 
-    def _clock(self) -> Generator[Any, Any, datetime]:
-        ((now,),) = yield from self._rows("SELECT SYSDATE(6)", 1)
-        return _time(now)
+    def _clock(self) -> Generator[Any, Any, tuple[datetime, str]]:
+        """(the server's time, what a session is reset to): no counter tells that the latter has changed."""
+        ((now, mode, charset),) = yield from self._rows(catalog_queries.NOW_QUERY, 3)
+        return _time(now), f"{mode} {charset}"
 
     def _rows(self, sql: str, width: int) -> Generator[Any, Any, list[Row]]:
         rows = yield from self._ask(sql)

@@ -16,7 +16,7 @@ from protocols.mysql.errors import ProtocolError
 from protocols.mysql.executing import Executing, digest
 from protocols.mysql.framing import packet, parts, payload
 from protocols.mysql.messages import Command, FieldList, Ok, Status, number
-from protocols.mysql.pending import Awaited, Pending
+from protocols.mysql.pending import Awaited, Pending, Verdict
 from protocols.mysql.statements import CommandAnalysis
 
 # Never let through, whatever a policy says: what they do cannot be seen, or hands over the connection or the server.
@@ -85,8 +85,13 @@ class Commands(Executing):
             self._kill(entry, phase, sequence)
             return True
         self._command(entry, phase)
-        self._settle(entry, [message], sequence, (), lambda: digest(command, self.state.database, text))
+        self._settle(entry, [message], sequence, (), lambda: self._text_digest(command, text, verdict))
         return True
+
+    def _text_digest(self, command: int, text: bytes, verdict: Verdict) -> bytes:
+        return digest(
+            command, self.state.database, text, self._meant(verdict, (self.state.charset, self.state.sql_mode))
+        )
 
     # ------------------------------------------------------------ KILL
 

@@ -18,6 +18,7 @@ from protocols.mysql.parameters import StmtExecute
 from protocols.mysql.pending import Awaited, Pending, Prepared, Verdict
 from protocols.mysql.settling import Settling
 from protocols.mysql.statements import CommandAnalysis, analyse
+from protocols.records import SECRET_VALUES
 
 LAST = 0xFFFFFFFF  # MariaDB: the statement that was prepared last
 _PIECE = 128  # bytes that the keeping of one piece of a parameter takes at least
@@ -133,7 +134,8 @@ class Executing(Settling):
         if run.values:
             values = run.texts(self._codec())
             cut = tuple(None if v is None else evidence.shown(v) for v in values)
-            cut = self.port.redact_params(verdict.text.decode("utf-8", "replace"), cut)
+            if verdict.redacted or SECRET_VALUES.search(body) is not None:
+                cut = self.port.redact_params(verdict.text.decode("utf-8", "replace"), cut)
             params = b',"params":' + orjson.dumps(cut)
         self._command(entry, b"execute", params)
         if run.types and not run.rebinds and run.types != prepared.server_types:
@@ -146,7 +148,7 @@ class Executing(Settling):
         if prepared.long_packets:
             messages = [*prepared.long_packets, message]
             self._forget_long(prepared)
-        self._settle(entry, messages, sequence, values, lambda: _execute_digest(prepared, run))
+        self._settle(entry, messages, sequence, values, lambda: self._execute_digest(prepared, run, verdict))
         return True
 
     def _unreadable(self, prepared: Prepared, body: bytes) -> tuple[Code, str] | None:
@@ -159,6 +161,29 @@ class Executing(Settling):
         if body[5] & _PARAMETER_COUNT_AVAILABLE:
             return _WRONG_ARGUMENTS, "query attributes were not agreed on"
         return None
+
+    def _execute_digest(self, prepared: Prepared, run: StmtExecute, verdict: Verdict) -> bytes:
+        shape = struct.pack(f"<BI{len(run.types)}H", run.flags, run.iterations, *run.types)
+        values = (b"N" if v is None else b"V" + v for v in run.values)
+        meant = self._meant(verdict, prepared.lexing)
+        return digest(Command.STMT_EXECUTE, prepared.database, prepared.text, meant, shape, *values)
+
+    def _meant(self, verdict: Verdict, lexing: tuple[str | None, frozenset[str] | None]) -> bytes:
+        """What else decides what a text does: an approval of one must not release another of the same bytes.
+
+        How it is read, always. Where it names what only this session holds (variables, prepared names, handlers,
+        temporary tables), the session, and how often those have changed.
+        """
+        charset, modes = lexing
+        read = f"{charset} {','.join(sorted(modes)) if modes is not None else '?'}".encode()
+        state = self.state
+        own = (
+            verdict.command.analysis.cacheable is Cacheable.NO
+            or b"@" in verdict.text
+            or bool(state.temporaries)
+            or state.opaque
+        )
+        return read + b" %s %d" % (self.session_id, state.remembered) if own else read
 
     def _codec(self) -> str:
         """How a parameter is shown. What does not fit is shown in hex."""
@@ -237,7 +262,9 @@ class Executing(Settling):
                     [message],
                     sequence,
                     (),
-                    lambda: digest(Command.STMT_FETCH, prepared.database, prepared.text),
+                    lambda: digest(
+                        Command.STMT_FETCH, prepared.database, prepared.text, self.session_id, b"%d" % cursor.number
+                    ),
                 )
                 return True
         entry.number = cursor.number
@@ -272,12 +299,6 @@ class Executing(Settling):
 
 
 def digest(command: int, database: str | None, *what: bytes) -> bytes:
-    """SHA-256 over what would run: the same in any session with the same default database."""
+    """SHA-256 over what would run, and in which default database."""
     parts_ = (bytes((command,)), (database or "").encode(), *what)
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts_)).digest()
-
-
-def _execute_digest(prepared: Prepared, run: StmtExecute) -> bytes:
-    shape = struct.pack(f"<BI{len(run.types)}H", run.flags, run.iterations, *run.types)
-    values = (b"N" if v is None else b"V" + v for v in run.values)
-    return digest(Command.STMT_EXECUTE, prepared.database, prepared.text, shape, *values)

@@ -26,7 +26,8 @@ from protocols.mysql.relation_flows import Relations
 # words without parentheses that sqlglot takes for columns
 _NILADIC = frozenset(
     {"utc_date", "utc_time", "utc_timestamp", "current_role", "localtime", "localtimestamp", "current_date",
-     "current_time", "current_timestamp", "current_user", "sysdate", "default", "maxvalue"}
+     "current_time", "current_timestamp", "current_user", "sysdate", "default", "maxvalue",
+     "date", "time", "datetime", "timestamp"}
 )  # fmt: skip
 # the grammar's own words: no stored function can take their place
 _GRAMMAR = (
@@ -140,6 +141,7 @@ class Expressions(Relations):
         at: Scope | None = scope
         while at is not None:
             sure = False
+            unnamed: list[Flow] = []
             self._count(len(at.sources) // 4)
             for source in at.sources:
                 if table and not alike(source.alias, table):
@@ -151,6 +153,10 @@ class Expressions(Relations):
                     continue
                 self._count(len(source.columns) // 16)
                 found += [flow for column, flow in source.columns if alike(column, name)]
+                # a column that the text gives no name has one all the same: its own text, as the server writes it
+                unnamed += [flow for column, flow in source.columns if not column]
+                if name.lower() == "_rowid":  # another name of the key
+                    unnamed.append(whole(source))
                 # where the server may see no match here, it goes on to the query around this one: so does the search
                 here = (not table or source.alias == table) and (not schema or source.schema == schema)
                 sure = sure or (here and any(same(column, name) for column, _ in source.columns))
@@ -159,6 +165,7 @@ class Expressions(Relations):
                 sure = sure or (aliases and any(isinstance(i, exp.Alias) and same(i.alias, name) for i in at.items))
             if sure:
                 return union(found)
+            found += unnamed
             at = at.outer
         return union(found) | ANYTHING if not found else union(found)
 

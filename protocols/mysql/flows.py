@@ -15,10 +15,11 @@ from protocols.contract import Analysis, Effect
 
 MAX_NODES = 20_000  # of one statement with the views that it reads
 MAX_COLUMNS = 4096  # of one table or join: as many as the servers take
+MAX_NAME = 256  # characters of an alias
 MAX_DEPTH = 48  # of queries within queries and views over views
 
 # code that the analysis did not see into may read any relation
-_OPENS_ANY = frozenset(
+OPENS_ANY = frozenset(
     {
         Effect.UNKNOWN,
         Effect.EXEC_CALL,
@@ -33,7 +34,7 @@ _OPENS_ANY = frozenset(
 
 def opens(analysis: Analysis) -> bool:
     """Whether a command runs code, or reads files, that its text does not show."""
-    return not _OPENS_ANY.isdisjoint(analysis.effects) or bool(analysis.functions)
+    return not OPENS_ANY.isdisjoint(analysis.effects) or bool(analysis.functions)
 
 
 class Untraceable(Exception):
@@ -137,6 +138,14 @@ def same(one: str, other: str) -> bool:
     return one == other or (one.isascii() and other.isascii() and one.lower() == other.lower())
 
 
+def given(name: str) -> str:
+    """The name that an alias gives, "" where the server makes another of it.
+
+    It drops blanks at the beginning, what is behind a NUL, and what is too long.
+    """
+    return name if name.isprintable() and not name.startswith(" ") and len(name) <= MAX_NAME else ""
+
+
 def union(flows: Iterable[Flow]) -> Flow:
     out = NOTHING
     for flow in flows:
@@ -168,7 +177,8 @@ def renamed(result: Result, names: Sequence[str]) -> Result:
         return result
     if result.outputs is None or len(result.outputs) != len(names):
         raise Untraceable("as many names as columns are needed")
-    return Result([Output(n, o.flow) for n, o in zip(names, result.outputs, strict=True)], result.rows, result.rest)
+    outputs = [Output(given(n), o.flow) for n, o in zip(names, result.outputs, strict=True)]
+    return Result(outputs, result.rows, result.rest)
 
 
 def merged(one: Result, other: Result) -> Result:

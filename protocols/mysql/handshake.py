@@ -43,9 +43,9 @@ _ACCESS_DENIED = errors.text_of(errors.ACCESS_DENIED)
 # What holds in a new session and changes what texts mean. The server's own defaults and its init_connect decide it.
 _SESSION = (
     "SELECT @@session.sql_mode, @@session.character_set_client, @@session.collation_connection,"
-    " @@session.autocommit, @@lower_case_table_names, DATABASE(), VERSION(),"
-    " @@global.sql_mode, @@global.character_set_client"
+    " @@session.autocommit, @@lower_case_table_names, DATABASE(), VERSION(), @@session.{}"
 )
+_READ_ONLY = {"mariadb": "tx_read_only", "mysql": "transaction_read_only"}
 
 
 class Remembered(Protocol):
@@ -237,14 +237,14 @@ def _state(
     upstream: Exchange, ready: login.LoggedIn, started: Startup, admission: Admission
 ) -> Generator[Any, Any, SessionState]:
     """The session as the server has it: its defaults and its init_connect may have set anything."""
-    rows = yield from login.query(upstream, ready.capabilities, _SESSION)
-    if len(rows) != 1 or len(rows[0]) != 9:
+    rows = yield from login.query(upstream, ready.capabilities, _SESSION.format(_READ_ONLY[ready.greeting.flavour]))
+    if len(rows) != 1 or len(rows[0]) != 8:
         raise ProtocolError("the upstream does not say what holds in its session")
     try:
         values = [None if v is None else v.decode(startup.codec(started.charset)) for v in rows[0]]
     except UnicodeDecodeError:
         raise ProtocolError("the upstream says what holds in its session in another character set") from None
-    mode, charset, collation, autocommit, folding, database, version, usual_mode, usual_charset = values
+    mode, charset, collation, autocommit, folding, database, version, read_only = values
     if folding not in ("0", "1", "2"):
         raise ProtocolError("the upstream has an unknown lower_case_table_names")
     version = version or ""
@@ -262,7 +262,6 @@ def _state(
     state.user = admission.credential.username
     state.status(ready.ok.status)
     state.autocommit = autocommit == "1"
-    # a reset goes back to what is global; only MariaDB keeps the character set that the client logged in with
-    usual_charset = (usual_charset or "unknown").lower()
-    state.started(modes_of(usual_mode), usual_charset if state.flavour == "mysql" else state.charset)
+    state.writable = read_only == "0"
+    state.started()
     return state

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protocols.judged import Decide, JudgeError, answer, decision_on, input_bytes, prelude
+from protocols.judged import Decide, JudgeError, answer, decision_on, input_bytes, prelude, settings
 from protocols.mysql.catalog import Catalog, builtin_catalog
+from protocols.mysql.limits import Limits
 from protocols.mysql.settings import charset_of, modes_of
 from protocols.mysql.state import SessionState
 from protocols.mysql.statements import analyse
 
+_LONGEST = Limits().inspect_max
 DATABASE = "test"  # where the line names none: names without a schema must mean something
 _FLAVOURS = frozenset({"mysql", "mariadb"})
 
@@ -28,7 +30,7 @@ def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) 
     Without a catalog a line may name its `server` (`mysql`, `mariadb`); else the text is judged as both would read it,
     and the stricter answer counts.
     """
-    text = input_bytes(obj)
+    text = input_bytes(obj, _LONGEST)
     before = prelude(obj)
     answers = []
     for names in [catalog] if catalog is not None else [builtin_catalog(flavour) for flavour in _flavours(obj)]:
@@ -55,15 +57,8 @@ def _flavours(obj: Mapping[str, Any]) -> list[str]:
     return [given]
 
 
-def _object(obj: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = obj.get(key) or {}
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise JudgeError(f"`{key}` must be an object of settings")
-    return value
-
-
 def _state(obj: Mapping[str, Any], names: Catalog) -> SessionState:
-    startup = {**_object(obj, "connection"), **_object(obj, "startup")}
+    startup = {**settings(obj, "connection"), **settings(obj, "startup")}
     charset = startup.get("charset", "utf8mb4")
     modes = startup.get("sql_mode")
     state = SessionState(
@@ -80,7 +75,7 @@ def _state(obj: Mapping[str, Any], names: Catalog) -> SessionState:
 
 
 def _session(obj: Mapping[str, Any], state: SessionState) -> None:
-    for name, value in _object(obj, "session").items():
+    for name, value in settings(obj, "session").items():
         if name == "database":
             state.changed_database(str(value))
         else:

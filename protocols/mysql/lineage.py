@@ -36,6 +36,7 @@ from protocols.mysql.flows import (
     alias_of,
     alike,
     bare,
+    given,
     merged,
     opens,
     renamed,
@@ -211,7 +212,9 @@ class Lineage(Tables):
                 raise Untraceable("VALUES rows of different widths")
             else:
                 columns = [a | b for a, b in zip(columns, flows, strict=True)]
-        return Result([Output(f"column_{i}", flow) for i, flow in enumerate(columns or ())], NOTHING)
+        # MariaDB calls them by the values of the first row
+        named = "column_{}" if self._catalog.flavour == "mysql" else ""
+        return Result([Output(named.format(i), flow) for i, flow in enumerate(columns or ())], NOTHING)
 
     def _select(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
         scope = Scope(outer, items=node.expressions, windows=node.args.get("windows") or ())
@@ -260,7 +263,7 @@ class Lineage(Tables):
                 self._count(len(found[0].visible) // 16)
                 out += [Output(name, flow, True) for name, flow in found[0].visible]
             elif isinstance(item, exp.Alias):
-                out.append(Output(item.alias, self._flow(item.this, scope, ctes)))
+                out.append(Output(given(item.alias), self._flow(item.this, scope, ctes)))
             else:
                 name = item.name if isinstance(item, exp.Column) else None
                 out.append(Output(name, self._flow(item, scope, ctes)))

@@ -10,7 +10,16 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.contract import Credential, CredentialRefused, Refused, Side, StartTls, TlsFacts, UpstreamLogin
+from protocols.contract import (
+    Credential,
+    CredentialRefused,
+    Refused,
+    Side,
+    StartTls,
+    TlsFacts,
+    TlsNotOffered,
+    UpstreamLogin,
+)
 from protocols.mysql import auth, errors
 from protocols.mysql.capabilities import OWN, REQUIRED, SHARED, Capability
 from protocols.mysql.connection import AuthSwitch, Greeting, Response, ssl_request
@@ -82,7 +91,7 @@ def log_in(
     facts: TlsFacts | None = None
     if tls:
         if C.SSL not in offered:
-            raise Refused("the upstream does not offer TLS, and the resource requires it", _CANNOT_CONNECT)
+            raise TlsNotOffered("the upstream does not offer TLS, and the resource requires it", _CANNOT_CONNECT)
         flags |= C.SSL
         yield from upstream.send(ssl_request(flags, MAX_PACKET, charset))
         facts = yield StartTls(Side.UPSTREAM)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from protocols.contract import Cacheable
 from protocols.mysql import origins
 from protocols.mysql.base import SessionBase
 from protocols.mysql.catalog import Catalog
@@ -60,8 +61,7 @@ class Masking(SessionBase):
         assert self.port.masker is not None
         assert entry.definitions is not None
         binary = entry.command in (Command.STMT_EXECUTE, Command.MARIADB_STMT_BULK_EXECUTE, Command.STMT_FETCH)
-        catalog = self.port.catalog()
-        assert catalog is None or isinstance(catalog, Catalog)
+        catalog = self._snapshot()
         statement = self._answered(entry)
         now = _Known(self, statement, catalog)
         key = b"".join((b"b" if binary else b"t", *entry.definitions))
@@ -101,6 +101,15 @@ class Masking(SessionBase):
         statements = entry.verdict.command.statements if entry.verdict is not None else ()
         return statements[entry.index] if entry.certain and entry.index < len(statements) else None
 
+    def _chooses_id(self, verdict: Verdict) -> bool:
+        return chooses_id(verdict, self._snapshot())
+
+    def _snapshot(self) -> Catalog | None:
+        """Today's names, or those that the command in flight was judged by: it means what it did when it began."""
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        return catalog if catalog is not None else self._names
+
     def _masked(self, rewriter: RowRewriter, buf: bytes, packets: Sequence[tuple[int, int, int]]) -> bytes:
         """These rows, masked. A row that cannot be is a `MaskError`, which ends the session."""
         return rewriter.rewrite_packets(buf, packets)
@@ -117,14 +126,30 @@ class Masking(SessionBase):
         return Err(error.errno, error.sqlstate, text.encode()).encode()
 
 
-def chooses_id(verdict: Verdict) -> bool:
+def chooses_id(verdict: Verdict, catalog: Catalog | None) -> bool:
     """Whether the insert id in the answer to this command may be a masked value, or computed from one.
 
-    It is what LAST_INSERT_ID(expression) was given, or the number that an INSERT put into its key: out of a row that it
-    read, or by code of its own.
+    It is what LAST_INSERT_ID(expression) was given, in the text or in a view behind it, or the number that an INSERT
+    put into its key: out of a row that it read, or by code of its own.
     """
     analysis = verdict.command.analysis
-    return verdict.touches and (b"insert_id" in verdict.text.lower() or bool(analysis.reads) or opens(analysis))
+    if not verdict.touches:
+        return False
+    if analysis.reads and (analysis.writes or analysis.cacheable is Cacheable.NO or catalog is None):
+        return True  # a text that is not there to be searched (EXECUTE) is never kept
+    return (
+        b"insert_id" in verdict.text.lower()
+        or opens(analysis)
+        or any(_view_chooses(r, catalog) for r in analysis.reads)
+    )
+
+
+def _view_chooses(name: str, catalog: Catalog | None) -> bool:
+    schema, _, table = name.partition(".")
+    relation = catalog.relation(schema, table) if catalog is not None else None
+    if relation is None or relation.kind != "view":
+        return False
+    return relation.definition is None or "insert_id" in relation.definition.lower()
 
 
 def _columns(definitions: Sequence[ColumnDefinition], rewriter: RowRewriter) -> bytes:

@@ -16,6 +16,7 @@ from protocols.contract import ANY_RELATION, Analysis, Origin, ResultColumn, Res
 from protocols.mysql.catalog import Catalog, schema_only
 from protocols.mysql.lineage import ANYTHING, NOTHING, Flow, Lineage, Output, Untraceable, opens
 from protocols.mysql.messages import ColumnDefinition
+from protocols.mysql.relation_flows import NO_ROWS
 from protocols.mysql.state import SessionState
 from protocols.mysql.statements import Statement, analyse
 
@@ -58,7 +59,8 @@ def reach(analysis: Analysis, catalog: Catalog | None) -> tuple[tuple[str, ...],
         schema, _, table = name.partition(".")
         found = catalog.relation(schema, table) if table else None
         if found is None or not found.columns:
-            names.append(name)
+            if not (schema.lower() in NO_ROWS and schema_only(schema, table)):
+                names.append(name)
             continue
         for column, flow in tracer.relation_flows(found)[0]:
             # a view's column carries the masks of what is behind it
@@ -134,7 +136,7 @@ def _label(definition: ColumnDefinition) -> str:
 
 def _named_so(output: Output, definition: ColumnDefinition) -> bool:
     """A column that came from `*` has the name that was worked out: else it is another one."""
-    if not output.star:
+    if not output.star or not output.name:  # an expression behind a star is called by its text
         return True
     try:
         return definition.name.decode("utf-8").lower() == (output.name or "").lower()
@@ -247,6 +249,8 @@ def _listed(
         return [_SECRET if name == "checksum" else _CLEAR for name in names]
     if kind in ("show warnings", "show errors"):
         return [_SECRET if tainted and name not in ("level", "code") else _CLEAR for name in names]
+    if kind == "help":
+        return [_CLEAR] * len(names)
     if kind in _MAINTENANCE:
         return [_CLEAR if name in ("table", "op", "msg_type") else _SECRET for name in names]
     if kind == "describe" and _DESCRIBED.issuperset(names):

@@ -15,6 +15,7 @@ from protocols.mysql.errors import ProtocolError
 from protocols.mysql.messages import Command, Reader
 from protocols.mysql.rows import STRINGS, TEMPORAL, FieldType, binary_value, encode_binary_value
 
+_FIXED = struct.Struct("<IBI")  # statement, flags, iterations
 UNSIGNED = 0x8000  # in a parameter's type, as the packet has it: the flag byte above the type byte
 MAX_PARAMETERS = 0xFFFF
 
@@ -48,8 +49,10 @@ class StmtExecute:
     ) -> Self:
         """`count` is the statement's number of parameters, `types` and `long` what earlier packets brought for it."""
         long = long or {}
-        r = Reader(body, 1)
-        statement, flags, iterations = r.u32(), r.u8(), r.u32()
+        if len(body) < _FIXED.size + 1:
+            raise ProtocolError("COM_STMT_EXECUTE without its fixed fields")
+        statement, flags, iterations = _FIXED.unpack_from(body, 1)
+        r = Reader(body, _FIXED.size + 1)
         if not count:
             r.end()
             return cls(statement, flags, iterations)

@@ -11,7 +11,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
-from protocols.mysql.catalog import Catalog, Relation, schema_only
+from protocols.mysql.catalog import SYSTEM_SCHEMAS, Catalog, Relation, schema_only
 from protocols.mysql.catalog_queries import ROW_DERIVED
 from protocols.mysql.flows import (
     ANYTHING,
@@ -29,6 +29,15 @@ from protocols.mysql.flows import (
     union,
 )
 from protocols.mysql.statements.bodies import view_body
+
+# schemas whose tables of names and settings have no column that is computed from rows
+NO_ROWS = frozenset({"performance_schema", "sys", "mysql"})
+
+
+def _of_sequence(column: exp.Expr) -> bool:
+    """Whether it is the name of a sequence: nextval(`shop`.`numbers`)."""
+    call = column.parent
+    return isinstance(call, exp.Anonymous) and str(call.this).lower() in ("nextval", "lastval")
 
 
 class Relations:
@@ -91,11 +100,13 @@ class Relations:
             qualified = f"{where}.{name}".lower()
             if any(t.lower() in (qualified, where.lower(), name.lower(), "") for t in self._state.touched):
                 return Source(alias, where, None, ANYTHING, ANYTHING)
+        if self._insert_id and "variables" in name.lower() and where.lower() in SYSTEM_SCHEMAS:
+            return Source(alias, where, None, ANYTHING, ANYTHING)  # among the session's variables there is that id
         relation = self._catalog.relation(where, name)
         if relation is None or not relation.columns:
+            if where.lower() in NO_ROWS and schema_only(where, name):
+                return Source(alias, where, None)  # the catalog leaves their columns out
             return Source(alias, where, None, ANYTHING, ANYTHING)
-        if self._insert_id and where.lower() in ("information_schema", "performance_schema"):
-            return Source(alias, where, None, ANYTHING, ANYTHING)  # among the session's variables there is that id
         columns, rows = self.relation_flows(relation)
         visible = [c for c in columns if (found := relation.column(c[0])) is None or found.visible]
         return Source(alias, where, columns, rows, visible=visible)
@@ -145,6 +156,8 @@ class Relations:
                 flow = flow | ANYTHING
             elif column.generated:
                 flow = flow | self._generated(relation, column.generated)
+            elif column.preset:  # DEFAULT(column) works it out, and a row that was given no value holds it
+                flow = flow | self._generated(relation, column.preset)
             out.append((column.name, flow))
         return out, NOTHING
 
@@ -155,7 +168,7 @@ class Relations:
             tree = sqlglot.parse_one(text, read="mysql")
         except (sqlglot.errors.SqlglotError, RecursionError):
             return every
-        names = [c.name for c in tree.find_all(exp.Column)]
+        names = [c.name for c in tree.find_all(exp.Column) if not _of_sequence(c)]
         if tree.find(exp.Command, exp.Query) is not None or any(relation.column(n) is None for n in names):
             return every
         return Flow(

@@ -67,6 +67,7 @@ class MysqlSession(Frontend, Backend):
         self.down: list[bytes] = []
         self.waiting: Wait | None = None
         self.ended = False
+        self.late = []
         self.current: Pending | None = None
         self.prepared: dict[int, Prepared] = {}
         self.number = 0
@@ -178,12 +179,13 @@ class MysqlSession(Frontend, Backend):
             self.down.append(err_packet(sequence, errors.NET_READ_ERROR, text))
         self.ended = True
         self.waiting = None
-        if entry is not None:
-            try:
+        try:
+            if entry is not None:
                 self._finish(entry, b"lost")
-            except RecordFailed:
-                # the connection is gone already and the recorder has said that it cannot write: nothing more passes
-                entry.number = 0
+            self._record_late()
+        except RecordFailed:
+            # the connection is gone already and the recorder has said that it cannot write: nothing more passes
+            self.late.clear()
 
     # ------------------------------------------------------------ shared by both halves
 

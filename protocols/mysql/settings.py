@@ -119,6 +119,10 @@ def charset_of(value: str | None) -> str | None:
     return name if name in _CHARACTER_SETS else None
 
 
+# those that MySQL and MariaDB are made with as they come
+COMMON_CHARACTER_SETS = (_CHARACTER_SETS | _WIDE) - {"gb18030"}
+
+
 def introduces(name: str) -> bool:
     """Whether `_name` before a literal says its character set. Its bytes are read as the session's all the same."""
     return name.lower() in _CHARACTER_SETS | _WIDE

@@ -27,6 +27,7 @@ class Settling(SessionBase):
         self.catalog_waited = False
         assert catalog is None or isinstance(catalog, Catalog)
         self._epoch = self.judge.epoch(catalog)
+        self._names = catalog
         return True, catalog
 
     # ------------------------------------------------------------ record, then allow, hold, refuse or end
@@ -48,7 +49,7 @@ class Settling(SessionBase):
         self.number = entry.number = self.number + 1
         entry.started = now = self.port.now_ns()
         entry.room = self.limits.response_max
-        self.port.record("command", evidence.command(self.session_id, entry.number, now, phase, fixed, b"", params))
+        self._record_command(evidence.command(self.session_id, entry.number, now, phase, fixed, b"", params))
         if decision.alerts:
             self.port.alert(decision.alerts, entry.number)
         return entry
@@ -72,7 +73,7 @@ class Settling(SessionBase):
             "rule": "limit",
             "why": why,
         }
-        self.port.record("command", orjson.dumps(body))
+        self._record_command(orjson.dumps(body))
         self._refuse(entry, sequence, code, why)
 
     def _settle(
@@ -110,12 +111,13 @@ class Settling(SessionBase):
         try:
             ticket = self.port.hold(request)
         except HoldRefused as e:
-            text = f"denied by rule `{decision.rule}`: it needs approval, and nobody can be asked: {e}; try again later"
-            self._refuse(entry, sequence, errors.TABLEACCESS_DENIED, text)
+            self._refuse(entry, sequence, errors.TABLEACCESS_DENIED, unasked(decision.rule, str(e)))
             return
-        # the protocol has no message for somebody who waits: the client is silent until the outcome
         self.held = Held(ticket, entry, verdict, messages, sequence, self._epoch)
         self.waiting = Wait.HOLD
+
+    def asked(self) -> None:
+        """The protocol has no message for somebody who waits: the client is silent until the outcome."""
 
     def _refuse(self, entry: Pending, sequence: int, code: Code, message: str) -> None:
         """Answers a command with an error of our own; the server never hears of it, so nothing changes there."""
@@ -142,6 +144,8 @@ class Settling(SessionBase):
         code = errors.TABLEACCESS_DENIED
         if outcome is Outcome.APPROVED:
             text = f"what this command does changed while it waited (rule `{rule}`, request {ticket}): send it again"
+        elif outcome is Outcome.REFUSED:
+            text = unasked(rule, why)
         elif outcome is Outcome.DEFERRED:
             text = (
                 f"held by rule `{rule}`: request {ticket} waits for approval; "
@@ -171,6 +175,11 @@ class Settling(SessionBase):
 
     def _judged_again(self, entry: Pending, catalog: Catalog) -> Verdict:
         raise NotImplementedError
+
+
+def unasked(rule: str, why: str) -> str:
+    """The message where a rule asks for approval and nobody can be asked."""
+    return f"denied by rule `{rule}`: it needs approval, and nobody can be asked: {why}; try again later"
 
 
 def denial(verdict: Verdict) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import Any
 
 from protocols.mysql.settings import charset_of, fold, modes_of
 from protocols.mysql.statements.model import (
@@ -63,6 +64,7 @@ class SessionState:
         self.lower_case_table_names = lower_case_table_names
         self.autocommit = True
         self.in_transaction = False
+        self.writable = False  # transactions were no read-only ones by default when it began, whatever it set since
         self.opaque = False  # code ran that nobody saw
         self.user: str | None = None  # the account that the session is logged in as upstream
         self.prepared: dict[str, Prepared] = {}
@@ -70,8 +72,11 @@ class SessionState:
         self.variables: dict[str, Variable] = {}
         self.temporaries: dict[tuple[str, str], Temporary] = {}
         self.settings: dict[str, str | None] = {}  # what this session has set; None: to a value that is not known
+        self.judged: dict[tuple[bytes, int, Hashable], tuple[Any, Statement]] = {}  # see `preparing`
+        self.remembered = 0  # how often something changed that only this session holds
         self.touched: set[str] = set()  # what its own DDL has named since the catalog was read
-        self._start = self._reset = (charset, sql_mode)
+        self._start = (charset, sql_mode)
+        self._login_charset = charset
         self._overflow = False
         self._key: Hashable = None
 
@@ -111,6 +116,7 @@ class SessionState:
         for change in statement.changes:
             _APPLY[change.kind](self, change)
         if statement.changes:
+            self.remembered += any(change.kind in _OWN for change in statement.changes)
             total = len(self.prepared) + len(self.handlers) + len(self.variables) + len(self.temporaries)
             if total + len(self.settings) > MAX_NAMES:
                 self._overflow = True
@@ -135,29 +141,37 @@ class SessionState:
             elif kind in (ChangeKind.SET, ChangeKind.NAMES) and len(statement.changes) > 1:
                 _APPLY[kind](self, replace(change, value=None))
         if statement.changes:
+            self.remembered += any(change.kind in _OWN for change in statement.changes)
             self._key = None
 
     def changed_database(self, name: str) -> None:
         """COM_INIT_DB succeeded."""
         self._set_database(name)
 
-    def reset(self) -> None:
-        """COM_RESET_CONNECTION succeeded: the session is as after its login, but for the default database."""
-        charset, mode = self._start = self._reset
+    def reset(self, mode: frozenset[str] | None, charset: str | None) -> None:
+        """COM_RESET_CONNECTION succeeded: the session is as after a login now, but for the default database.
+
+        `mode` and `charset` are the global ones, None where they are not known: others may have changed them since the
+        login. MariaDB alone keeps the character set that the client logged in with.
+        """
+        if self.flavour == "mariadb":
+            charset = self._login_charset
+        self._start = charset, mode
         self.prepared.clear()
         self.handlers.clear()
         self.variables.clear()
         self.temporaries.clear()
         self.settings.clear()
-        self.opaque = self._overflow = False
+        self.opaque = self._overflow = self.writable = False
         self.charset, self.sql_mode = charset, mode
         self.in_transaction = False
+        self.remembered += 1
         self._key = None
 
-    def started(self, mode: frozenset[str] | None = None, charset: str | None = None) -> None:
-        """The login is over: `reset` goes back to this mode and character set, or else to what is in force now."""
+    def started(self) -> None:
+        """The login is over."""
         self._start = (self.charset, self.sql_mode)
-        self._reset = (charset or self.charset, self.sql_mode if mode is None else mode)
+        self._login_charset = self.charset
         self._key = None
 
     def catalog_read(self) -> None:
@@ -305,6 +319,7 @@ class SessionState:
                 self.database,
                 self.database_known,
                 self.multi_statements,
+                self.writable,
                 self.lower_case_table_names,
                 self.opaque,
                 self._overflow,
@@ -323,6 +338,11 @@ class SessionState:
         return ahead
 
 
+# what a session remembers for itself, and no text or catalog shows
+_OWN = frozenset(ChangeKind) - {
+    ChangeKind.BEGIN, ChangeKind.COMMIT, ChangeKind.ROLLBACK, ChangeKind.DATABASE, ChangeKind.DROP_DATABASE,
+    ChangeKind.DEFINE,
+}  # fmt: skip
 _APPLY = {
     ChangeKind.BEGIN: SessionState._begin,
     ChangeKind.COMMIT: SessionState._end,

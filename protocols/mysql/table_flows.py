@@ -42,12 +42,7 @@ class Tables(Expressions):
         merged = False
         for join in [*(first.args.get("joins") or ()), *joins]:
             at = len(scope.sources)
-            right = self._add(join.this, scope, ctes)
-            for nested in join.this.args.get("joins") or () if isinstance(join.this, exp.Table) else ():
-                right = joined(right, self._add(nested.this, scope, ctes), None)
-                if nested.args.get("using") or nested.args.get("method"):
-                    right = None
-                self._condition(nested, scope, ctes, at)
+            right = self._entry(join.this, scope, ctes)
             using = [u.name for u in join.args.get("using") or ()]
             natural = str(join.args.get("method") or "").upper() == "NATURAL"
             if using or natural:
@@ -72,6 +67,17 @@ class Tables(Expressions):
             raise Untraceable("a FROM without a table")
         return star
 
+    def _entry(self, node: exp.Expr, scope: Scope, ctes: Ctes) -> list[tuple[str, Flow]] | None:
+        """One table with what is joined to it before anything else is: `a JOIN b ON ... `, at any depth."""
+        star = self._add(node, scope, ctes)
+        for nested in node.args.get("joins") or ():
+            at = len(scope.sources)
+            star = joined(star, self._entry(nested.this, scope, ctes), None)
+            if nested.args.get("using") or nested.args.get("method") or side(nested) == "RIGHT":
+                star = None
+            self._condition(nested, scope, ctes, at)
+        return star
+
     def _condition(self, join: exp.Expr, scope: Scope, ctes: Ctes, at: int) -> None:
         on = join.args.get("on")
         if on is not None and at < len(scope.sources):
@@ -89,13 +95,13 @@ class Tables(Expressions):
             return self._derived(node, inner, Scope(scope, scope.sources), scope, ctes)
         if isinstance(node, exp.Subquery):
             inner = node.this
-            if isinstance(inner, exp.Query | exp.Values) or (
-                isinstance(inner, exp.Subquery) and node.args.get("alias") is not None
+            if isinstance(inner, exp.Query | exp.Values) and not (
+                isinstance(inner, exp.Subquery) and node.args.get("alias") is None
             ):
                 return self._derived(node, node, scope.outer, scope, ctes)
             if node.args.get("alias") is not None:
                 raise Untraceable("a join in parentheses with an alias")
-            return self._from(inner, node.args.get("joins") or (), scope, ctes)
+            return self._from(inner, (), scope, ctes)  # whoever asks adds what is joined to the brackets
         if isinstance(node, exp.Values):
             found = self._values(node, scope.outer, ctes)
             return self._add_result(node, found, scope)
@@ -107,13 +113,7 @@ class Tables(Expressions):
         self, named: exp.Expr, query: exp.Expr, outer: Scope | None, scope: Scope, ctes: Ctes
     ) -> list[tuple[str, Flow]] | None:
         found = self._query(query, outer, ctes)
-        source = self._add_result(named, found, scope)
-        if isinstance(named, exp.Subquery):
-            for join in named.args.get("joins") or ():
-                source = joined(source, self._add(join.this, scope, ctes), None)
-                if join.args.get("using") or join.args.get("method"):
-                    source = None
-        return source
+        return self._add_result(named, found, scope)
 
     def _add_result(self, named: exp.Expr, found: Result, scope: Scope) -> list[tuple[str, Flow]] | None:
         alias = named.args.get("alias")

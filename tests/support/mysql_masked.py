@@ -125,6 +125,7 @@ class Masked:
             if self.session.ended or self.session.current is None:
                 break
             self.session.server(self.sock.recv(1 << 18))
+            self.session.catch_up()
         seen = b"".join(self.session.down)
         self.session.down.clear()
         return seen

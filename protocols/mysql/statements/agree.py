@@ -18,26 +18,34 @@ from sqlglot import ErrorLevel, exp
 from sqlglot.dialects.mysql import MySQL
 from sqlglot.errors import SqlglotError
 
+from protocols.mysql.catalog import Catalog
 from protocols.mysql.functions import FUNCTIONS
-from protocols.mysql.settings import introduces
-from protocols.mysql.statements.keywords import QUERY_WORDS, RESERVED, RESERVED_BY_MYSQL
+from protocols.mysql.settings import COMMON_CHARACTER_SETS, introduces
+from protocols.mysql.statements.keywords import QUERY_WORDS, RESERVED, RESERVED_BY_MARIADB, RESERVED_BY_MYSQL
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
+from protocols.mysql.statements.roles import Brackets, is_grammar
 
 # its warnings quote the statement, which may hold secrets
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
 
-_FOR_MARIADB = RESERVED - RESERVED_BY_MYSQL
+_RESERVED = {"mariadb": RESERVED - RESERVED_BY_MYSQL, "mysql": RESERVED - RESERVED_BY_MARIADB}
 _DIALECT = MySQL()
 MAX_NESTING = 60  # brackets inside brackets
 MAX_CHAIN = 6000  # operators in a row: each is a level of the tree
 
 
-def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> tuple[str, list[str], Counter[str]]:
-    """(text for sqlglot, the tokens that it must see, the names that its tree must hold)."""
+def canonical(
+    tokens: Sequence[Token], reserved: frozenset[str] = RESERVED, charsets: frozenset[str] = COMMON_CHARACTER_SETS
+) -> tuple[str, list[str], Counter[str]]:
+    """(text for sqlglot, the tokens that it must see, the names that its tree must hold).
+
+    `charsets`: those that the server has.
+    """
     out: list[str] = []
     expected: list[str] = []
     names: Counter[str] = Counter()
     joins = _Joins()
+    brackets = Brackets()
     depth = 0
     index, count = 0, len(tokens)
     while index < count:
@@ -50,7 +58,11 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
                 text[0] == "_" and after is not None and after.kind in (Kind.STRING, Kind.HEX, Kind.BITS)
                 and introduces(text[1:])
             ):  # fmt: skip
-                continue  # an introducer: it says how to read the bytes of the literal
+                # an introducer: it says how to read the bytes of the literal. Of a set that the server has not it is a
+                # column, and the literal is what that is called
+                if after.kind is Kind.STRING and text[1:].lower() not in charsets:
+                    raise Unreadable("a character set before a literal that this server may not have")
+                continue
             if (
                 upper == "N"
                 and after is not None
@@ -64,7 +76,11 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
             call = after is not None and after.upper == "("
             if dotted or (after is not None and after.upper == "." and upper not in reserved):
                 quoted = not (call and dotted)
-            elif upper in QUERY_WORDS or (call and upper in FUNCTIONS):
+            elif upper in QUERY_WORDS:
+                quoted = upper not in reserved and not call and not is_grammar(tokens, index - 1, brackets)
+                if upper == "INTERVAL":
+                    brackets.interval()
+            elif call and upper in FUNCTIONS:
                 quoted = False
             elif upper in reserved:
                 raise Unreadable(f"the keyword {upper} is not understood here")
@@ -127,10 +143,14 @@ def canonical(tokens: Sequence[Token], reserved: frozenset[str] = RESERVED) -> t
                 upper = ")"
             if upper == "(":
                 depth += 1
+                brackets.open(tokens[index - 2].upper if index > 1 else "")
                 if depth > MAX_NESTING:
                     raise Unreadable("the statement is nested too deeply to be judged")
             elif upper == ")":
                 depth -= 1
+                brackets.close()
+            elif upper == ",":
+                brackets.comma()
             elif upper in (":", ":="):
                 raise Unreadable("an assignment inside a statement")
             out.append(upper)
@@ -200,9 +220,13 @@ def _system(tokens: Sequence[Token], index: int, out: list[str], expected: list[
     return index
 
 
-def parse(tokens: Sequence[Token], wanted: type[Any] | tuple[type[Any], ...], flavour: str = "") -> Any:
+def _charsets(catalog: Catalog) -> frozenset[str]:
+    return catalog.character_sets | {"utf8"} if catalog.character_sets else COMMON_CHARACTER_SETS
+
+
+def parse(tokens: Sequence[Token], wanted: type[Any] | tuple[type[Any], ...], catalog: Catalog) -> Any:
     """sqlglot's tree of these tokens, which must be a `wanted` expression. Raises Unreadable."""
-    text, expected, names = canonical(tokens, _FOR_MARIADB if flavour == "mariadb" else RESERVED)
+    text, expected, names = canonical(tokens, _RESERVED[catalog.flavour], _charsets(catalog))
     try:
         seen = _DIALECT.tokenize(text)
         _same(seen, expected)

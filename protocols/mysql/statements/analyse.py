@@ -12,6 +12,7 @@ INVARIANT: no I/O in this module.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 from protocols.contract import Analysis, Cacheable, Effect, Where
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from protocols.mysql.state import SessionState
 
 MAX_STATEMENTS = 1000
+MAX_TOKENS_OF_TEXT = 2 * MAX_TOKENS  # of all its statements, with what they prepare or execute
 _RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
 _BLANK = " \t\n\v\f\r"
+_NOTHING_MORE = re.compile(rf"[{_BLANK}]*+\Z")
 
 
 def analyse(text: bytes, state: SessionState, catalog: Catalog | None) -> CommandAnalysis:
@@ -96,10 +99,10 @@ def _read(raw: bytes, state: SessionState, catalog: Catalog | None, reading: str
     text = decode(raw, charset)
     found: list[Statement] = []
     ahead = state
-    position, conditional = 0, False
+    position, conditional, read = 0, False, 0
     while True:
         try:
-            reading_rules = rules(ahead, reading, text[position:])
+            reading_rules = rules(ahead, reading, text, position)
             lexed = lex(text, position, reading_rules)
             if lexed.semicolon and has_block(lexed.tokens):
                 lexed = _whole_program(text, lexed, reading_rules)
@@ -109,7 +112,7 @@ def _read(raw: bytes, state: SessionState, catalog: Catalog | None, reading: str
             found.append(_rest(text[position:], charset, str(error)))
             return found, conditional
         conditional = conditional or lexed.conditional
-        last = not lexed.semicolon or not text[lexed.end :].strip(_BLANK)
+        last = not lexed.semicolon or _NOTHING_MORE.match(text, lexed.end) is not None
         body = encode(text[position : lexed.end - 1 if lexed.semicolon else lexed.end], charset).strip(_BLANK.encode())
         if not lexed.tokens:
             if not lexed.commented:
@@ -119,6 +122,9 @@ def _read(raw: bytes, state: SessionState, catalog: Catalog | None, reading: str
         else:
             one = statement(lexed.tokens, ahead, names, text, body, without=catalog is None)
         found.append(one)
+        read += len(lexed.tokens) + one.tokens
+        if read > MAX_TOKENS_OF_TEXT:
+            raise Unreadable("the statements of this text have too many tokens to be judged; send fewer at once")
         if last:
             return found, conditional
         if len(found) >= MAX_STATEMENTS:
@@ -174,6 +180,7 @@ def merged(parts: list[Analysis], kinds: list[str]) -> Analysis:
         functions=joined("functions"),
         where=max((a.where for a in parts), key=lambda w: STRENGTH[w], default=Where.NONE),
         why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
+        stores=tuple(dict.fromkeys(store for part in parts for store in part.stores)),
         shape=parts[0].shape if len(parts) == 1 else "",
         cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
     )

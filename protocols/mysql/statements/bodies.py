@@ -31,9 +31,8 @@ def view_body(view: Relation, catalog: Catalog, depth: int = 0) -> Body:
     key = ("statements", "view", view.schema, view.name)
     body: Body | None = memo.get(key)
     if body is None:
-        body = _read(view, catalog, depth)
-        if depth == 0:
-            memo[key] = body
+        # kept at any depth: views over views over views would be read as often as there are ways to them
+        body = memo[key] = _read(view, catalog, depth)
     return body
 
 

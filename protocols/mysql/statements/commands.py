@@ -18,7 +18,7 @@ from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.loads import load
 from protocols.mysql.statements.model import ChangeKind, Statement, Variable
 from protocols.mysql.statements.preparing import deallocate, execute, prepare
-from protocols.mysql.statements.queryread import change, query, verb_of
+from protocols.mysql.statements.queryread import change, query, runs_code, verb_of
 from protocols.mysql.statements.reader import Reader
 from protocols.mysql.statements.setting import set_statement
 from protocols.mysql.statements.walk import Walk
@@ -71,7 +71,7 @@ def statement(
     analysis = walk.analysis(kind)
     if clear:
         analysis = dataclasses.replace(analysis, clear_columns=clear)
-    return Statement(analysis, body, tuple(walk.changes), tree)
+    return Statement(analysis, body, tuple(walk.changes), tree, walk.inner)
 
 
 def _fill_variables(walk: Walk) -> None:
@@ -101,7 +101,11 @@ def _dispatch(tokens: Sequence[Token], walk: Walk) -> tuple[str, Any]:
     if upper == "WITH":
         upper = verb_of(tokens)
     if upper in _QUERIES:
-        return "select", query(tokens, walk)[0]
+        tree = query(tokens, walk)[0]
+        from protocols.mysql.stores import query_stores  # it reads the bodies of views itself
+
+        query_stores(tree, walk, opens=runs_code(walk), file=Effect.FILE_WRITE in walk.effects)
+        return "select", tree
     if upper in _CHANGES:
         tree, kind = change(tokens, walk)
         return kind, tree

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from protocols.contract import Effect
 from protocols.mysql.settings import words
+from protocols.mysql.statements.alters import altered, created, dropped, moved
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.model import ChangeKind, Temporary
-from protocols.mysql.statements.queryread import query
+from protocols.mysql.statements.queryread import query, runs_code
 from protocols.mysql.statements.reader import Reader
 from protocols.mysql.statements.walk import Walk
 
@@ -108,6 +109,7 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
             raise Unreadable("a name is missing")
         for given, name in reader.names():
             qualified = _written(walk, given, name, temporary=temporary)
+            dropped(walk, qualified)
             walk.change(ChangeKind.TEMP_DROP, qualified)
         reader.rest()
         return
@@ -118,10 +120,14 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
     if verb == "alter":
         walk.change(ChangeKind.TEMP_CHANGE, qualified)
         _altered(rest, walk, given)
+        if what == "TABLE":
+            altered(rest, walk, qualified, given)
         return
     if what != "TABLE":
         return
-    columns, sources = _filled(rest, walk)
+    columns, sources = _filled(rest, walk, "" if temporary else qualified)
+    if not temporary and qualified:
+        created(rest, walk, qualified)
     if temporary and qualified:
         schema, _, short = qualified.partition(".")
         walk.change(ChangeKind.TEMP_CREATE, qualified, Temporary(schema, short, columns, sources))
@@ -161,13 +167,13 @@ def _altered(tokens: Sequence[Token], walk: Walk, given: str) -> None:
             while at < len(tokens) and tokens[at].upper in ("TO", "AS", "=", "PARTITION", "TABLE", "WITH"):
                 at += 1
             if at < len(tokens) and tokens[at].kind in (Kind.WORD, Kind.NAME):
-                reader = Reader(tokens[at:])
+                reader = Reader(tokens[at : at + 3])
                 schema, name = reader.qualified()
                 if token.upper == "RENAME" and name.upper() not in ("COLUMN", "INDEX", "KEY"):
                     _written(walk, schema or given, name)
 
 
-def _filled(tokens: Sequence[Token], walk: Walk) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def _filled(tokens: Sequence[Token], walk: Walk, table: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """CREATE TABLE ... [AS] SELECT and LIKE: (columns where they are known, the relations whose rows go in)."""
     reader = Reader(tokens)
     like = reader.accept("LIKE") or (reader.sees("(", "LIKE") and reader.accept("(", "LIKE"))
@@ -192,12 +198,17 @@ def _filled(tokens: Sequence[Token], walk: Walk) -> tuple[tuple[str, ...] | None
             starts = False
         if starts or (opens and depth == 0):
             inner = Walk(walk.state, walk.catalog, walk.depth)
-            _, outputs = query(tokens[index:], inner)
+            tree, outputs = query(tokens[index:], inner)
             walk.merge(inner.analysis("select"))
             walk.changes += inner.changes
             walk.constants = walk.constants or inner.constants
             walk.add(Effect.DATA_INSERT)
             only = index == 0 or all(t.upper in ("AS", "IGNORE", "REPLACE") for t in tokens[:index])
+            if table:
+                from protocols.mysql.stores import table_stores  # it reads the bodies of views itself
+
+                table_stores(tree, inner, table, opens=runs_code(inner), plain=only)
+                walk.stores.update(inner.stores)
             names = tuple(name for name, _ in outputs) if outputs is not None and only else None
             return names if names and all(names) else None, tuple(inner.reads)
         depth += (upper == "(") - (upper == ")")
@@ -225,6 +236,8 @@ def _database(reader: Reader, walk: Walk, verb: str) -> None:
     reader.rest()
     walk.named = True
     walk.writes[f"{name}.*"] = None
+    if verb == "drop":
+        walk.store("", {f"{name}.*"})
     walk.change(ChangeKind.DROP_DATABASE if verb == "drop" else ChangeKind.DEFINE, name)
 
 
@@ -244,6 +257,7 @@ def _rename(reader: Reader, walk: Walk) -> str:
         reader.expect("TO")
         to_given, to_name = reader.qualified()
         old, new = _written(walk, given, name), _written(walk, to_given, to_name)
+        moved(walk, old, new)
         known = walk.state.temporary(*old.split(".", 1)) if "." in old else None
         if known is not None and "." in new:
             schema, _, short = new.partition(".")

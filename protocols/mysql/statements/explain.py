@@ -70,6 +70,7 @@ def explain(
             inner.effects -= _PLANNED_AWAY
             inner.reads.update(inner.writes)
             inner.writes.clear()
+            inner.stores.clear()
             inner.where = Where.NONE
         walk.merge(inner.analysis(kind))
         walk.named, walk.constants = inner.named, inner.constants

@@ -5,7 +5,7 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
-from protocols.contract import Effect
+from protocols.contract import ANYWHERE, Effect
 from protocols.mysql.statements.administration import tables_of
 from protocols.mysql.statements.calls import judge_calls
 from protocols.mysql.statements.lexer import Kind, Unreadable
@@ -55,7 +55,8 @@ def load(reader: Reader, walk: Walk) -> str:
         walk.add(Effect.DATA_DELETE)
     schema, name = reader.qualified()
     writes = Writes(walk)
-    writes.target(writes.named(schema, name), ["insert", "delete"] if replaces else ["insert"])
+    target = writes.named(schema, name)
+    writes.target(target, ["insert", "delete"] if replaces else ["insert"])
     while not reader.done and not reader.sees("SET"):
         if reader.sees("("):
             for token in reader.group():
@@ -68,12 +69,14 @@ def load(reader: Reader, walk: Walk) -> str:
         reader.take()
     if reader.accept("SET"):
         while True:
-            reader.qualified()
+            _, column = reader.qualified()
             reader.expect("=")
             value = reader.until_comma()
             judge_calls(value, walk, ignore_space=walk.state.mode("IGNORE_SPACE"))
             if not (len(value) == 1 and value[0].upper == "DEFAULT"):
-                expression(value, walk)
+                origins = expression(value, walk)
+                if target is None or walk.state.temporary(target.schema, name) is None:
+                    walk.store(f"{target.relation}.{column}" if target is not None else ANYWHERE, origins)
             if not reader.accept(","):
                 break
     return f"load {what.lower()}" + (" local" if local else "")

@@ -57,6 +57,7 @@ class Statement:
     text: bytes = field(default=b"", repr=False)
     changes: tuple[Change, ...] = ()
     tree: Any = field(default=None, repr=False)
+    tokens: int = 0  # of texts that were read besides its own: what it prepares or executes
 
     @property
     def kind(self) -> str:

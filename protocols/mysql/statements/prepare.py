@@ -55,6 +55,8 @@ def simplified(tokens: Sequence[Token], walk: Walk) -> list[Token]:
             kept: list[Token] = []
             while index < count and tokens[index].kind in (Kind.WORD, Kind.HINT):
                 word = tokens[index].upper
+                if word == "SQL_CACHE" and walk.catalog.flavour == "mysql":
+                    break  # a name since 8.0
                 if tokens[index].kind is Kind.HINT or word in _MODIFIERS[upper]:
                     pass
                 elif upper == "SELECT" and word in _KEPT:

@@ -5,15 +5,19 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 
-from protocols.contract import Effect
+from protocols.contract import Cacheable, Effect
 from protocols.mysql.statements.lexer import Kind, Unreadable, lex
-from protocols.mysql.statements.model import ChangeKind, Prepared
+from protocols.mysql.statements.model import ChangeKind, Prepared, Statement
 from protocols.mysql.statements.queryread import expression
 from protocols.mysql.statements.reader import Reader
 from protocols.mysql.statements.text import decode, rules
 from protocols.mysql.statements.walk import Walk
+
+MAX_KEPT = 1 << 20  # bytes of prepared texts whose analysis a session keeps
+_LEAST = 4096  # bytes that each of them counts at least
 
 
 def prepare(reader: Reader, walk: Walk) -> str:
@@ -61,6 +65,31 @@ def _dynamic(reader: Reader, walk: Walk) -> None:
 
 
 def _inner(text: bytes, walk: Walk, *, changes: bool) -> None:
+    found = _judged(text, walk)
+    walk.merge(found.analysis)
+    walk.named = walk.named or bool(found.analysis.reads or found.analysis.writes or found.analysis.functions)
+    if changes:
+        walk.changes += found.changes
+
+
+def _judged(text: bytes, walk: Walk) -> Statement:
+    """The analysis of a prepared text, kept in the session while nothing changes what it means: an EXECUTE of a few
+    bytes would take the time of a text of any length each time.
+    """
+    kept = walk.state.judged
+    key = text, walk.depth, walk.state.meaning_key()
+    known = kept.get(key)
+    if known is not None and known[0] is walk.catalog:
+        return known[1]
+    found = _read(text, walk)
+    if found.analysis.cacheable is not Cacheable.NO:
+        if sum(len(other) for other, *_ in kept) + len(text) + _LEAST * len(kept) > MAX_KEPT:
+            kept.clear()
+        kept[key] = walk.catalog, dataclasses.replace(found, tree=None)
+    return found
+
+
+def _read(text: bytes, walk: Walk) -> Statement:
     from protocols.mysql.statements.commands import statement  # it knows PREPARE itself
 
     state = walk.state
@@ -74,11 +103,8 @@ def _inner(text: bytes, walk: Walk, *, changes: bool) -> None:
         raise Unreadable("an empty text to prepare")
     if lexed.tokens[0].upper in ("PREPARE", "EXECUTE", "DEALLOCATE"):
         raise Unreadable("a statement that cannot be prepared")
-    found = statement(lexed.tokens, state, walk.catalog, read, text, depth=walk.depth + 1)
-    walk.merge(found.analysis)
-    walk.named = walk.named or bool(found.analysis.reads or found.analysis.writes or found.analysis.functions)
-    if changes:
-        walk.changes += found.changes
+    walk.inner += len(lexed.tokens)
+    return statement(lexed.tokens, state, walk.catalog, read, text, depth=walk.depth + 1)
 
 
 def execute(reader: Reader, walk: Walk) -> str:
@@ -91,10 +117,10 @@ def execute(reader: Reader, walk: Walk) -> str:
             _dynamic(reader, walk)
         else:
             _inner(text, walk, changes=True)
-        _using(reader, walk)
+        _given(walk, _using(reader, walk))
         return "execute immediate"
     name = reader.label()
-    _using(reader, walk)
+    given = _using(reader, walk)
     known = walk.state.prepared.get(name) if not walk.state.overflow else None
     if known is None:
         walk.unknown("a prepared statement that is not known")
@@ -105,16 +131,27 @@ def execute(reader: Reader, walk: Walk) -> str:
         walk.unknown("prepared under another default database or other settings: prepare it again")
     else:
         _inner(known.text, walk, changes=True)
+        _given(walk, given)
     return "execute"
 
 
-def _using(reader: Reader, walk: Walk) -> None:
+def _using(reader: Reader, walk: Walk) -> set[str]:
+    """The columns that the parameters are made of."""
+    found: set[str] = set()
     if reader.accept("USING"):
         while True:
             value = reader.until_comma()
-            expression(value, walk)
+            found |= expression(value, walk)
             if not reader.accept(","):
-                return
+                break
+    return found
+
+
+def _given(walk: Walk, parameters: set[str]) -> None:
+    """What is stored may be a parameter, whatever the prepared text does with it."""
+    for written in walk.writes:
+        if walk.state.temporary(*written.split(".", 1)) is None:
+            walk.store(f"{written}.*", parameters)
 
 
 def deallocate(reader: Reader, walk: Walk) -> str:

@@ -90,6 +90,7 @@ class Blocks:
             start, self._started = found, True
         begins = True
         index = start
+        block = -1  # the next BEGIN behind a HANDLER: looked for once for all of them
         while index < len(tokens):
             token = tokens[index]
             upper = token.upper if token.kind in (Kind.WORD, Kind.OPERATOR) else ""
@@ -130,8 +131,9 @@ class Blocks:
                 begins = True
             elif upper == "HANDLER" and index >= 2 and tokens[start].upper == "DECLARE":
                 # DECLARE ... HANDLER FOR conditions, then a statement: only a block matters
-                block = next((i for i in range(index, len(tokens)) if tokens[i].upper == "BEGIN"), None)
-                if block is not None and tokens[block - 1].upper not in ("FOR", ","):
+                if block < index:
+                    block = next((i for i in range(index, len(tokens)) if tokens[i].upper == "BEGIN"), len(tokens))
+                if block < len(tokens) and tokens[block - 1].upper not in ("FOR", ","):
                     index = block
                     begins = True
                     continue

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from protocols.contract import ANY_RELATION, Effect
-from protocols.mysql.flows import alike
+from protocols.contract import ANY_RELATION, ANYWHERE, Effect
+from protocols.mysql.flows import alike, given
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
 from protocols.mysql.statements.sources import Sources, renamed
 from protocols.mysql.statements.walk import Walk
@@ -47,6 +47,7 @@ class Queries(Sources):
     def query(self, node: Any, parent: Scope | None) -> Outputs | None:
         """The output columns of a query, or None where they are not known."""
         self.depth += 1
+        self.walk.spend(50)
         try:
             if self.depth > MAX_QUERIES:
                 self.walk.unknown("queries nested too deeply to be judged")
@@ -80,8 +81,9 @@ class Queries(Sources):
                 start = None
                 if first is not body:  # the columns of the first part are those of the whole
                     quiet = Queries(Walk(self.walk.state, self.walk.catalog, self.walk.depth))
-                    quiet.depth = self.depth
+                    quiet.depth, quiet.walk.work = self.depth, self.walk.work
                     start = quiet.query(first, scope)
+                    self.walk.work = quiet.walk.work
                     scope.ctes[name] = renamed(start, names)
                 else:
                     scope.ctes[name] = None
@@ -136,7 +138,8 @@ class Queries(Sources):
             width = len(cells) if width in (None, len(cells)) else -1
         if not width or width < 0:
             return None
-        return [(f"column_{i}", union(row[i] for row in rows)) for i in range(width)]
+        named = "column_{}" if self.walk.catalog.flavour == "mysql" else ""
+        return [(named.format(i), union(row[i] for row in rows)) for i in range(width)]
 
     def _select(self, node: Any, parent: Scope | None) -> Outputs | None:
         walk = self.walk
@@ -164,7 +167,7 @@ class Queries(Sources):
                 continue
             origins = self.expression(item, scope)
             if outputs is not None:
-                outputs.append((item.alias_or_name.lower(), origins))
+                outputs.append((given(item.alias_or_name).lower(), origins))
         if outputs is not None:
             scope_after = dict(outputs)
             scope.aliases = {n: o for n, o in scope_after.items() if n}
@@ -207,6 +210,7 @@ class Queries(Sources):
                 known = False
             else:
                 found += source.columns.items()
+        self.walk.spend(len(found) * 2)
         if len(found) > MAX_STAR:
             return False, []
         return known, found
@@ -272,6 +276,7 @@ class Queries(Sources):
                     found.add(f"{source}.*")
                 if not variable.known:
                     walk.reads[ANY_RELATION] = None
+                    found.add(ANYWHERE)
                     walk.why.append(f"the variable `@{name}` may hold anything")
             elif isinstance(node, exp.Window):
                 parts = [p for key in ("partition_by", "order") if (p := node.args.get(key))]
@@ -296,11 +301,15 @@ class Queries(Sources):
 
     def _like_another(self, name: str, source: Source) -> None:
         """A name that this source does not have as it is spelt, but that its server may take for one that it has."""
-        if not name.isascii() and any(alike(name, column) for column in source.columns or ()):
+        if name.isascii() or not source.columns:
+            return
+        self.walk.spend(len(source.columns))
+        if any(alike(name, column) for column in source.columns):
             self.walk.unknown(_BEYOND_ASCII)
 
     def _column(self, node: Any, scope: Scope) -> Origins:
         walk = self.walk
+        walk.spend(2 + len(scope.sources))
         if node.args.get("catalog"):
             walk.unknown("a name of four parts")
             return NOTHING

@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from protocols.contract import Effect
+from protocols.contract import ANYWHERE, Effect
+from protocols.mysql.flows import OPENS_ANY
 from protocols.mysql.settings import words
 from protocols.mysql.statements.agree import parse
 from protocols.mysql.statements.calls import judge_calls
@@ -40,7 +41,7 @@ def read_query(text: str, walk: Walk) -> tuple[Any, Outputs | None]:
 
 def query(tokens: Sequence[Token], walk: Walk) -> tuple[Any, Outputs | None]:
     """A query's tokens: (tree, output columns)."""
-    tree = parse(_as_select(_plain(tokens, walk)), QUERY, walk.catalog.flavour)
+    tree = parse(_as_select(_plain(tokens, walk)), QUERY, walk.catalog)
     _calls(tokens, tree, walk)
     return tree, Queries(walk).query(tree, None)
 
@@ -71,13 +72,22 @@ def change(tokens: Sequence[Token], walk: Walk) -> tuple[Any, str]:
     tree = parse(
         seen,
         {"INSERT": exp.Insert, "REPLACE": exp.Insert, "UPDATE": exp.Update, "DELETE": exp.Delete}[verb],
-        walk.catalog.flavour,
+        walk.catalog,
     )
     _calls(tokens, tree, walk)
     if verb == "REPLACE":
         walk.add(Effect.DATA_DELETE)
+    opened = runs_code(walk)  # triggers come later: what they run is part of the table
     Writes(walk).change(tree, replaces=verb == "REPLACE")
+    from protocols.mysql.stores import change_stores  # it reads the bodies of views itself
+
+    change_stores(tree, walk, opens=opened)
     return tree, verb.lower()
+
+
+def runs_code(walk: Walk) -> bool:
+    """Whether code of the database's own was called so far, or a file read: its values may be anything."""
+    return bool(walk.functions) or not OPENS_ANY.isdisjoint(walk.effects)
 
 
 def verb_of(tokens: Sequence[Token]) -> str:
@@ -125,11 +135,17 @@ def expression(tokens: Sequence[Token], walk: Walk) -> Origins:
         depth -= token.upper == ")"
         if depth < 0:
             raise Unreadable("a bracket that nothing opens")
-    tree = parse([_SELECT, _BRACKETS[0], *_plain(tokens, walk), _BRACKETS[1]], exp.Select, walk.catalog.flavour)
+    tree = parse([_SELECT, _BRACKETS[0], *_plain(tokens, walk), _BRACKETS[1]], exp.Select, walk.catalog)
     if len(tree.expressions) != 1 or tree.args.get("from_"):
         raise Unreadable("an expression that is not one")
+    before = runs_code(walk)
     _calls(tokens, tree, walk)
-    return Queries(walk).expression(tree.expressions[0], Scope())
+    from protocols.mysql.stores import keeps  # it reads the bodies of views itself
+
+    origins = Queries(walk).expression(tree.expressions[0], Scope())
+    if keeps(tree):
+        walk.store(ANYWHERE, origins)
+    return origins if before or not runs_code(walk) else origins | {ANYWHERE}
 
 
 # words behind which a string is a value; behind anything else it is a name for a column

@@ -79,6 +79,7 @@ class Scope:
     def find(self, name: str) -> Origins | None:
         """What a name without a table stands for; None: nothing in sight has it."""
         scope: Scope | None = self
+        unnamed: set[str] = set()  # columns whose names are the server's own
         while scope is not None:
             found: set[str] = set()
             hit = False
@@ -91,9 +92,11 @@ class Scope:
                 hit = True
                 found |= scope.aliases[name]
             if hit:
-                return frozenset(found)
+                return frozenset(found | unnamed)
+            for source in scope.sources:
+                unnamed |= source.everything if name == "_rowid" else (source.columns or {}).get("", NOTHING)
             scope = scope.parent
-        return None
+        return frozenset(unnamed) if unnamed else None
 
 
 def union(sets: Iterable[Origins]) -> Origins:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from protocols.contract import Effect
+from protocols.contract import ANYWHERE, Effect
 from protocols.mysql.statements.lexer import Kind, Unreadable
 from protocols.mysql.statements.model import ChangeKind, Variable
 from protocols.mysql.statements.queries import Queries
@@ -37,7 +37,7 @@ def _start(reader: Reader, walk: Walk) -> str:
         walk.add(Effect.TX)
         while not reader.done:
             if reader.accept("READ", "WRITE"):
-                walk.add(Effect.SESSION_GUARD)
+                walk.add(Effect.SESSION_SET if walk.state.writable else Effect.SESSION_GUARD)
             elif not reader.accept("WITH", "CONSISTENT", "SNAPSHOT") and not reader.accept("READ", "ONLY"):
                 raise Unreadable("a property of a transaction that is not understood")
             if not reader.done:
@@ -208,8 +208,10 @@ def _call(reader: Reader, walk: Walk) -> str:
         for argument in split(reader.group()):
             if len(argument) == 1 and argument[0].kind is Kind.VARIABLE:
                 walk.change(ChangeKind.VARIABLE, argument[0].text, Variable((), known=False))
+                known = walk.state.variable(argument[0].text.lower())
+                walk.store(ANYWHERE, [f"{one}.*" for one in known.sources] if known.known else [ANYWHERE])
             else:
-                expression(argument, walk)
+                walk.store(ANYWHERE, expression(argument, walk))
     return "call"
 
 

@@ -73,6 +73,7 @@ def _item(reader: Reader, walk: Walk, sticky: str) -> str:
 def _assigned_before(tokens: Sequence[Token], walk: Walk) -> tuple[list[str], bool]:
     """What the variables in this value got earlier in the same SET: (relations, whether that is all of it)."""
     named = {token.text for token in tokens if token.kind is Kind.VARIABLE}
+    walk.spend(len(walk.changes) // 8)
     sources: list[str] = []
     known = True
     for change in walk.changes:
@@ -142,7 +143,8 @@ def _transaction(reader: Reader, walk: Walk, scope: str) -> None:
             ):
                 raise Unreadable("an isolation level that is not known")
         elif reader.accept("READ", "WRITE"):
-            walk.add(Effect.SESSION_GUARD)
+            own = walk.state.writable and scope not in _SERVER  # it takes back what the session itself has set
+            walk.add(Effect.SESSION_SET if own else Effect.SESSION_GUARD)
         else:
             reader.expect("READ", "ONLY")
         if not reader.accept(","):

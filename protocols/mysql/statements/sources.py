@@ -12,8 +12,12 @@ from sqlglot import exp
 
 from protocols.contract import Effect
 from protocols.mysql.catalog import Relation, schema_only
+from protocols.mysql.flows import given
+from protocols.mysql.statements.lexer import Unreadable
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
 from protocols.mysql.statements.walk import Walk
+
+MAX_TABLES = 256  # in one FROM: the servers join 61
 
 
 class Sources:
@@ -64,6 +68,8 @@ class Sources:
         """One entry of FROM; puts its sources into scope."""
         walk = self.walk
         source: Source | None
+        if len(scope.sources) > MAX_TABLES:
+            raise Unreadable(f"more than {MAX_TABLES} tables in one FROM")
         if isinstance(node, exp.Lateral):
             inner = node.this
             if not isinstance(inner, exp.Subquery):
@@ -183,6 +189,7 @@ class Sources:
             return Source(alias or name, None, qualified, schema, frozenset({f"{qualified}.*"}))
         qualified = relation.qualified
         walk.read(qualified)
+        walk.spend(len(relation.columns))
         if relation.qualified in walk.state.touched:
             walk.unknown(f"the relation `{qualified}` was changed by this session since the catalog was read")
         columns = {c.name.lower(): frozenset({f"{qualified}.{c.name}"}) for c in relation.columns} or None
@@ -223,7 +230,7 @@ def renamed(outputs: Outputs | None, names: Sequence[str]) -> Outputs | None:
         return outputs
     if len(outputs) != len(names):
         return None
-    return [(name, origins) for name, (_, origins) in zip(names, outputs, strict=True)]
+    return [(given(name), origins) for name, (_, origins) in zip(names, outputs, strict=True)]
 
 
 def _from_outputs(alias: str, outputs: Outputs | None) -> Source:

@@ -203,10 +203,14 @@ def _types(tokens: list[Token]) -> list[Token]:
 
 
 def _defaults(tokens: list[Token]) -> list[Token]:
-    """DEFAULT(schema.table.column), as views are kept: as if the column itself were read."""
+    """DEFAULT(column): as if the column itself were read. What its default is made of counts as in it."""
     out: list[Token] = []
     for index, token in enumerate(tokens):
-        if _upper(tokens, index) == "DEFAULT" and _upper(tokens, index + 1) == "(" and _upper(tokens, index + 3) == ".":
+        if (
+            _upper(tokens, index) == "DEFAULT"
+            and _upper(tokens, index + 1) == "("
+            and _upper(tokens, index + 3) in (".", ")")
+        ):
             continue
         out.append(token)
     return out

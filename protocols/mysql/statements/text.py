@@ -55,10 +55,13 @@ def encode(text: str, charset: str | None) -> bytes:
     return text.encode(_DECODED.get(charset or "", "utf-8"))
 
 
-def rules(state: SessionState, reading: str, text: str = "") -> Rules:
-    """How this session's texts are read. `reading`: `run` or `skip` every executable comment, or `exact`."""
+def rules(state: SessionState, reading: str, text: str = "", position: int = 0) -> Rules:
+    """How this session's texts are read. `reading`: `run` or `skip` every executable comment, or `exact`.
+
+    `text` from `position` on is what comes next: some of it is read alike under any mode.
+    """
     modes = state.sql_mode
-    if modes is None and _SETS_PLAINLY.fullmatch(text) is not None:
+    if modes is None and _SETS_PLAINLY.fullmatch(text, position) is not None:
         modes = frozenset()  # read alike under any of them
     if modes is None:
         raise Unreadable("the session's sql_mode is not known; send SET sql_mode = with a plain string")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from protocols.contract import Analysis, Cacheable, Effect, Where
+from protocols.contract import ANYWHERE, Analysis, Cacheable, Effect, Store, Where
 from protocols.mysql.catalog import Catalog, schema_only
+from protocols.mysql.statements.lexer import Unreadable
 from protocols.mysql.statements.model import Change, ChangeKind
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 STRENGTH = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
 MAX_BODIES = 40  # views inside views
+MAX_STORES = 5000  # of one statement; past it anything may be stored anywhere
+MAX_WORK = 500_000  # about microseconds: looking up names in one statement
 
 
 class Walk:
@@ -35,9 +38,12 @@ class Walk:
         self.where = Where.NONE
         self.why: list[str] = []
         self.changes: list[Change] = []
+        self.stores: dict[Store, None] = {}
         self.constants = False  # a constant was read: the verdict is that of this very text
         self.fleeting = False  # the verdict rests on prepared names: not even that
         self.view = False  # the text is that of a view, as the server keeps it
+        self.inner = 0  # tokens of other texts that were read for this one
+        self.work = 0
         self.named = False  # names a relation or routine, which takes a catalog
 
     def add(self, *effects: Effect) -> None:
@@ -48,6 +54,12 @@ class Walk:
         if why not in self.why and len(self.why) < 8:
             self.why.append(why)
 
+    def spend(self, work: int) -> None:
+        """Bounds the time: names that are looked up among many others. Raises Unreadable."""
+        self.work += work
+        if self.work > MAX_WORK:
+            raise Unreadable("the statement is too large to be judged")
+
     def change(self, kind: ChangeKind, name: str | None = None, value: object = None) -> None:
         self.changes.append(Change(kind, name, value))
 
@@ -57,7 +69,18 @@ class Walk:
 
     def predicate(self, origins: Iterable[str]) -> None:
         for origin in origins:
-            self.predicates[origin] = None
+            if origin != ANYWHERE:
+                self.predicates[origin] = None
+
+    def store(self, target: str, sources: Iterable[str], *, copied: bool = False, name: str = "") -> None:
+        """Values made of these columns go to `target`, as `Store` says."""
+        listed = tuple(sorted(set(sources)))
+        if not listed or (copied and listed == (target,)):  # a column's values, put into the same column
+            return
+        if len(self.stores) >= MAX_STORES:
+            self.stores = {Store(ANYWHERE, (ANYWHERE,)): None}
+        else:
+            self.stores[Store(target, listed, copied, "" if copied else name)] = None
 
     def qualified(self, schema: str, name: str) -> str:
         """`schema.name` as rules and records write it: folded where the server folds it."""
@@ -96,6 +119,7 @@ class Walk:
         self.effects |= part.effects
         for name in ("reads", "writes", "columns", "predicates", "functions"):
             getattr(self, name).update(dict.fromkeys(getattr(part, name)))
+        self.stores.update(dict.fromkeys(part.stores))
         self.filter(part.where)
         if part.why and part.why not in self.why:
             self.why.append(part.why)
@@ -114,4 +138,5 @@ class Walk:
             why="; ".join(self.why),
             shape=shape,
             cacheable=cacheable,
+            stores=tuple(self.stores),
         )

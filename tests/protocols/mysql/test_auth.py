@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from protocols.mysql import auth
 from protocols.mysql.ed25519 import sign
 from protocols.mysql.errors import ProtocolError
+from tests.support.examples import examples
 
 SCRAMBLE = b'r+yB|j"bM9rU28beSR~G'
 
@@ -25,7 +26,7 @@ def small() -> auth.ServerKey:
     return auth.ServerKey(2048)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=100))
 def test_signatures_are_those_of_the_standard(seed: bytes, message: bytes) -> None:
     """With a password of 32 bytes it is Ed25519 itself, so that another implementation can judge."""
@@ -33,7 +34,7 @@ def test_signatures_are_those_of_the_standard(seed: bytes, message: bytes) -> No
     assert sign(seed, message) == key.sign(message)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.binary(max_size=80))
 def test_a_password_of_any_length_signs(password: bytes) -> None:
     assert len(auth.ed25519(password, bytes(32))) == 64
@@ -58,7 +59,7 @@ def test_a_challenge_has_no_nul(nonce: bytes) -> None:
     assert all(0 < b < 128 for b in scramble)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.binary(max_size=200).filter(lambda b: b"\0" not in b))
 def test_what_a_client_encrypts_is_read(small: auth.ServerKey, token: bytes) -> None:
     """`encrypt` is the client's part: the gateway plays it towards its upstreams."""
@@ -67,7 +68,7 @@ def test_what_a_client_encrypts_is_read(small: auth.ServerKey, token: bytes) -> 
     assert small.decrypt(secret, SCRAMBLE) == token + b"\0"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_not_decrypted(small: auth.ServerKey, data: bytes) -> None:
     with pytest.raises(ProtocolError, match="does not decrypt"):

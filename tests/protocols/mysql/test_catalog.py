@@ -9,16 +9,16 @@ import pytest
 from protocols.mysql.catalog import build, builtin_catalog, schema_only, server_version
 
 ROWS: dict[str, list[tuple[str | None, ...]]] = {
-    "server": [("10.11.19-MariaDB-0+deb12u1", "Debian 12", "0", "STRICT_TRANS_TABLES,ANSI_QUOTES", "utf8mb4", "0")],
+    "server": [("10.11.19-MariaDB-0", "Debian 12", "0", "STRICT_TRANS_TABLES,ANSI_QUOTES", "utf8mb4", "0", "latin1")],
     "schemas": [("app",), ("information_schema",)],
     "tables": [("app", "users", "BASE TABLE"), ("app", "v", "VIEW"), ("app", "w", "VIEW"), ("app", "s", "SEQUENCE")],
     "columns": [
-        ("app", "users", "id", "int", "auto_increment", None),
-        ("app", "users", "Ssn", "varchar", "", None),
-        ("app", "users", "h", "varchar", "VIRTUAL GENERATED", "sha2(`Ssn`,256)"),
-        ("app", "users", "i", "int", "INVISIBLE", None),
-        ("app", "users", "at", "datetime", "DEFAULT_GENERATED", ""),
-        ("app", "v", "id", "int", "", None),
+        ("app", "users", "id", "int", "auto_increment", None, "int", None),
+        ("app", "users", "Ssn", "varchar", "", None, "varchar(11) utf8mb4", "'`'"),
+        ("app", "users", "h", "varchar", "VIRTUAL GENERATED", "sha2(`Ssn`,256)", "varchar(64) utf8mb4", None),
+        ("app", "users", "i", "int", "INVISIBLE", None, "int", "`id` + 1"),
+        ("app", "users", "at", "datetime", "DEFAULT_GENERATED", "", "datetime", "current_timestamp()"),
+        ("app", "v", "id", "int", "", None, None, None),
     ],
     "views": [("app", "v", "select 1 AS `id`", "utf8mb4"), ("app", "w", "", "utf8mb4")],
     "triggers": [("app", "users", "t", "BEFORE", "INSERT", "SET NEW.id = 1", "")],
@@ -50,6 +50,7 @@ def test_what_is_in_it() -> None:
     assert [c.name for c in users.columns] == ["id", "Ssn", "h", "i", "at"]
     assert [c.visible for c in users.columns] == [True, True, True, False, True]
     assert [c.generated for c in users.columns] == ["", "", "sha2(`Ssn`,256)", "", ""]
+    assert [c.full_type for c in users.columns][:2] == ["int", "varchar(11) utf8mb4"]
     assert users.column("SSN") is users.columns[1]
     assert users.has_triggers("insert") is True
     assert users.has_triggers("delete") is False
@@ -75,7 +76,7 @@ def test_names_that_are_not_there_are_not_known() -> None:
 
 
 def test_letter_case_counts_where_the_server_says_so() -> None:
-    folded = build(rows(server=[("8.0.36", "", "1", "", "utf8mb4", "0")]))
+    folded = build(rows(server=[("8.0.36", "", "1", "", "utf8mb4", "0", "utf8mb4")]))
     assert folded.relation("APP", "Users") is not None
     assert folded.same_table("A", "a")
     exact = build(rows())
@@ -105,7 +106,7 @@ def test_routines_ignore_case_and_keep_their_kinds_apart() -> None:
     ],
 )
 def test_triggers_are_known_only_to_who_may_see_them(grants: Any, partial: str, known: bool) -> None:
-    server = [(*ROWS["server"][0][:5], partial)]
+    server = [(*ROWS["server"][0][:5], partial, "utf8mb4")]
     relation = build(rows(grants=grants, triggers=[], server=server)).relation("app", "v")
     assert relation is not None
     assert (relation.has_triggers("insert") is not None) is known
@@ -136,8 +137,8 @@ def test_its_version_is_that_of_the_names() -> None:
     "changed",
     [
         {"server": []},
-        {"server": [("what", "", "0", "", "utf8mb4", "0")]},
-        {"server": [("8.0.1", "", "x", "", "utf8mb4", "0")]},
+        {"server": [("what", "", "0", "", "utf8mb4", "0", "utf8mb4")]},
+        {"server": [("8.0.1", "", "x", "", "utf8mb4", "0", "utf8mb4")]},
         {"tables": [(None, "t", "VIEW")]},
         {"columns": [("app", "users")]},
     ],
@@ -167,7 +168,7 @@ def test_foreign_keys_that_change_rows() -> None:
     assert (key.columns, key.referenced) == ({"user_id", "n"}, {"id", "ssn"})
     assert made.pointing_at("app", "orders") == ()
     assert made.pointing_at("app", "Users") == ()
-    folded = build(rows(server=[("9.7.4", "", "1", "", "utf8mb4", "0")]))
+    folded = build(rows(server=[("9.7.4", "", "1", "", "utf8mb4", "0", "utf8mb4")]))
     assert list(folded.pointing_at("APP", "Users")) == [key]
 
 

@@ -41,8 +41,7 @@ OFFERED = (SHARED | OWN | C.SSL | C.COMPRESS | C.LOCAL_FILES | C.QUERY_ATTRIBUTE
 UPSTREAM = Greeting(b"9.7.4", 77, CHALLENGE, OFFERED, 255, 2, auth.CACHING_SHA2)
 CLAIMED = OWN | C.SSL | C.LONG_PASSWORD | C.MULTI_RESULTS | C.MULTI_STATEMENTS | C.SESSION_TRACK
 COLUMN = ColumnDefinition(b"", b"", b"", b"a", b"", 45, 4, 253, 0, 0).encode()
-SESSION = [b"ANSI_QUOTES,STRICT_TRANS_TABLES", b"utf8mb4", b"utf8mb4_general_ci", b"1", b"0", b"shop", b"9.7.4"]
-SESSION += [b"STRICT_TRANS_TABLES", b"latin1"]  # what is global
+SESSION = [b"ANSI_QUOTES,STRICT_TRANS_TABLES", b"utf8mb4", b"utf8mb4_general_ci", b"1", b"0", b"shop", b"9.7.4", b"0"]
 OK = Ok(status=2)
 
 
@@ -146,12 +145,11 @@ def test_what_is_handed_over() -> None:
     assert state.sql_mode == {"ANSI_QUOTES", "STRICT_TRANS_TABLES"}
     assert (state.charset, state.collation, state.database) == ("utf8mb4", "utf8mb4_general_ci", "shop")
     assert (state.flavour, state.version, state.lower_case_table_names) == ("mysql", (9, 7, 4), 0)
-    state.reset()  # COM_RESET_CONNECTION forgets what the client logged in with
-    assert (state.charset, state.sql_mode) == ("latin1", {"STRICT_TRANS_TABLES"})
     assert state.multi_statements
     assert state.autocommit
     assert not state.in_transaction
     assert state.user == "app"
+    assert state.writable
 
 
 def test_the_upstream_never_sees_the_token_nor_the_client_the_credential() -> None:
@@ -389,8 +387,8 @@ def test_a_credential_that_the_upstream_refuses() -> None:
 
 ROWS: dict[str, list[bytes | None]] = {
     "too few": [b""],
-    "no number": [b"", b"utf8mb4", b"x", b"1", b"three", None, b"9", b"", b"x"],
-    "not in UTF-8": [b"", b"utf8mb4", b"x", b"1", b"0", b"\xff", b"9", b"", b"x"],
+    "no number": [b"", b"utf8mb4", b"x", b"1", b"three", None, b"9", b"0"],
+    "not in UTF-8": [b"", b"utf8mb4", b"x", b"1", b"0", b"\xff", b"9", b"0"],
 }
 
 
@@ -407,13 +405,12 @@ def test_an_upstream_that_fails_the_question() -> None:
 
 
 def test_a_mode_or_character_set_that_is_not_known_is_not_guessed() -> None:
-    state = login(
-        upstream=server(row=[b"NEW_MODE_2030", b"klingon", None, b"0", b"1", None, None, None, None])
-    ).result.state
+    state = login(upstream=server(row=[b"NEW_MODE_2030", b"klingon", None, b"0", b"1", None, None, b"1"])).result.state
     assert (state.sql_mode, state.version) == (None, ())
     assert state.charset is None
     assert state.database is None
     assert not state.autocommit
+    assert not state.writable
 
 
 def test_the_version_is_what_the_server_says_inside_tls() -> None:

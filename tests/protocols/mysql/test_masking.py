@@ -152,11 +152,15 @@ def test_an_error_that_keeps_its_text_keeps_its_bytes() -> None:
         ("INSERT INTO orders VALUES ((SELECT ssn FROM users LIMIT 1), 1)", True),
         ("INSERT INTO orders (total) VALUES (1)", False),
         ("SELECT LAST_INSERT_ID(5)", False),
+        ("SELECT LAST_INSERT_ID(ssn) FROM users", True),
+        ("SELECT ssn FROM users", False),
+        ("SELECT * FROM users JOIN orders USING (id)", False),
+        ("EXECUTE s", True),
     ],
 )
 def test_an_insert_id_may_be_a_masked_value(sql: str, want: bool) -> None:
     talk = Talk(anything, masks=[SSN])
-    assert chooses_id(talk.session.judge.verdict(sql.encode(), _analysed(talk, sql))) is want
+    assert chooses_id(talk.session.judge.verdict(sql.encode(), _analysed(talk, sql)), talk.port.snapshot) is want
 
 
 def _analysed(talk: Talk, sql: str) -> CommandAnalysis:

@@ -153,3 +153,23 @@ def test_rows_that_need_no_mask_pass_as_they_are() -> None:
     talk.client(query("SELECT id, total FROM orders"))
     answer = wire.result([wire.column("id", "orders"), wire.column("total", "orders")], [wire.row("1", "2")])
     assert talk.server(answer) == answer
+
+
+def test_names_that_grow_old_while_a_statement_runs_are_still_those_that_it_was_judged_by() -> None:
+    """The check of the catalog is late: what is masked is masked, what is not is not lost."""
+    talk = Talk(masks=[SSN])
+    talk.client(query("SELECT id, ssn FROM users"))
+    talk.port.snapshot = None
+    got = masked(talk, wire.result(USERS, [wire.row("1", SECRET)]))
+    assert any(body.startswith(b"\x011") for _, body in got)
+    assert talk.last()["columns"] == [{"name": "id", "masked": None}, {"name": "ssn", "masked": "hide-ssn"}]
+
+
+def test_without_names_from_the_beginning_nothing_is_shown() -> None:
+    talk = Talk(anything, masks=[SSN])
+    talk.port.snapshot = None
+    talk.client(query("SELECT id, ssn FROM users"))
+    talk.session.resume(None)
+    got = masked(talk, wire.result(USERS, [wire.row("1", SECRET)]))
+    assert all(column["masked"] == "hide-ssn" for column in talk.last()["columns"])
+    assert not any(body.startswith(b"\x011") for _, body in got)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protocols.contract import Outcome, Side, Wait
 from tests.support import mysql_wire as wire
+from tests.support.examples import examples
 from tests.support.mysql_talk import Talk, anything
 from tests.support.mysql_wire import packets, query
 
@@ -56,7 +57,7 @@ def _whole() -> tuple[bytes, bytes, list[dict[str, Any]]]:
     return up, down, talk.port.records
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_any_chunking_gives_the_same(data: st.DataObject) -> None:
     talk = Talk()
@@ -70,7 +71,7 @@ def test_any_chunking_gives_the_same(data: st.DataObject) -> None:
     assert (up, down, talk.port.records) == _whole()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_any_pipelining_gives_the_same(data: st.DataObject) -> None:
     """The client sends everything at once, cut anywhere; the server answers what reaches it."""
@@ -92,7 +93,7 @@ def test_any_pipelining_gives_the_same(data: st.DataObject) -> None:
     assert [r["t"] for r in talk.port.records] == [r["t"] for r in records]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.data())
 def test_any_truncation_and_any_noise_end_a_session_and_not_the_process(data: st.DataObject) -> None:
     talk = Talk(anything)
@@ -111,7 +112,7 @@ def test_any_truncation_and_any_noise_end_a_session_and_not_the_process(data: st
     assert talk.session.current is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_garbage_of_either_side(client: bytes, server: bytes) -> None:
     talk = Talk()
@@ -122,7 +123,7 @@ def test_garbage_of_either_side(client: bytes, server: bytes) -> None:
     assert talk.ended
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from(range(len(DIALOGUE))), max_size=12), st.data())
 def test_one_command_is_in_flight_whatever_the_order(order: list[int], data: st.DataObject) -> None:
     """Commands of any order: nothing denied goes up, and a second one only goes up once the first is answered."""

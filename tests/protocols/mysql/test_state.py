@@ -105,8 +105,8 @@ def test_reset_connection_forgets() -> None:
         "CREATE TEMPORARY TABLE tt AS SELECT ssn FROM users",
         "USE hr",
     )
-    state.reset()
-    assert (state.charset, state.sql_mode, state.database) == ("utf8mb4", {"STRICT_TRANS_TABLES"}, "hr")
+    state.reset(frozenset({"ANSI"}), "latin1")
+    assert (state.charset, state.sql_mode, state.database) == ("utf8mb4", {"ANSI"}, "hr")  # MariaDB keeps the first
     assert not state.prepared
     assert not state.variables
     assert not state.temporaries
