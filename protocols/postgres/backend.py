@@ -19,9 +19,20 @@ from protocols.postgres.messages import (
 from protocols.postgres.pending import Kind, Pending, Portal, Verdict
 from protocols.postgres.results import RowRewriter
 from protocols.postgres.roundtrip import RoundTrip
+from protocols.postgres.statements import ChangeKind
 
 _ROW = ord("D")
 _STATUS = {b"I": "I", b"T": "T", b"E": "E"}
+_KEEP_NAMES = frozenset(
+    {
+        ChangeKind.BEGIN,
+        ChangeKind.SAVEPOINT,
+        ChangeKind.RELEASE,
+        ChangeKind.SET,
+        ChangeKind.RESET,
+        ChangeKind.RESET_ALL,
+    }
+)
 _NOBODY = Pending(0)  # stands at the head of an empty queue
 _COPY_DATA = ord("d")
 
@@ -197,7 +208,8 @@ class Backend(RoundTrip, Masking):
             if self.parsing.get(entry.name) is prepared:
                 del self.parsing[entry.name]
             self.prepared[entry.name] = prepared
-            self.state.prepare(entry.name.decode("utf-8", "replace"), prepared.verdict.command)
+            sent = prepared.text.decode("utf-8", "replace") if entry.name else ""  # SQL cannot name the unnamed one
+            self.state.prepare(entry.name.decode("utf-8", "replace"), prepared.verdict.command, sent)
             self.renames += bool(entry.name)
         return b"" if entry.hidden else None
 
@@ -207,7 +219,9 @@ class Backend(RoundTrip, Masking):
         if entry.portal is not None:
             entry.portal.bound = True
             if entry.name:  # SQL cannot name the unnamed portal
-                self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command)
+                sent = entry.portal.prepared.text if entry.portal.prepared is not None else b""
+                command = entry.portal.verdict.command
+                self.state.bind(entry.name.decode("utf-8", "replace"), command, sent.decode("utf-8", "replace"))
                 entry.portal.renames += entry.portal.renames == self.renames  # not by its own name
                 self.renames += 1
         return None
@@ -303,7 +317,7 @@ class Backend(RoundTrip, Masking):
             self.renames += verdict.changes
             if verdict.renames:
                 self.port.catalog_changed()
-            if verdict.changes:
+            if verdict.changes and not _keeps_names(verdict, entry.index):
                 self._forget_dropped()
                 self._forget_closed()
         self._finish(entry, status)
@@ -333,6 +347,7 @@ class Backend(RoundTrip, Masking):
 
     def _error(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         fields = Fields.decode(buf[pos + 5 : stop])
+        self._said_goodbye = self._said_goodbye or (fields.get("V") or fields.get("S")) in ("FATAL", "PANIC")
         queue = self.queue
         while queue and (queue[0].kind == Kind.COPY_END or (queue[0].maybe and self._others())):
             queue.popleft()
@@ -428,6 +443,12 @@ class Backend(RoundTrip, Masking):
             self.state.applied(verdict.command.statements[0])
         entry.number = 0
         return replaced
+
+
+def _keeps_names(verdict: Verdict, index: int) -> bool:
+    """Whether this statement surely ends no prepared statement, cursor or portal: none has to be looked through."""
+    statements = verdict.command.statements
+    return index < len(statements) and _KEEP_NAMES.issuperset(change.kind for change in statements[index].changes)
 
 
 def _scrubbed(fields: Fields, kind: bytes) -> bytes:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protocols.contract import CatalogSnapshot, HoldTicket, SessionPort, Wait
+from protocols.contract import CatalogSnapshot, HoldTicket, Wait
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import Framer
 from protocols.postgres.judging import Judge
@@ -20,7 +20,7 @@ from protocols.postgres.messages import Fields
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
-from protocols.records import answered
+from protocols.records import Recording
 
 Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
 
@@ -37,11 +37,9 @@ class Held:
     epoch: object  # of the verdict that the approvers were shown
 
 
-class SessionBase:
+class SessionBase(Recording):
     """INVARIANT: no method here decides anything."""
 
-    session_id: bytes
-    port: SessionPort
     state: SessionState
     limits: Limits
     judge: Judge
@@ -63,6 +61,7 @@ class SessionBase:
     _later: list[bytes]  # client bytes behind a wait
     _later_size: int
     _client_large: str
+    _too_large: tuple[Pending, bytes, tuple[str, str, str]] | None = None  # refused at the end of its message
     _server_large: bool
     _notices: list[bytes]
     _from_client: Framer
@@ -79,13 +78,10 @@ class SessionBase:
     renames = 0  # how often a prepared name, portal or cursor has come to mean something else
     _asked_in_vain: Fields | None = None  # the error of a question of our own, whose command is still to be answered
     _epoch: object = None
+    _said_goodbye = False  # the server has announced its end
 
     def _fail(self, sqlstate: str, message: str) -> None:
         raise NotImplementedError
-
-    def _finish(self, entry: Pending, status: bytes, sqlstate: str = "") -> None:
-        """Puts the response of `entry` on record."""
-        answered(self.port, self.session_id, entry, status, sqlstate)
 
     def _tell(self, message: bytes) -> None:
         raise NotImplementedError

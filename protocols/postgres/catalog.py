@@ -251,6 +251,10 @@ class Catalog(CatalogNames):
                 functions.append(function.qualified if function is not None else "unknown trigger function")
         return effects, tuple(dict.fromkeys(writes)), tuple(dict.fromkeys(functions))
 
+    def rewritten(self, oid: int, event: str) -> bool:
+        """Whether a rule of its own decides where the rows of a write go, or makes more of them; `event` as above."""
+        return any(found == event for found, _ in self._rules.get(oid, ()))
+
     def _command_effects(self, commands: frozenset[int]) -> frozenset[Effect]:
         effects = {_COMMAND_EFFECTS[c] for c in commands if c in _COMMAND_EFFECTS}
         if 5 in commands and self.server_version < 150000:

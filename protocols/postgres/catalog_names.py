@@ -173,6 +173,10 @@ class CatalogNames:
         for child, parent in results["inherits"]:
             self._parents.setdefault(int(child or 0), []).append(int(parent or 0))
             self._children.setdefault(int(parent or 0), []).append(int(child or 0))
+        self._generated: dict[tuple[int, int], frozenset[int] | None] = {}
+        for owner, number, tree in results.get("generated", ()):  # the shipped names have none
+            self._generated[int(owner or 0), int(number or 0)] = _columns(tree)
+        self.generating = frozenset(oid for oid, _ in self._generated)
         self.cascades: dict[int, list[tuple[int, str, str, tuple[int, ...]]]] = {}
         for owner, target, on_delete, on_update, keys in results["foreign_keys"]:
             numbers = tuple(int(k) for k in (keys or "").strip("{}").split(",") if k)
@@ -263,6 +267,37 @@ class CatalogNames:
                 found.extend(self._origin(parent, above.columns[name][0], depth + 1) or ())
         return tuple(dict.fromkeys(found))
 
+    def is_generated(self, table_oid: int, attnum: int) -> bool:
+        return (table_oid, attnum) in self._generated
+
+    def made_of(self, table_oid: int, attnum: int) -> tuple[str, ...]:
+        """The columns, with their parents, that a generated column (or a view's that shows one) is computed from."""
+        if not self._generated:
+            return ()
+        for _ in range(64):
+            relation = self.relations_by_oid.get(table_oid)
+            if relation is None:
+                return ()
+            if relation.kind not in "vm":
+                break
+            outputs = self._select_outputs(table_oid)
+            if not 0 < attnum <= len(outputs):
+                return ()
+            table_oid, attnum = outputs[attnum - 1]
+        if (table_oid, attnum) not in self._generated or relation is None:
+            return ()
+        numbers = self._generated[table_oid, attnum]
+        every = numbers is None or 0 in numbers
+        found: dict[str, None] = {}
+        for number, _ in relation.columns.values():
+            if (every or number in (numbers or ())) and number != attnum:
+                found.update(dict.fromkeys(self.origin(table_oid, number) or ()))
+        return tuple(found)
+
+    def parents(self, oid: int) -> tuple[int, ...]:
+        """The tables that it inherits from or is a partition of, directly."""
+        return tuple(self._parents.get(oid, ()))
+
     def _select_outputs(self, oid: int) -> tuple[tuple[int, int], ...]:
         for event, trees in self._rules.get(oid, ()):
             if event == "1" and trees and trees[0]:
@@ -282,6 +317,14 @@ class CatalogNames:
         if found.category == "A" and found.element:
             return found.schema, found.name, "a", found.element
         return found.schema, found.name, found.kind, 0
+
+
+def _columns(tree: str | None) -> frozenset[int] | None:
+    """The attribute numbers of a generated column's expression; None: it could not be read, any may be in it."""
+    try:
+        return nodetree.columns(tree or "")
+    except ValueError:
+        return None
 
 
 def _group(rows: Rows) -> dict[int, tuple[str | None, ...]]:

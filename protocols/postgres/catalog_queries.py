@@ -85,6 +85,10 @@ CATALOG_QUERIES: Mapping[str, str] = {
         SELECT p.polrelid, p.polqual, p.polwithcheck FROM pg_catalog.pg_policy p""",
     "triggers": """
         SELECT t.tgrelid, t.tgfoid, t.tgtype FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal""",
+    # generated columns: what their values are made of
+    "generated": """
+        SELECT d.adrelid, d.adnum, d.adbin FROM pg_catalog.pg_attrdef d
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE a.attgenerated <> ''""",
     "inherits": """
         SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i""",
     "foreign_keys": """

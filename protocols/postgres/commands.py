@@ -272,12 +272,20 @@ class Commands(Settling):
                     Pending(Kind.EXECUTE, name=message.portal), Execute(self.nowhere).encode(), ("55000", why, "")
                 )
                 return False
-        if portal.policy is not self.port.policy_epoch():
-            # the policy changed between Bind and Execute: decide again, on the analysis that the server planned by
+        until = portal.verdict.decision.valid_until
+        if portal.policy is not self.port.policy_epoch() or until <= self.port.now_ns() / 1e9:
+            # the policy or the hour changed since Bind: decide again, on the analysis that the server planned by
             portal.policy = self.port.policy_epoch()
-            verdict = self.judge.verdict(b"(portal) " + portal.name, portal.verdict.command)
-            if verdict.decision.action > portal.verdict.decision.action:
-                portal.verdict = verdict
+            before = portal.verdict.decision.action
+            portal.verdict = verdict = self.judge.verdict(portal.verdict.text, portal.verdict.command)
+            if verdict.decision.action is Action.HOLD > before:
+                # its parameters are not at hand: an approver must see all that would run
+                self._before(buf, run, pos)
+                why = f"held by rule `{verdict.decision.rule}` since this portal was bound; bind it again"
+                entry = self._command(Pending(Kind.EXECUTE, verdict=verdict, name=message.portal), b"execute")
+                self._refuse(entry, Execute(self.nowhere).encode(), ("55000", why, ""))
+                return False
+            if verdict.decision.action > before:
                 entry = self._command(Pending(Kind.EXECUTE, verdict=verdict, name=message.portal), b"execute")
                 entry.portal = portal
                 return self._settle(

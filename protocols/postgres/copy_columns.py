@@ -12,8 +12,10 @@ from protocols.postgres.catalog import Catalog
 from protocols.postgres.copy_options import CopyOptions
 from protocols.postgres.messages import RowDescription
 from protocols.postgres.results import MaskError
+from protocols.postgres.statements.text import copied_query
 
-_TRIES = 6  # parentheses looked at from either end
+_LONGEST = 16_384  # bytes of a COPY whose query is compared; the columns of a longer one count as unknown
+_PLACES = frozenset({"location", "stmt_location", "stmt_len"})
 
 Types = tuple[tuple[int, int], ...]
 Tree = dict[str, Any]
@@ -23,7 +25,7 @@ def tree_of(text: bytes, index: int, count: int) -> Tree | None:
     """The parse tree of the COPY that is statement number `index` of a message's `count`; None where it is none."""
     try:
         parsed = pgparse.parse(text.decode())
-    except (pgparse.PGQueryError, ValueError):
+    except (pgparse.PGQueryError, ValueError, RecursionError):
         return None
     if len(parsed) != count or index >= count:
         return None
@@ -65,7 +67,8 @@ def _table_columns(reads: tuple[str, ...], names: list[str], catalog: Catalog) -
         return []
     relation = relations[0]
     out = []
-    for name in names or relation.columns:
+    stored = [n for n, (number, _) in relation.columns.items() if not catalog.is_generated(relation.oid, number)]
+    for name in names or stored:
         if name not in relation.columns:
             return []
         number, type_oid = relation.columns[name]
@@ -79,33 +82,34 @@ def inner_query(message: bytes, count: int) -> bytes | None:
 
     Cut out at its parentheses and believed only if it parses to the very same tree.
     """
-    tree = tree_of(message, 0, 1) if count == 1 else None
-    if tree is None or "query" not in tree:
+    if count != 1 or len(message) > _LONGEST:
         return None
-    text = message.decode()
-    wanted = _bare(tree["query"])
-    opens = [i for i, c in enumerate(text) if c == "("][:_TRIES]
-    closes = [i for i, c in enumerate(text) if c == ")"][-_TRIES:]
-    for start in opens:
-        for end in reversed(closes):
-            inner = text[start + 1 : end]
-            if end > start and _is(inner, wanted):
-                return inner.encode()
-    return None
-
-
-def _is(text: str, wanted: Any) -> bool:
     try:
-        parsed = pgparse.parse(text)
-    except (pgparse.PGQueryError, ValueError):
-        return False
-    return len(parsed) == 1 and _bare(parsed[0].get("stmt")) == wanted
+        text = message.decode()
+        inner = copied_query(text)
+        parsed = pgparse.parse(inner) if inner else []
+    except (pgparse.PGQueryError, ValueError, RecursionError):
+        return None
+    tree = tree_of(message, 0, 1) if inner and len(parsed) == 1 else None
+    if inner is None or tree is None or "query" not in tree:
+        return None
+    return inner.encode() if _alike(parsed[0].get("stmt"), tree["query"]) else None
 
 
-def _bare(tree: Any) -> Any:
-    """The tree without the places where its parts stand in the text."""
-    if isinstance(tree, dict):
-        return {k: _bare(v) for k, v in tree.items() if k not in ("location", "stmt_location", "stmt_len")}
-    if isinstance(tree, list):
-        return [_bare(v) for v in tree]
-    return tree
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two trees differ in nothing but where their parts stand in the text; however deep they are."""
+    waiting = [(one, other)]
+    while waiting:
+        a, b = waiting.pop()
+        if isinstance(a, dict) and isinstance(b, dict):
+            keys = (a.keys() | b.keys()) - _PLACES
+            if not (keys <= a.keys() and keys <= b.keys()):
+                return False
+            waiting.extend((a[key], b[key]) for key in keys)
+        elif isinstance(a, list) and isinstance(b, list):
+            if len(a) != len(b):
+                return False
+            waiting.extend(zip(a, b, strict=True))
+        elif a != b or type(a) is not type(b):
+            return False
+    return True

@@ -33,7 +33,13 @@ class Frontend(RoundTrip, Commands):
             self._from_client.large -= len(piece)
             if self._client_large == "forward":
                 self.up.append(piece)
-            if self._from_client.large or not data:
+            if self._from_client.large:
+                return
+            if self._too_large is not None:
+                # not before its end: a server reads all of a message before it answers, and clients rely on that
+                refused, self._too_large = self._too_large, None
+                self._refuse(*refused)
+            if not data:
                 return
         buf, messages, end = self._from_client.feed(data)
         if 3 <= len(messages) <= 4 and end == len(buf) and self._depart(buf, messages):
@@ -106,7 +112,7 @@ class Frontend(RoundTrip, Commands):
         entry = Pending(stand_in[0], self.number)
         if entry.kind in (Kind.QUERY, Kind.CALL):
             self._sync(entry)
-        self._refuse(entry, stand_in[1], denial)
+        self._too_large = (entry, stand_in[1], denial)
         return len(buf)
 
     def _message(self, buf: bytes, kind: int, pos: int, stop: int, run: int) -> bool | None:

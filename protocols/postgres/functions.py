@@ -96,7 +96,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], frozenset[Effect]], ...] = tuple(
         ),
         # secrets
         (
-            r"pg_stat_get_(activity|backend_activity)|pg_show_all_file_settings|pg_hba_file_rules"
+            r"pg_stat_get_(activity|backend_activity|wal_receiver)|pg_show_all_file_settings|pg_hba_file_rules"
             r"|pg_ident_file_mappings|pg_mcv_list_items",
             {_E.SECRET_READ},
         ),
@@ -223,6 +223,7 @@ SECRET_COLUMNS: dict[str, frozenset[str] | None] = {
     "pg_catalog.pg_user_mapping": frozenset({"umoptions"}),
     "pg_catalog.pg_user_mappings": frozenset({"umoptions"}),
     "information_schema.user_mapping_options": None,
+    "information_schema._pg_user_mappings": frozenset({"umoptions"}),
     "pg_catalog.pg_subscription": frozenset({"subconninfo"}),
     "pg_catalog.pg_hba_file_rules": None,
     "pg_catalog.pg_ident_file_mappings": None,

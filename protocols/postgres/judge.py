@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from protocols.contract import Action
-from protocols.judged import Decide, JudgeError, answer, decision_on, input_bytes, prelude
+from protocols.judged import Decide, JudgeError, answer, decision_on, input_bytes, prelude, settings
 from protocols.postgres import startup
 from protocols.postgres.builtins import builtin_catalog
 from protocols.postgres.catalog import Catalog
+from protocols.postgres.limits import Limits
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import ChangeKind, Statement, analyse
 from protocols.postgres.statements.analyse import NOT_PARSED
 from protocols.postgres.statements.session_commands import NO_CURSOR, NO_PREPARED
 
+_LONGEST = Limits().inspect_max
+_SWITCH = frozenset({"on", "off", "true", "false", "yes", "no", "1", "0"})
 # the usual way to make a transaction fail, alone in its text
 _DIVIDES_BY_ZERO = re.compile(r"\A\s*select\s+[0-9]+\s*/\s*0\s*;?\s*\Z", re.I)
 
@@ -45,17 +48,20 @@ def judge_line(obj: Mapping[str, Any], decide: Decide, catalog: Catalog | None) 
         _replay(step[0], step[1], state, names)
     for name, value in _strings(obj, "session").items():
         state.parameter_status(name, value)
-    command = analyse(input_bytes(obj), state, names)
+    command = analyse(input_bytes(obj, _LONGEST), state, names)
     parts = [statement.analysis for statement in command.statements]
     return answer(identifier, command.analysis, decision_on(command.analysis, parts, decide))
 
 
 def _strings(obj: Mapping[str, Any], key: str) -> dict[str, str]:
-    value = obj.get(key) or {}
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise JudgeError(f"`{key}` must be an object of settings")
-    return {k: v if isinstance(v, str) else ("on" if v is True else "off" if v is False else str(v))
-            for k, v in value.items()}  # fmt: skip
+    found = {
+        name: value if isinstance(value, str) else ("on" if value is True else "off" if value is False else str(value))
+        for name, value in settings(obj, key).items()
+    }
+    strings = found.get("standard_conforming_strings", "on").lower()
+    if strings not in _SWITCH:
+        raise JudgeError(f"`standard_conforming_strings` cannot be `{strings[:40]}`")
+    return found
 
 
 def _replay(text: bytes, ok: bool, state: SessionState, catalog: Catalog) -> None:

@@ -11,7 +11,17 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.contract import Credential, CredentialRefused, Receive, Refused, Send, Side, StartTls, TlsFacts
+from protocols.contract import (
+    Credential,
+    CredentialRefused,
+    Receive,
+    Refused,
+    Send,
+    Side,
+    StartTls,
+    TlsFacts,
+    TlsNotOffered,
+)
 from protocols.postgres import errors
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import BACKEND, SSL_REQUEST, Framer
@@ -42,7 +52,7 @@ def start_tls() -> Generator[Any, Any, TlsFacts]:
     yield Send(Side.UPSTREAM, struct.pack("!II", 8, SSL_REQUEST))
     answer: bytes = yield Receive(Side.UPSTREAM)
     if answer[:1] != b"S":
-        raise Refused("the upstream does not offer TLS, and the resource requires it", errors.CANNOT_CONNECT)
+        raise TlsNotOffered("the upstream does not offer TLS, and the resource requires it", errors.CANNOT_CONNECT)
     if len(answer) > 1:
         raise Refused("the upstream sent bytes before the TLS handshake", errors.CANNOT_CONNECT)
     facts: TlsFacts = yield StartTls(Side.UPSTREAM)

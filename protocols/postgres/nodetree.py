@@ -17,6 +17,7 @@ _FUNCTION = re.compile(r" :(?:funcid|opfuncid|aggfnoid|winfnoid|elemfuncid|tsmha
 _OPERATOR = re.compile(r" :opno (\d+)")
 _OPERATORS = re.compile(r" :opnos \(o ([\d ]+)\)")
 _RELATION = re.compile(r" :relid (\d+)")
+_COLUMN = re.compile(r" :varattno (-?\d+)")
 _TYPE = re.compile(r" :resulttype (\d+)")
 _COMMAND = re.compile(r"\{QUERY :commandType (\d+)")
 _TARGETS = re.compile(
@@ -57,6 +58,12 @@ def _outputs(text: str) -> tuple[tuple[int, int], ...]:
         elif token.startswith(":") and depth == 2 and match.group(3) == "false":
             found.append((int(match.group(1)), int(match.group(2))))
     return tuple(found)
+
+
+def columns(text: str) -> frozenset[int]:
+    """The attribute numbers in an expression over one relation; 0: the whole row. Raises ValueError as `read` does."""
+    read(text)
+    return frozenset(int(number) for number in _COLUMN.findall(text))
 
 
 @lru_cache(maxsize=8192)  # a refresh reads the same trees again

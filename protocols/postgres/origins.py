@@ -2,7 +2,7 @@
 
 What PostgreSQL says of a column (RowDescription: table OID, attribute number) sees through aliases, subqueries, CTEs,
 RETURNING and cursors. Zero means computed; a whole row has a table but attribute 0; a write can put any value into the
-columns that it assigns, so those count as computed as well.
+columns that it assigns, so those count as computed as well, and so do generated columns.
 
 INVARIANT: what is not certain is COMPUTED, which the guard withholds wherever a masked relation may be read.
 """
@@ -48,6 +48,9 @@ class OriginCatalog(TypeCatalog, Protocol):
 
     def origin(self, table_oid: int, attnum: int) -> tuple[str, ...] | None:
         """`schema.table.column` of a column and of its parents; () computed; None for an unknown OID."""
+
+    def made_of(self, table_oid: int, attnum: int) -> tuple[str, ...]:
+        """The columns that a generated column is computed from; () for any other."""
 
 
 def reach(analysis: Analysis, catalog: OriginCatalog | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -108,12 +111,15 @@ def shape(
     columns = []
     for index, field in enumerate(description.fields):
         origin, known = _field_origin(field, catalog)
-        if origin is Origin.KNOWN and taint.has(known):
-            origin = Origin.COMPUTED
+        made = catalog.made_of(field.table_oid, field.attnum) if origin is Origin.KNOWN and catalog is not None else ()
+        if origin is Origin.KNOWN and taint.has((*known, *made)):
+            origin, made = Origin.COMPUTED, ()
         elif field.table_oid == 0 and single and (plan_only or (index in clear and not analysis.writes)):
             origin = Origin.CLEAR
         made_of = None
-        if origin is Origin.COMPUTED and filters is not None and catalog is not None and not known:
+        if made:
+            origin, made_of = Origin.COMPUTED, made
+        elif origin is Origin.COMPUTED and filters is not None and catalog is not None and not known:
             own = _spelt_out(depends[index], catalog)
             made_of = None if own is None else tuple(dict.fromkeys((*own, *filters)))
         columns.append(ResultColumn(field.name.decode("utf-8", "replace"), origin, known, made_of))

@@ -92,6 +92,9 @@ class Pending(Answered):
     denial: tuple[str, str, str] | None = None  # (SQLSTATE, message, hint): a stand-in was sent instead
     hidden = False  # sent by the gateway: its answer is not the client's
     maybe = False  # a Sync that a COPY may swallow
+    settled = False  # neither this nor an earlier one changes what later texts mean
+    quiet = False  # none that is running does
+    nameless = False  # none makes a name mean something else
     order = 0  # which Sync (or what acts like one) this is
     formats: tuple[int, ...] = ()  # result formats of a whole exchange
     index = 0  # statement of a simple query whose answer comes next

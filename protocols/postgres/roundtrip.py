@@ -10,8 +10,6 @@ INVARIANT: nothing is decided here. A verdict that is not a standing, unconditio
 
 from __future__ import annotations
 
-import re
-
 import orjson
 
 from protocols.contract import Action, Cacheable
@@ -21,6 +19,7 @@ from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.messages import Bind, CommandComplete
 from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.records import SECRET_VALUES
 
 _B, _D, _E, _S = b"BDES"
 _BOUND, _ROWS, _ROW, _DONE, _READY = b"2TDCZ"
@@ -28,8 +27,6 @@ _DESCRIBE = b"D\0\0\0\6P\0"  # of the unnamed portal
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # of the unnamed portal, all rows
 _IDLE = b"Z\0\0\0\5I"
 _IN_BLOCK = b"Z\0\0\0\5T"
-# what the record's redaction looks for in values, as a superset: it then decides itself, on the long way
-_SECRETS = re.compile(rb"://|-----|(?i:passw|pwd|bearer)")
 _STATUSES = {_IDLE: "I", _IN_BLOCK: "T"}
 
 
@@ -74,7 +71,7 @@ class RoundTrip(SessionBase):
             return False
         params = b""
         if message.values:
-            if _SECRETS.search(buf) is not None:
+            if SECRET_VALUES.search(buf) is not None:
                 return False  # a value may be a secret by what it is: a connection string, a key, a password
             shown = evidence.show_values(message.values, message.formats, prepared.oids)
             params = b',"params":' + orjson.dumps(shown)
@@ -87,7 +84,7 @@ class RoundTrip(SessionBase):
         entry.formats = message.result_formats
         entry.started = now = self.port.now_ns()
         entry.room = self.limits.response_max
-        self.port.record("command", evidence.command(self.session_id, number, now, b"bind", verdict.fixed, b"", params))
+        self._record_command(evidence.command(self.session_id, number, now, b"bind", verdict.fixed, b"", params))
         self.trip = entry
         self.open = False
         self.queue.append(entry)

@@ -52,6 +52,7 @@ class PostgresSession(Frontend, Backend):
         self.down: list[bytes] = []
         self.waiting: Wait | None = None
         self.ended = False
+        self.late = []
         self.queue: deque[Pending] = deque()
         self.prepared: dict[bytes, Prepared] = {}  # confirmed by ParseComplete
         self.parsing: dict[bytes, Prepared] = {}  # sent, not yet confirmed
@@ -157,7 +158,7 @@ class PostgresSession(Frontend, Backend):
         if self.held is not None:
             held, self.held = self.held, None
             self.port.withdraw(held.ticket, f"the {side.value} connection is gone")
-        if side is Side.UPSTREAM and self.queue and not self._server_large and not self.ended:
+        if side is Side.UPSTREAM and self.queue and not (self._server_large or self._said_goodbye or self.ended):
             text = "the upstream closed the connection; whether the last command ran is not known"
             self.down.append(error_response(errors.CONNECTION_FAILURE, text, severity="FATAL"))
         self.ended = True
@@ -166,9 +167,11 @@ class PostgresSession(Frontend, Backend):
             for entry in self.queue:
                 self._finish(entry, b"lost")
             self.queue.clear()
+            self._record_late()
         except RecordFailed:
             # the connection is gone already and the recorder has said that it cannot write: nothing more passes
             self.queue.clear()
+            self.late.clear()
 
     # ------------------------------------------------------------ shared by both halves
 

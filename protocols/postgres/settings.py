@@ -27,7 +27,7 @@ HARMLESS = words(
     effective_cache_size effective_io_concurrency max_parallel_workers_per_gather parallel_leader_participation
     min_parallel_table_scan_size min_parallel_index_scan_size work_mem hash_mem_multiplier
     recursive_worktable_factor seed tcp_keepalives_idle tcp_keepalives_interval tcp_keepalives_count
-    tcp_user_timeout client_connection_check_interval stats_fetch_consistency
+    tcp_user_timeout client_connection_check_interval stats_fetch_consistency synchronize_seqscans
     """
 )
 

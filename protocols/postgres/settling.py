@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import orjson
@@ -34,19 +35,40 @@ class Settling(SessionBase):
                 return True
             self._barrier = None
             return False
-        return any(e.verdict is not None and e.verdict.changes and e.kind != Kind.PARSE for e in self.queue)
+        for entry in reversed(self.queue):
+            if entry.settled:  # and so is everything before it: a long pipeline is not looked through for each message
+                break
+            if entry.verdict is not None and entry.verdict.changes and entry.kind != Kind.PARSE:
+                return True
+        if self.queue:
+            self.queue[-1].settled = True
+        return False
 
     def _renaming(self) -> bool:
         """Something that is running may close portals or declare cursors."""
         running = (Kind.QUERY, Kind.EXECUTE, Kind.CALL)
-        return any(e.verdict is not None and e.verdict.changes and e.kind in running for e in self.queue)
+        for entry in reversed(self.queue):
+            if entry.quiet or entry.settled:
+                break
+            if entry.verdict is not None and entry.verdict.changes and entry.kind in running:
+                return True
+        if self.queue:
+            self.queue[-1].quiet = True
+        return False
 
     def _naming(self, verdict: Verdict) -> bool:
         """The verdict rests on names (EXECUTE, FETCH, ...) of which one in flight may come to mean something else."""
-        naming = (Kind.PARSE, Kind.CLOSE, Kind.BIND)
         if verdict.command.analysis.cacheable is not Cacheable.NO:
             return False
-        return any(e.kind in naming and e.name and not e.hidden for e in self.queue)
+        naming = (Kind.PARSE, Kind.CLOSE, Kind.BIND)
+        for entry in reversed(self.queue):
+            if entry.nameless:
+                break
+            if entry.kind in naming and entry.name and not entry.hidden:
+                return True
+        if self.queue:
+            self.queue[-1].nameless = True
+        return False
 
     def _wait_for_server(self) -> None:
         if self.queue[-1].kind not in (Kind.SYNC, Kind.QUERY, Kind.CALL):
@@ -76,9 +98,9 @@ class Settling(SessionBase):
         self.number = entry.number = self.number + 1
         entry.started = now = self.port.now_ns()
         entry.room = self.limits.response_max
-        self.port.record(
-            "command", evidence.command(self.session_id, entry.number, now, phase, verdict.fixed, b"", params)
-        )
+        behind = verdict.command.behind
+        runs = b',"runs":' + orjson.dumps([self.port.redact(text) for text in behind]) if behind else b""
+        self._record_command(evidence.command(self.session_id, entry.number, now, phase, verdict.fixed, runs, params))
         if verdict.decision.alerts:
             self.port.alert(verdict.decision.alerts, entry.number)
         return entry
@@ -98,7 +120,7 @@ class Settling(SessionBase):
             "rule": "limit",
             "why": why,
         }
-        self.port.record("command", orjson.dumps(body))
+        self._record_command(orjson.dumps(body))
 
     def _settle(
         self,
@@ -134,10 +156,14 @@ class Settling(SessionBase):
             return False
         message = buf[pos:stop]
         # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
+        shown, bound = verdict.text.decode("utf-8", "replace"), digest()
+        if behind := verdict.command.behind:  # a name alone says nothing, and may be made anew before it is approved
+            shown = "\n\n-- what it names was made by:\n".join((shown, *behind))
+            bound = hashlib.sha256(bound + "\0".join(behind).encode("utf-8", "surrogatepass")).digest()
         request = HoldRequest(
             entry.number,
-            verdict.text.decode("utf-8", "replace"),
-            digest(),
+            shown,
+            bound,
             verdict.command.analysis,
             decision,
             values,
@@ -145,8 +171,8 @@ class Settling(SessionBase):
         try:
             ticket = self.port.hold(request)
         except HoldRefused as e:
-            text = f"denied by rule `{decision.rule}`: it needs approval, and nobody can be asked: {e}"
-            self._refuse(entry, stand_in(), (errors.INSUFFICIENT_PRIVILEGE, text, "try again later"))
+            why = (errors.INSUFFICIENT_PRIVILEGE, unasked(decision.rule, str(e)), "try again later")
+            self._refuse(entry, stand_in(), why)
             return False
 
         def forward() -> None:
@@ -160,14 +186,20 @@ class Settling(SessionBase):
         refuse = lambda why: self._refuse(entry, stand_in(), why)  # noqa: E731
         self.held = Held(ticket, entry, verdict, forward, refuse, self._epoch)
         self.waiting = Wait.HOLD
+        return False
+
+    def asked(self) -> None:
+        """The approvers have been asked for what is held: the client is told."""
+        if self.held is None:
+            return
+        rule, ticket = self.held.verdict.decision.rule, self.held.ticket
         minutes = max(1, round((ticket.expires_at - self.port.now_ns() / 1e9) / 60))
         self._tell(
             notice_response(
-                f"held by rule `{decision.rule}`: request {ticket.id} waits for approval, for {minutes} min at most",
+                f"held by rule `{rule}`: request {ticket.id} waits for approval, for {minutes} min at most",
                 hint="an approver runs: sluicegate approvals show " + ticket.id,
             )
         )
-        return False
 
     def _ask_copy_columns(self, entry: Pending) -> bytes:
         """COPY (query) TO STDOUT announces no columns: the gateway has the query described first, on its own account.
@@ -231,6 +263,8 @@ class Settling(SessionBase):
             held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "send it again, to be judged as it is now"))
         elif outcome is Outcome.WITHDRAWN:
             held.refuse((errors.QUERY_CANCELED, "canceling statement due to user request", why))
+        elif outcome is Outcome.REFUSED:
+            held.refuse((errors.INSUFFICIENT_PRIVILEGE, unasked(rule, why), "try again later"))
         elif outcome is Outcome.EXPIRED:
             text = f"denied: nobody approved it in time (rule `{rule}`, request {held.ticket.id})"
             held.refuse((errors.INSUFFICIENT_PRIVILEGE, text, "ask an approver, then send the statement again"))
@@ -250,6 +284,11 @@ class Settling(SessionBase):
         if catalog is None or held.entry.kind not in (Kind.QUERY, Kind.BIND):
             return False
         return self.judge.judge(held.verdict.text, catalog).command.analysis == held.verdict.command.analysis
+
+
+def unasked(rule: str, why: str) -> str:
+    """The message where a rule asks for approval and nobody can be asked."""
+    return f"denied by rule `{rule}`: it needs approval, and nobody can be asked: {why}"
 
 
 def denial(verdict: Verdict) -> tuple[str, str, str]:

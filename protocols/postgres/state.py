@@ -17,14 +17,25 @@ from protocols.contract import Analysis, Effect
 from protocols.postgres.builtins import builtin_catalog
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.settings import canonical, encoding_name, is_on, set_effect
-from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Prepared, Statement, Temporary
+from protocols.postgres.statements.model import (
+    Change,
+    ChangeKind,
+    CommandAnalysis,
+    Prepared,
+    Source,
+    Statement,
+    Temporary,
+)
 from protocols.postgres.statements.names import NameSpace, split_path
+from protocols.postgres.statements.session_commands import Plan
 
 __all__ = ["SessionState"]
 
 MAX_NAMES = 10_000  # prepared statements, cursors, temporary tables: beyond, the session's names are unknown
+MAX_TEXTS = 64 * 1024 * 1024  # characters of prepared statements
 MAX_SOURCES = 1000  # relations copied into one temporary table
 _HARMLESS = frozenset({Effect.SESSION_SET})
+_MEANING = ("search_path", "client_encoding", "standard_conforming_strings")  # what a text means rests on them
 
 
 @dataclass(slots=True)
@@ -33,6 +44,7 @@ class _Volatile:
 
     settings: dict[str, str | None] = field(default_factory=dict)  # SET by this session; None: to an unknown value
     local: dict[str, str | None] = field(default_factory=dict)  # SET LOCAL, until the transaction ends
+    reported: dict[str, str] = field(default_factory=dict)  # ParameterStatus of what a text's meaning rests on
     role_changed: bool = False
     role: str | None = None  # SET ROLE; None: the login role
     role_known: bool = True
@@ -40,12 +52,19 @@ class _Volatile:
     temp_types: bool = False
 
     def copy(self) -> _Volatile:
-        return replace(self, settings=dict(self.settings), local=dict(self.local), temporaries=dict(self.temporaries))
+        return replace(
+            self,
+            settings=dict(self.settings),
+            local=dict(self.local),
+            reported=dict(self.reported),
+            temporaries=dict(self.temporaries),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
     analysis: Analysis
+    sent: str  # the message that declared it
     hold: bool
     fresh: bool = True  # declared in the open transaction
 
@@ -56,13 +75,16 @@ class SessionState:
     def __init__(self) -> None:
         self._now = _Volatile()
         self._saved: list[tuple[str | None, _Volatile]] = []  # transaction start (None), then savepoints
+        self._shot: _Volatile | None = None  # `_now` as it is, in one of the saved
         self._started: dict[str, str] = {}  # startup parameters in force
-        self._reported: dict[str, str] = {}  # ParameterStatus
+        self._server_encoding: str | None = None  # as reported
         self._login_role: str | None = None
         self._prepared: dict[str, Prepared] = {}
         self._commands: dict[str, CommandAnalysis] = {}
         self._cursors: dict[str, _Cursor] = {}
-        self._portals: dict[str, CommandAnalysis] = {}
+        self._portals: dict[str, tuple[CommandAnalysis, str]] = {}
+        self.plans: dict[str, Plan] = {}
+        self._texts = 0  # characters of `_prepared`
         self._touched: set[str] = set()
         self._touched_all = False
         self._opaque = False
@@ -84,16 +106,21 @@ class SessionState:
     def parameter_status(self, name: str, value: str) -> None:
         """The server reports a setting: authoritative from here on."""
         name = canonical(name)
-        before = self._reported.get(name)
-        self._reported[name] = value
-        if name in ("search_path", "client_encoding", "standard_conforming_strings"):
-            if name not in self._started and before is None and name not in self._now.settings:
+        if name == "server_encoding":
+            self._server_encoding = value
+        elif name in _MEANING:
+            now = self._now
+            if name not in self._started and name not in now.reported and name not in now.settings:
                 self._started[name] = value
-            for store in (self._now.settings, self._now.local):
-                if name in store:
-                    store[name] = value
-        if before != value:
-            self._changed()
+            now.reported[name] = value
+            # what is reported is what is in force: beneath a LOCAL value the session's own may be another
+            store = now.local if name in now.local else now.settings
+            if name in store:
+                store[name] = value
+        else:
+            return
+        self._shot = None
+        self._changed()
 
     def ready(self, status: str) -> None:
         """ReadyForQuery: `I` idle, `T` in a block, `E` in a failed block."""
@@ -118,15 +145,23 @@ class SessionState:
         """The server completed this statement."""
         for change in statement.changes:
             if not self._saved and change.kind not in (ChangeKind.COMMIT, ChangeKind.ROLLBACK):
-                self._saved.append((None, self._now.copy()))
+                self._saved.append((None, self._snapshot()))
             _APPLY[change.kind](self, change)
+            if change.kind not in _SAVES:
+                self._shot = None
         if statement.changes:
             self._bound()
             self._changed()
 
+    def _snapshot(self) -> _Volatile:
+        """`_now`, never to be changed: savepoints between which nothing happened share one."""
+        if self._shot is None:
+            self._shot = self._now.copy()
+        return self._shot
+
     def _bound(self) -> None:
         total = len(self._prepared) + len(self._cursors) + len(self._now.temporaries) + len(self._touched)
-        if total > MAX_NAMES:
+        if total > MAX_NAMES or self._texts > MAX_TEXTS:
             self._overflow = True
 
     def _begin(self, change: Change) -> None:
@@ -147,15 +182,16 @@ class SessionState:
             self._block = False
             return
         if self._saved and not commit:
-            self._now = self._saved[0][1]
+            self._now = self._saved[0][1].copy()
         self._saved.clear()
+        self._shot = None
         self._now.local.clear()
         if commit:
             self._now.temporaries = {n: t for n, t in self._now.temporaries.items() if not t.ends}
         self._touched.clear()
         self._touched_all = False
         self._cursors = {
-            n: _Cursor(c.analysis, True, fresh=False)
+            n: _Cursor(c.analysis, c.sent, True, fresh=False)
             for n, c in self._cursors.items()
             if c.hold and (commit or not c.fresh)
         }
@@ -164,7 +200,10 @@ class SessionState:
         self._changed()
 
     def _savepoint(self, change: Change) -> None:
-        self._saved.append((change.name, self._now.copy()))
+        if len(self._saved) > MAX_NAMES:
+            self._touched_all = True  # what going back to it means is not known, until the transaction ends
+        else:
+            self._saved.append((change.name, self._snapshot()))
 
     def _rollback_to(self, change: Change) -> None:
         for index in range(len(self._saved) - 1, -1, -1):
@@ -187,12 +226,12 @@ class SessionState:
         name = change.name or ""
         if name in ("role", "session_authorization"):
             self._set_role(change)
-        if name in ("client_encoding", "standard_conforming_strings"):
-            self._reported.pop(name, None)  # a new report follows before the next message is read
+        self._now.reported.pop(name, None)  # the server reports it anew, at the latest with its next ReadyForQuery
+        value = change.value if name in _MEANING else ""  # of the others only the name is asked for
         if change.local:
-            self._now.local[name] = change.value
+            self._now.local[name] = value
         else:
-            self._now.settings[name] = change.value
+            self._now.settings[name] = value
             self._now.local.pop(name, None)
 
     def _reset(self, change: Change) -> None:
@@ -204,8 +243,7 @@ class SessionState:
             return
         self._now.settings.pop(change.name or "", None)
         self._now.local.pop(change.name or "", None)
-        if change.name in ("client_encoding", "standard_conforming_strings"):
-            self._back_to_start(change.name)
+        self._back_to_start(change.name or "")
 
     def _set_role(self, change: Change) -> None:
         now = self._now
@@ -216,46 +254,55 @@ class SessionState:
         now.role_changed = True
 
     def _back_to_start(self, name: str) -> None:
-        if name in self._started:
-            self._reported[name] = self._started[name]
+        if name in _MEANING and name in self._started:
+            self._now.reported[name] = self._started[name]
         else:
-            self._reported.pop(name, None)
+            self._now.reported.pop(name, None)
 
     def _reset_all(self, change: Change) -> None:
         kept = {n: v for n, v in self._now.settings.items() if n in ("role", "session_authorization")}
         self._now.settings, self._now.local = kept, {}
-        for name in ("client_encoding", "standard_conforming_strings"):
+        for name in _MEANING:
             self._back_to_start(name)
 
     def _discard_all(self, change: Change) -> None:
         self._reset_all(change)
         self._now.settings.clear()
         self._now.role_changed, self._now.role, self._now.role_known = False, None, True
-        self._prepared.clear()
-        self._commands.clear()
+        self._forget_prepared()
         self._cursors.clear()
         self._portals.clear()
         self._discard_temp(change)
+
+    def _forget_prepared(self) -> None:
+        self._prepared.clear()
+        self._commands.clear()
+        self.plans.clear()
+        self._texts = 0
 
     def _discard_temp(self, change: Change) -> None:
         self._now.temporaries.clear()
         self._now.temp_types = False
 
     def _prepare(self, change: Change) -> None:
-        tree, analysis = change.value
-        self._prepared[change.name or ""] = Prepared(tree, analysis)
+        _, analysis, source = change.value
+        self._keep(change.name or "", Prepared(analysis, source))
         self._commands.pop(change.name or "", None)
+
+    def _keep(self, name: str, prepared: Prepared) -> None:
+        self.close_statement(name)
+        self._prepared[name] = prepared
+        self._texts += len(prepared.source.text)
 
     def _deallocate(self, change: Change) -> None:
         if change.name is None:
-            self._prepared.clear()
-            self._commands.clear()
+            self._forget_prepared()
         else:
             self.close_statement(change.name)
 
     def _declare(self, change: Change) -> None:
-        hold, analysis = change.value
-        self._cursors[change.name or ""] = _Cursor(analysis, bool(hold))
+        hold, analysis, source = change.value
+        self._cursors[change.name or ""] = _Cursor(analysis, source.sent, bool(hold))
         self._portals.pop(change.name or "", None)  # the server took the name: whatever had it is gone
 
     def _close(self, change: Change) -> None:
@@ -302,16 +349,19 @@ class SessionState:
 
     # ------------------------------------------------------------ names of the protocol and of SQL: one namespace
 
-    def prepare(self, name: str, command: CommandAnalysis) -> None:
-        """ParseComplete."""
+    def prepare(self, name: str, command: CommandAnalysis, sent: str = "") -> None:
+        """ParseComplete. `sent`: the statement as it came; the analysis may be shared by others of its shape."""
+        self._keep(name, Prepared(command.analysis, Source(command.text, sent=sent)))
         self._commands[name] = command
-        self._prepared[name] = Prepared(None, command.analysis, command.text)
         self._bound()
 
     def close_statement(self, name: str) -> None:
         """CloseComplete for a statement, or DEALLOCATE."""
-        self._prepared.pop(name, None)
+        gone = self._prepared.pop(name, None)
+        if gone is not None:
+            self._texts -= len(gone.source.text)
         self._commands.pop(name, None)
+        self.plans.pop(name, None)
 
     def prepared(self, name: str) -> CommandAnalysis | None:
         """What a prepared statement of this name does, whichever way it was made."""
@@ -321,17 +371,17 @@ class SessionState:
         sql = self._prepared.get(name)
         if sql is None or self._overflow:
             return None
-        return CommandAnalysis(sql.analysis, (Statement(sql.analysis, tree=sql.tree),))
+        return CommandAnalysis(sql.analysis, (Statement(sql.analysis),))
 
-    def prepared_tree(self, name: str) -> Prepared | None:
-        """For EXECUTE: the parsed statement of a prepared name."""
+    def prepared_source(self, name: str) -> Prepared | None:
+        """For EXECUTE: where a prepared name was made."""
         return None if self._overflow else self._prepared.get(name)
 
-    def bind(self, portal: str, command: CommandAnalysis) -> None:
-        """BindComplete."""
+    def bind(self, portal: str, command: CommandAnalysis, sent: str = "") -> None:
+        """BindComplete. `sent` as in `prepare`."""
         if not self._saved:
-            self._saved.append((None, self._now.copy()))
-        self._portals[portal] = command
+            self._saved.append((None, self._snapshot()))
+        self._portals[portal] = (command, sent)
         self._cursors.pop(portal, None)
 
     def close_portal(self, name: str) -> None:
@@ -343,16 +393,22 @@ class SessionState:
         """What a portal does, whether Bind or DECLARE made it."""
         known = self._portals.get(name)
         if known is not None:
-            return known
+            return known[0]
         cursor = self._cursors.get(name)
         if cursor is None:
             return None
-        return CommandAnalysis(cursor.analysis, (Statement(cursor.analysis),))
+        return CommandAnalysis(cursor.analysis, (Statement(cursor.analysis, behind=(cursor.sent,)),))
 
     def cursor(self, name: str) -> Analysis | None:
         """For FETCH and MOVE."""
         command = None if self._overflow else self.portal(name)
         return None if command is None else command.analysis
+
+    def cursor_text(self, name: str) -> str:
+        """The message that made this cursor or portal; empty where it is not known."""
+        if name in self._portals:
+            return self._portals[name][1]
+        return self._cursors[name].sent if name in self._cursors else ""
 
     # ------------------------------------------------------------ what is in force
 
@@ -361,8 +417,8 @@ class SessionState:
         for store in (self._now.local, self._now.settings):
             if name in store:
                 return store[name], store[name] is not None
-        if name in self._reported:
-            return self._reported[name], True
+        if name in self._now.reported:
+            return self._now.reported[name], True
         return self._started.get(name), True
 
     @property
@@ -371,7 +427,7 @@ class SessionState:
         value, known = self._setting("client_encoding")
         if not known:
             return "unknown"
-        return value if value is not None else self._reported.get("server_encoding", "UTF8")
+        return value if value is not None else self._server_encoding or "UTF8"
 
     @property
     def conforming_strings(self) -> bool:
@@ -382,7 +438,7 @@ class SessionState:
     @property
     def server_utf8(self) -> bool:
         """The server lexes UTF8 (what it has not said counts as UTF8: the catalog's connection says it, too)."""
-        reported = self._reported.get("server_encoding")
+        reported = self._server_encoding
         return reported is None or encoding_name(reported) in ("utf8", "unicode")
 
     @property
@@ -484,17 +540,20 @@ class SessionState:
         """A copy to think ahead with: what holds after the first statements of a message."""
         ahead = SessionState()
         ahead._now = self._now.copy()
-        ahead._saved = [(name, saved.copy()) for name, saved in self._saved]
-        ahead._started, ahead._reported = self._started, dict(self._reported)
+        ahead._saved = list(self._saved)  # what is saved never changes
+        ahead._started, ahead._server_encoding = self._started, self._server_encoding
         ahead._login_role = self._login_role
         ahead._prepared, ahead._commands = dict(self._prepared), dict(self._commands)
         ahead._cursors, ahead._portals = dict(self._cursors), dict(self._portals)
         ahead._touched, ahead._touched_all = set(self._touched), self._touched_all
         ahead._opaque, ahead._overflow = self._opaque, self._overflow
         ahead._block, ahead._failed = self._block, self._failed
+        ahead.plans, ahead._texts = self.plans, self._texts
+        ahead._key, ahead._names = self._key, self._names
         return ahead
 
 
+_SAVES = frozenset({ChangeKind.BEGIN, ChangeKind.SAVEPOINT, ChangeKind.RELEASE})  # nothing that a rollback undoes
 _APPLY = {
     ChangeKind.BEGIN: SessionState._begin,
     ChangeKind.COMMIT: SessionState._commit,

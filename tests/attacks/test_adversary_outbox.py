@@ -40,6 +40,7 @@ class Talker:
     def __init__(self) -> None:
         self.up: list[bytes] = []
         self.down: list[bytes] = []
+        self.late: list[object] = []
         self.waiting = None
         self.ended = False
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.http_h2 import H2Client
 from tests.support.journal import records
 from tests.support.kube_lab import CARD, KubeLab
 from tests.support.lying_apiserver import LyingServer
@@ -221,6 +222,40 @@ def test_an_upstream_that_switches_to_something_else(liar: tuple[KubeLab, LyingS
         told = raw(lab, upgrade(EXEC, lab.token("dev", "operators"), V5))
     assert told.startswith(b"HTTP/1.1 502"), told
     assert b"row-20" not in told
+
+
+BROKEN = {
+    "nothing": b"",
+    "nonsense": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "half a head": b"HTTP/1.1 200 OK\r\ncontent-type: appl",
+    "no status": b"HTTP/1.1 OK\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}}",
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN.values(), ids=list(BROKEN))
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_an_upstream_that_breaks_off_is_told_as_a_status(
+    liar: tuple[KubeLab, LyingServer], answer: bytes, version: str
+) -> None:
+    """mitmproxy's own page is HTML, which kubectl shows as it is."""
+
+    class Api:
+        authority = liar[0].authority
+        ports = {"api": liar[0].ports["cluster"]}  # noqa: RUF012 - read once
+
+    lab, server = liar
+    path = "/api/v1/namespaces/default/pods"
+    with server.saying(answer):
+        if version == "HTTP/2":
+            with H2Client(Api(), token=lab.token("dev")) as client:  # type: ignore[arg-type]
+                found = client.answer(client.request("GET", path))
+                status, told = found.status, json.loads(found.body)
+        else:
+            status, told = lab.request("GET", path, lab.token("dev"))
+    assert status == 502
+    assert (told["kind"], told["status"], told["code"]) == ("Status", "Failure", 502)
+    assert "upstream" in told["message"]
 
 
 AGREED = SWITCH + b"Upgrade: websocket\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"

@@ -34,7 +34,8 @@ rules:
   - id: masked
     description: the columns that the cases call sensitive
     mask:
-      columns: [public.users.email, public.users.ssn, public.cards.pan, "public.people*.ssn", "public.parted*.ssn"]
+      columns: [public.users.email, public.users.ssn, public.cards.pan, "public.people*.ssn", "public.parted*.ssn",
+        public.derived.ssn]
       strategy: redact
 """
 SECRETS = {

@@ -28,7 +28,8 @@ from tests.support.statements import HARMLESS, load
 SECRET = {"public.users.ssn", "public.cards.pan"}
 MASKER = Masker((MaskRule("r", tuple(SECRET), (), "redact", {}),), b"k" * 32)
 SCHEMA = """
-CREATE TABLE users(id int, name text, ssn text, n int); CREATE TABLE cards(id int, pan text, name text);
+CREATE TABLE users(id int, name text, ssn text, n int, made text GENERATED ALWAYS AS (ssn || '!') STORED);
+CREATE TABLE cards(id int, pan text, name text);
 CREATE TABLE plain(id int, name text, q int);
 CREATE VIEW v_all AS SELECT * FROM users; CREATE VIEW v_up AS SELECT id, upper(ssn) AS name, name AS ssn FROM users;
 CREATE VIEW v_join AS SELECT u.id, u.name, c.pan || '' AS q FROM users u JOIN cards c USING (id);
@@ -40,11 +41,11 @@ INSERT INTO cards VALUES (1, '{2}', 'x'), (2, '{3}', 'y');
 """
 DATA = {"one": ("alpha", "bravo", "4111", "4222"), "two": ("zulu", "yankee", "5111", "5333")}
 TABLES = {
-    "users": ["id", "name", "ssn", "n"], "cards": ["id", "pan", "name"], "plain": ["id", "name", "q"],
-    "v_all": ["id", "name", "ssn", "n"], "v_up": ["id", "name", "ssn"], "v_join": ["id", "name", "q"],
+    "users": ["id", "name", "ssn", "n", "made"], "cards": ["id", "pan", "name"], "plain": ["id", "name", "q"],
+    "v_all": ["id", "name", "ssn", "n", "made"], "v_up": ["id", "name", "ssn"], "v_join": ["id", "name", "q"],
 }  # fmt: skip
-ALIASES = ["u", "c", "users", "name", "ssn", "x", "q", "text"]
-NAMES = ["id", "name", "ssn", "pan", "n", "q", "x", "text", "a", "b"]
+ALIASES = ["u", "c", "users", "name", "ssn", "x", "q", "text", "ctid", "oid"]
+NAMES = ["id", "name", "ssn", "pan", "n", "q", "x", "text", "a", "b", "ctid", "oid"]
 
 
 class Queries:
@@ -75,6 +76,7 @@ class Queries:
             f"to_json({row})::text", f"row_to_json({row})::text", f"({row})::text", f"ROW({a}, {b})::text",
             f"(ARRAY[({a})::text])[1]",
             f"max(({a})::text) OVER (ORDER BY ({b})::text)",
+            f"count(*) OVER (ROWS coalesce(length(({self.select(0, 1)[0]} LIMIT 1)::text), 0) PRECEDING) + 0",
             f"count(({a})::text) FILTER (WHERE ({b})::text > 'c') OVER ()",
             f"(SELECT {a})", f"(SELECT {a})::text", f"({self.select(depth - 1, 1)[0]} LIMIT 1)::text",
             f"EXISTS (SELECT 1 FROM users z WHERE z.ssn > ({a})::text)", f"nullif(({a})::text, ({b})::text)",
@@ -118,11 +120,16 @@ class Queries:
         for _ in range(self.random.choice([0, 0, 1, 1, 2])):
             join = self.random.random()
             item = self.source(depth)
-            text += f" JOIN {item} USING (id)" if join < 0.3 else f" NATURAL JOIN {item}" if join < 0.4 else f", {item}"
-        if self.chance(0.1) and "LATERAL" not in text and "," not in text and "JOIN" in text:
-            text = f"({text}) AS j"
+            if join < 0.55 and self.scope:
+                condition = f"({self.column()})::text <> ({self.column()})::text"
+                text += f" {self.random.choice(['', 'LEFT '])}JOIN {item} ON {condition}"
+                continue
+            text += f" JOIN {item} USING (id)" if join < 0.7 else f" NATURAL JOIN {item}" if join < 0.8 else f", {item}"
+        if self.chance(0.2) and "LATERAL" not in text and "," not in text and "JOIN" in text:
+            names = self.random.sample(NAMES, self.random.randint(0, 4))
+            text = f"({text}) AS j" + (f"({', '.join(names)})" if names else "")
             del self.scope[before:]
-            self.scope.append(("j", []))
+            self.scope.append(("j", names))
         items, names = [], []
         for number in range(width or self.random.choice([1, 2, 2, 3])):
             if not width and self.chance(0.2):
@@ -165,7 +172,11 @@ class Queries:
         text, _ = self.select(self.random.choice([1, 2, 2]))
         if kind < 0.35:
             other, _ = self.select(1)
-            return f"{text} {self.random.choice(['UNION ALL', 'UNION'])} {other}"
+            kind_of = self.random.choice(["UNION ALL", "UNION", "INTERSECT ALL", "EXCEPT ALL", "EXCEPT"])
+            if self.chance(0.3):
+                both = f"SELECT id, name FROM plain {kind_of} SELECT id, ssn FROM users"
+                return f"SELECT concat(a), b FROM ({both}) t(b, a)"
+            return f"{text} {kind_of} {other}"
         return text
 
 

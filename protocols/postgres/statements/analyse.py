@@ -17,9 +17,10 @@ from protocols.contract import Analysis, Cacheable, Effect, Where
 from protocols.literal_rows import shortened
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.catalog_queries import FIRST_USER_OID
+from protocols.postgres.functions import NAMES_TYPE, RUNS_TYPE_INPUT
 from protocols.postgres.statements.commands import Commands
 from protocols.postgres.statements.lineage import clear_columns
-from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Statement, unknown
+from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Source, Statement, unknown
 from protocols.postgres.statements.names import TEMP
 from protocols.postgres.statements.text import MAX_STATEMENTS, Budget, Unreadable, check_depth, decode, outside_literals
 
@@ -38,10 +39,11 @@ _CODE = frozenset(
 )
 _STRENGTH = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
 _FILLS = frozenset({Effect.DATA_INSERT, Effect.DATA_UPDATE, Effect.DATA_MERGE, Effect.DDL_CREATE})
-_BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})
+_BOUND = frozenset({ChangeKind.PREPARE, ChangeKind.DECLARE})  # they carry (hold flag, analysis, source)
 _RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
 _TREES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 NOT_PARSED = "the text does not parse"
+_NOWHERE = Source()
 MAX_DEPENDS = 20_000  # names that are kept
 MAX_SHAPE = 16_384  # characters of normalised text that are kept
 
@@ -72,7 +74,7 @@ def _tidy(message: str) -> str:
 
 
 def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None, kept: bool) -> CommandAnalysis:
-    text = decode(raw, state.encoding)
+    text = sent = decode(raw, state.encoding)
     short = shortened(raw, "plain" if state.conforming_strings else "")
     if short is not raw:
         text = decode(short, state.encoding)
@@ -89,13 +91,13 @@ def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None, kept: boo
         return CommandAnalysis(empty, (Statement(empty),), text)
     shape = _shape(text)
     if len(trees) == 1:
-        one = statement(trees[0].get("stmt", {}), state, catalog, shape, kept=kept)
+        one = statement(trees[0].get("stmt", {}), state, catalog, shape, source=Source(text, 0, sent), kept=kept)
         return CommandAnalysis(one.analysis, (one,), text)
     # each statement is resolved after the one before it has run, but all were lexed as the message began
     ahead, budget = state.fork(), Budget()
     found = []
-    for tree in trees:
-        one = statement(tree.get("stmt", {}), ahead, catalog, "", budget)
+    for index, tree in enumerate(trees):
+        one = statement(tree.get("stmt", {}), ahead, catalog, "", budget, source=Source(text, index, sent))
         found.append(one)
         ahead.applied(one)
     return CommandAnalysis(_merged(found, shape), tuple(found), text)
@@ -108,6 +110,7 @@ def statement(
     shape: str,
     budget: Budget | None = None,
     *,
+    source: Source = _NOWHERE,
     kept: bool = False,
 ) -> Statement:
     """The analysis of one parsed statement."""
@@ -131,7 +134,7 @@ def statement(
     if clear:
         analysis = dataclasses.replace(analysis, clear_columns=clear)
     changes = tuple(
-        Change(c.kind, c.name, _bound(c, analysis), c.local) if c.kind in _BOUND else c for c in walk.changes
+        Change(c.kind, c.name, (c.value, analysis, source), c.local) if c.kind in _BOUND else c for c in walk.changes
     )
     if tag != "VariableSetStmt" and not (tag == "SelectStmt" and _sets_plainly(tree[tag])):
         changes = tuple(dataclasses.replace(c, value=None) if c.kind is ChangeKind.SET else c for c in changes)
@@ -141,7 +144,8 @@ def statement(
         changes = (*changes, *(Change(ChangeKind.TEMP_FILL, name, copied) for name in filled))
     if not _CODE.isdisjoint(analysis.effects) and ChangeKind.OPAQUE not in {c.kind for c in changes}:
         changes = (*changes, Change(ChangeKind.OPAQUE))
-    return Statement(analysis, changes, tree if _returns_written(tag, tree, walk) else None)
+    behind = tuple(walk.behind)
+    return Statement(analysis, changes, tree if _returns_written(tag, tree, walk) else None, behind)
 
 
 def _depends(walk: Commands) -> tuple[tuple[str, ...], ...]:
@@ -155,11 +159,6 @@ def _depends(walk: Commands) -> tuple[tuple[str, ...], ...]:
     if sum(len(origins) for _, origins in output.columns) > MAX_DEPENDS:
         return ()
     return tuple(tuple(sorted(origins)) for _, origins in output.columns)
-
-
-def _bound(change: Change, analysis: Analysis) -> Any:
-    """PREPARE and DECLARE carry what they were made from: (tree or hold flag, analysis)."""
-    return (change.value, analysis)
 
 
 def _sets_plainly(select: Any) -> bool:
@@ -211,6 +210,7 @@ def _merged(found: list[Statement], shape: str) -> Analysis:
         where=max((a.where for a in parts), key=lambda w: _STRENGTH[w]),
         why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
         shape=shape,
+        stores=tuple(dict.fromkeys(store for part in parts for store in part.stores)),
         cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
     )
 
@@ -243,7 +243,11 @@ def analyse_function_call(oid: int, catalog: Catalog | None) -> CommandAnalysis:
     if function is None:
         return unknown("a function call by an OID that is not in the catalog snapshot", "function call")
     effects = function.effects | {Effect.DATA_SELECT}
-    named = (function.qualified,) if function.effects else ()
+    if function.constructs and catalog is not None:
+        effects |= catalog.type_effects(function.result)
+    if function.schema == "pg_catalog" and function.name in NAMES_TYPE | RUNS_TYPE_INPUT:
+        effects |= {Effect.EXEC_CAST}  # the type is an argument: any, with whatever its input runs
+    named = (function.qualified,) if effects > {Effect.DATA_SELECT} else ()
     reads: tuple[str, ...] = ()
     if function.name in ("lo_get", "loread", "lo_open") and function.schema == "pg_catalog":
         reads = ("pg_catalog.pg_largeobject",)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocols.contract import Analysis, Cacheable, Effect
+from protocols.contract import ANYWHERE, Analysis, Cacheable, Effect
 from protocols.postgres.settings import words
 from protocols.postgres.statements.definitions import DEFINITIONS, Definition
 from protocols.postgres.statements.model import ChangeKind, Temporary
 from protocols.postgres.statements.names import TEMP, Target
 from protocols.postgres.statements.nodes import FIELDS, Node, strings
-from protocols.postgres.statements.scope import Output, Scope
+from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope
 from protocols.postgres.statements.session_commands import MAX_NESTED, SessionCommands, boolean
+from protocols.postgres.statements.stores import without_clear
 
 _QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 _KINDS = {
@@ -44,8 +45,10 @@ class Commands(SessionCommands):
         tag, body = next(iter(node.items()))
         if tag in _QUERIES:
             self.kind = self.kind or _KINDS[tag]
-            if tag == "SelectStmt" and self._into(body):
-                return
+            if tag == "SelectStmt":
+                if self._into(body):
+                    return
+                self.storing = "withClause" in body
             self.output = self.query(node, None)
             return
         self.cacheable = Cacheable.TEXT
@@ -72,7 +75,7 @@ class Commands(SessionCommands):
         self.kind = "select into"
         self._makes = leftmost
         self.cacheable = Cacheable.TEXT
-        output = self.query({"SelectStmt": body}, None)
+        output = without_clear(self.query({"SelectStmt": body}, None), body, self.names.is_table)
         self._make_table(into, output)
         return True
 
@@ -87,18 +90,19 @@ class Commands(SessionCommands):
             if len(set(columns)) != len(columns):
                 columns = None
         self._made(into.get("rel", {}), columns, None, into.get("onCommit") == "ONCOMMIT_DROP")
+        relation = into.get("rel", {})
+        if not self.is_temporary(relation):
+            self.made_table(self.home(relation), relation.get("relname", ""), columns, output)
 
     def _made(self, relation: Node, columns: tuple[str, ...] | None, body: Analysis | None, ends: bool) -> None:
         """A relation now exists under this name."""
         name = relation.get("relname", "")
         schema = relation.get("schemaname")
-        first = next((s for s in self.names.path if s != "pg_catalog"), "public")
-        if relation.get("relpersistence") == "t" or (schema or first).startswith(TEMP):
+        if self.is_temporary(relation):
             self.writes[f"{TEMP}.{name}"] = None
             self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, columns, body, not ends, ends))
             return
-        home = schema or first
-        self.writes[f"{home}.{name}"] = None
+        self.writes[f"{self.home(relation)}.{name}"] = None
         self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
 
     def _create_table_as(self, body: Node) -> None:
@@ -108,16 +112,19 @@ class Commands(SessionCommands):
         )
         query = body.get("query", {})
         if "ExecuteStmt" in query:
+            self.output = None
             self._execute(query["ExecuteStmt"])
-            output = Output(None, frozenset())
+            read = frozenset(f"{name}.*" for name in self.reads)
+            output = Output(None, read if self.output is None else read | self.output.everything)
         else:
-            output = self.query(query, None)
+            output = without_clear(self.query(query, None), query.get("SelectStmt", {}), self.names.is_table)
         self._make_table(body.get("into", {}), output)
 
     def _copy(self, body: Node) -> None:
         self._only(body, "relation query attlist is_from is_program filename options whereClause")
         self.kind = "copy from" if body.get("is_from") else "copy to"
         scope = Scope()
+        origins: Origins = NOTHING
         if body.get("is_from"):
             self.add({Effect.DATA_COPY_IN, Effect.DATA_INSERT}, planned=False)
             target = self.write(body.get("relation", {}), scope, "insert")
@@ -127,15 +134,18 @@ class Commands(SessionCommands):
             if "whereClause" in body:
                 self.expression(body["whereClause"], scope)
         elif "query" in body:
-            self.query(body["query"], None)
+            origins = self.query(body["query"], None).everything
         else:
             self.add({Effect.DATA_SELECT}, planned=False)
             self.read(body.get("relation", {}), scope)
             names = strings(body.get("attlist"))
             if names:
-                self.expression([{"ColumnRef": {"fields": [{"String": {"sval": n}}]}} for n in names], scope)
+                named = [{"ColumnRef": {"fields": [{"String": {"sval": n}}]}} for n in names]
+                origins = self.expression(named, scope)
             else:
-                self.star([], scope)
+                origins = self.star([], scope)
+        if body.get("is_program") or "filename" in body:
+            self.store(ANYWHERE, origins)
         if body.get("is_program"):
             self.add({Effect.EXEC_PROGRAM})
         elif "filename" in body:
@@ -176,11 +186,16 @@ class Commands(SessionCommands):
         if not analyze:
             # planned only: nothing is written, and no prepared name or table comes to be
             self.writes.clear()
+            self.stores.clear()
             if not inner.planned:
                 self.functions.clear()
 
-    def absorb(self, inner: Commands, changes: bool) -> None:
+    def absorb(self, inner: Any, changes: bool) -> None:
         """Takes over what another walk found, effects excepted."""
+        self.budget.spend(sum(map(len, (inner.reads, inner.columns, inner.predicates, inner.stores))))
+        self.behind.update(inner.behind)
+        self.blind, self.opaque = self.blind or inner.blind, self.opaque or inner.opaque
+        self.opened += inner.opened
         for mine, theirs in (
             (self.reads, inner.reads),
             (self.writes, inner.writes),
@@ -189,6 +204,7 @@ class Commands(SessionCommands):
             (self.functions, inner.functions),
         ):
             mine.update(theirs)
+        self.stores.update(inner.stores)
         self.direct |= inner.direct
         self.why.extend(w for w in inner.why if w not in self.why)
         self.weaken(inner.where)
@@ -201,6 +217,7 @@ class Commands(SessionCommands):
 
     def finish(self) -> None:
         """What can only be said when the whole statement has been walked."""
+        self.finish_stores()
         self.finish_types()
         self.finish_trace()
         self.finish_secrets()
@@ -273,6 +290,7 @@ class Commands(SessionCommands):
                 if tag == "RefreshMatViewStmt":
                     self._refresh(target)
         self._loose(body)
+        self.define_stores(tag, body)
         self._definition_changes(tag, body, definition)
 
     def _refresh(self, target: Target) -> None:
@@ -356,6 +374,7 @@ class Commands(SessionCommands):
             why="; ".join(self.why),
             shape=shape,
             cacheable=cacheable,
+            stores=tuple(self.stores),
         )
 
 

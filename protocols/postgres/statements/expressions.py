@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from protocols.contract import Effect, Where
+from protocols.contract import ANYWHERE, Effect, Store, Where
 from protocols.postgres.catalog import Function
 from protocols.postgres.functions import (
     LEAVES_A_TRACE,
@@ -25,7 +25,7 @@ from protocols.postgres.settings import canonical, set_effect, words
 from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import CHILDREN, FIELDS, KEYWORD_FUNCTIONS, Node, constant, strings
-from protocols.postgres.statements.scope import NOTHING, SYSTEM_COLUMNS, Origins, Output, Scope
+from protocols.postgres.statements.scope import ANYTHING, NOTHING, SYSTEM_COLUMNS, Origins, Output, Scope
 from protocols.postgres.statements.text import Budget
 
 _WEAKER = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
@@ -47,6 +47,18 @@ _OPERATORS_OF_KIND = {
 _POPULATES = "#="  # hstore: a record, with values that are read as the types of its columns
 # expressions whose values keep their type
 _AS_THEY_ARE = frozenset({"A_Const", "A_Star", "ColumnRef", "List", "ParamRef", "ResTarget", "SortBy", "NullTest"})
+# what runs code that may read any relation, and give any value
+OPENS = frozenset(
+    {
+        Effect.UNKNOWN,
+        Effect.EXEC_CALL,
+        Effect.EXEC_PROCEDURE,
+        Effect.EXEC_DYNAMIC,
+        Effect.EXEC_CAST,
+        Effect.EXEC_LIBRARY,
+    }
+)
+_READS = frozenset({Effect.SECRET_READ, Effect.DATA_SELECT, Effect.SHOW})  # and leaves nothing behind
 _INV_READ = "262144"  # lo_open's mode that cannot write
 # what the parser accepts as a type's name beyond pg_type.typname, for functions that take it as text
 _SQL_TYPES = words(
@@ -84,6 +96,11 @@ class Expressions:
         self.leaves_trace = False  # a function changes what a later statement can read of the session
         self.multiplies = False  # the expression at hand returns as many rows as its arguments say
         self.named = False  # any name was looked up in the catalog
+        self.stores: dict[Store, None] = {}
+        self.setting = ""  # `name` can be no other here: the query reads this one row of pg_settings
+        self.walked: Node | None = None  # a call whose arguments were walked already
+        self.opened = 0  # calls of code whose values may be anything
+        self.opaque = False  # a relation that is read runs such code
 
     # ------------------------------------------------------------ findings
 
@@ -104,7 +121,8 @@ class Expressions:
 
     def filter(self, origins: Iterable[str]) -> None:
         for origin in origins:
-            self.predicates[origin] = None
+            if origin != ANYWHERE:
+                self.predicates[origin] = None
 
     # ------------------------------------------------------------ the walk
 
@@ -148,12 +166,24 @@ class Expressions:
                 self.keyword_function(tag)
             for name, child_tag in CHILDREN[tag]:
                 child = body.get(name)
-                if child is not None:
+                if child is not None and not (name == "args" and self.walked is body):
                     stack.append(child if child_tag is None else (child_tag, child))
         if self.multiplies:
             self.filter(found)  # how many rows come back tells the value
         self.multiplies = around
         return frozenset(found)
+
+    def value(self, root: Any, scope: Scope) -> Origins:
+        """The same for a value that is shown or stored.
+
+        `ANYTHING` is in it where code makes it that nobody sees, or where a name in it was not resolved.
+        """
+        opened, blind, self.blind = self.opened, self.blind, False
+        origins = self.expression(root, scope)
+        if self.opened != opened or self.blind:
+            origins |= ANYTHING
+        self.blind = self.blind or blind
+        return origins
 
     # ------------------------------------------------------------ columns
 
@@ -176,7 +206,7 @@ class Expressions:
                 self.blind = True
         else:
             origins = self._qualified_column(names, scope)
-        for origin in origins:
+        for origin in origins - ANYTHING if ANYWHERE in origins else origins:
             self.columns[origin] = None
         return origins
 
@@ -189,7 +219,7 @@ class Expressions:
             origins = source.column(column)
             if origins is not None:
                 return origins
-            if column in SYSTEM_COLUMNS and source.is_table:
+            if column in SYSTEM_COLUMNS and source.has_system_columns:
                 return NOTHING
             # not a column that is known: it may still be one, or a call in attribute notation
             self.attribute(column)
@@ -207,7 +237,7 @@ class Expressions:
         else:
             origins = scope.everything()
         self.budget.spend(len(scope.sources) + len(origins))
-        for origin in origins:
+        for origin in origins - ANYTHING:
             self.columns[origin] = None
         return origins
 
@@ -247,6 +277,7 @@ class Expressions:
     def call(self, function: Function) -> None:
         self.add(function.effects, function.at_plan_time)
         if function.effects:
+            self.opened += not OPENS.isdisjoint(function.effects)
             self.functions[function.qualified] = None
             if Effect.UNKNOWN in function.effects:
                 self.unknown(f"the built-in function `{function.name}` is on no list")
@@ -256,7 +287,24 @@ class Expressions:
         names = strings(body.get("funcname"))
         args = body.get("args", [])
         count = len(args) + (len(body.get("agg_order", ())) if body.get("agg_within_group") else 0)
-        return self._filtered(body, scope, outputs) | self.function(names[-2:], count, args, scope)
+        handed = self._handed_over(names[-2:], count, args, scope)
+        found = self._filtered(body, scope, outputs) | self.function(names[-2:], count, args, scope)
+        if handed is None:
+            return found
+        self.walked = body  # a second walk at each level would make a deep nest of calls endless
+        return found | handed
+
+    def _handed_over(self, names: list[str], count: int, args: list[Node], scope: Scope) -> Origins | None:
+        """What a call that leaves something behind is given may be read there: in a sequence, a message, a file."""
+        functions = self.names.functions(names)
+        callable_ = [f for f in functions if f.takes(count)] or functions
+        # what is the database's own and not volatile does not write
+        if args and any((f.volatile or f.schema == "pg_catalog") and f.effects - _READS for f in callable_):
+            origins = self.value(args, scope)
+            if origins:
+                self.stores[Store(ANYWHERE, tuple(sorted(origins)))] = None
+            return origins - ANYTHING
+        return None
 
     def _filtered(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         """The FILTER clause of a call: what it selects by."""
@@ -293,6 +341,7 @@ class Expressions:
                 return NOTHING
         if not overloads and not (count == 1 and self.names.types(names)[0]):
             self.unknown(f"function `{'.'.join(names)}` does not exist in the catalog snapshot")
+            self.opened += 1
             if self.names.catalog.open_world:
                 self.add({Effect.EXEC_CALL})
             self.functions[".".join(names)] = None
@@ -316,6 +365,8 @@ class Expressions:
     def _set_config(self, function: Function, args: list[Node]) -> bool:
         self.read_constant = True
         known = [constant(arg) for arg in args]
+        if self.setting and args and strings(args[0].get("ColumnRef", {}).get("fields")) == ["name"]:
+            known[0] = ("s", self.setting)
         if len(known) == 3 and known[0] is not None and known[0][0] == "s":
             name = canonical(known[0][1])
             value = known[1][1] if known[1] is not None and known[1][0] == "s" else None
@@ -375,6 +426,7 @@ class Expressions:
             self.unknown("the open transaction changed definitions")
         if names[-1] == _POPULATES:
             self.row_input = True
+        self.opened += bool(live)
         for qualified, function in live:
             self.add({Effect.EXEC_CAST} | (function.effects if function is not None else {Effect.UNKNOWN}))
             self.functions[function.qualified if function is not None else qualified] = None
@@ -431,6 +483,7 @@ class Expressions:
             effects = self.names.catalog.type_effects(one.oid)
             if effects:
                 self.add(effects)
+                self.opened += not OPENS.isdisjoint(effects)
                 self.functions[f"{one.schema}.{one.name}"] = None
         if why and (found or not lenient):
             self.unknown(why)

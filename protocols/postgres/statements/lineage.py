@@ -176,7 +176,7 @@ def clear_columns(select: Node, is_table: Callable[[str | None, str], bool]) -> 
         value = target.get("ResTarget", {}).get("val", {})
         if _has_star(value):
             break
-        if _is_clear(value, stored):
+        if is_clear(value, stored):
             clear.add(index)
     return frozenset(clear)
 
@@ -207,7 +207,8 @@ def _plain_column(node: Node) -> bool:
     return "ColumnRef" in node and not any("A_Star" in part for part in node["ColumnRef"].get("fields", ()))
 
 
-def _is_clear(node: Node, stored: bool) -> bool:
+def is_clear(node: Node, stored: bool) -> bool:
+    """Whether an expression carries no column's value. `stored`: every column in reach is one that a table stores."""
     stack = [node]
     for _ in range(2000):
         if not stack:

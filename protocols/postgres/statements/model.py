@@ -55,7 +55,8 @@ class Statement:
 
     analysis: Analysis
     changes: tuple[Change, ...] = ()
-    tree: Any = None  # the parse tree, kept only where later statements need it (PREPARE, DECLARE) or results do
+    tree: Any = None  # the parse tree, kept only where results need it
+    behind: tuple[str, ...] = ()  # the messages that made what this one only names (EXECUTE, FETCH), as they were sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +65,37 @@ class CommandAnalysis:
 
     analysis: Analysis
     statements: tuple[Statement, ...] = ()
+    text: str = field(default="", repr=False)  # what was parsed
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The messages that made what this one only names (EXECUTE, FETCH), as they were sent."""
+        if len(self.statements) == 1:
+            return self.statements[0].behind
+        return tuple(dict.fromkeys(text for one in self.statements for text in one.behind))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a name was made: statement number `index` of a message; -1: all of it, by a Parse message.
+
+    `text` is what was parsed, without most of its rows of literals; `sent` is the message as it came.
+    """
+
     text: str = field(default="", repr=False)
+    index: int = -1
+    sent: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What PREPARE or Parse put under a name: the tree is judged anew under the names in force at each use."""
+    """What PREPARE or Parse put under a name: parsed and judged anew, under the names in force, at each use.
 
-    tree: Any = field(repr=False)  # None: to be parsed from `text`
+    The text is kept, not the tree: that is a hundred times as large.
+    """
+
     analysis: Analysis
-    text: str = field(default="", repr=False)
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,13 @@ from protocols.postgres.statements.model import Temporary
 
 _PATH_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s,"]+))\s*(,|$)')
 TEMP = "pg_temp"
+MAX_NAME = 63  # bytes of a name; the server cuts longer ones
 # what EXTRACT(... FROM ...) means: a function of its own since 14, as the grammar here has it; another name before
 EXTRACT = ("pg_catalog", "extract")
 DATE_PART = ("pg_catalog", "date_part")
+# since 16 these are keywords that mean pg_catalog's own, as the grammar here has it; before, names like any other
+JSON_OBJECT = ("pg_catalog", "json_object")
+JSON = ("pg_catalog", "json")
 
 
 def split_path(value: str) -> tuple[str, ...] | None:
@@ -30,7 +34,10 @@ def split_path(value: str) -> tuple[str, ...] | None:
         if match is None:
             return None
         quoted, plain, separator = match.groups()
-        found.append(quoted.replace('""', '"') if quoted is not None else plain.lower())
+        name = quoted.replace('""', '"') if quoted is not None else plain.lower()
+        if not name.isascii() and len(name.encode()) > MAX_NAME:
+            return None  # cut at a character, in an encoding that is not known here
+        found.append(name[:MAX_NAME])
         position = match.end()
         if separator == "," and position == len(value):
             return None
@@ -117,7 +124,13 @@ class NameSpace:
     def is_table(self, schema: str | None, name: str) -> bool:
         """Whether this name surely stands for a table: its columns are stored, not computed."""
         found = self.relations(schema, name)
-        return all(not one.why and one.relation is not None and one.relation.kind in ("r", "p") for one in found)
+        return all(
+            not one.why
+            and one.relation is not None
+            and one.relation.kind in ("r", "p")
+            and one.relation.oid not in self.catalog.generating
+            for one in found
+        )
 
     def _first(self, name: str) -> str:
         return f"{next((s for s in self.path if s not in ('pg_catalog', TEMP)), 'public')}.{name}"
@@ -136,6 +149,8 @@ class NameSpace:
         if len(names) == 2:
             if tuple(names) == EXTRACT and self.catalog.server_version < 140000:
                 names = DATE_PART
+            elif tuple(names) == JSON_OBJECT and self.catalog.server_version < 160000:
+                return self.functions(names[1:])
             return list(self.catalog.functions.get((names[0], names[1]), ()))
         if len(names) != 1:
             return []
@@ -170,6 +185,8 @@ class NameSpace:
         why = "the open transaction changed definitions" if self.touched_all else ""
         if len(names) > 2:
             names = names[-2:]
+        if tuple(names) == JSON and self.catalog.server_version < 160000:
+            names = names[1:]
         if len(names) == 2:
             if names[0].startswith(TEMP):
                 return [], "a type in pg_temp"

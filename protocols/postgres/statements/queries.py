@@ -11,19 +11,20 @@ from typing import Any
 
 from protocols.contract import Effect
 from protocols.postgres.functions import SECRET_COLUMNS, SECRET_NAMES
-from protocols.postgres.statements.expressions import Expressions
+from protocols.postgres.statements.expressions import OPENS, Expressions
 from protocols.postgres.statements.names import Target
 from protocols.postgres.statements.nodes import FIELDS, Node, constant, figure_name, strings
-from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope, Source, union
+from protocols.postgres.statements.scope import NOTHING, Copied, Origins, Output, Scope, Source, union
 from protocols.postgres.statements.text import MAX_WORK
 
 MAX_SOURCES = 5000  # items of one FROM
 MAX_NATURAL = 20  # tables of one natural join whose columns are compared; past it every column counts as compared
-_HIDDEN = "\0hidden"  # no name in a text contains it
 _SAMPLE_METHODS = frozenset({"system", "bernoulli", "system_rows", "system_time"})
 _COERCED = frozenset({"whereClause", "havingClause", "limitCount", "limitOffset", "valuesLists"})
+_SETTING_NAME = frozenset({"pg_catalog.pg_settings.name"})
 EMPTY = Output([], NOTHING)
 _AHEAD = Output(None, NOTHING)  # of a common table expression that was not walked yet
+MAX_TARGETS = 1664  # columns of one select list; the server refuses more (MaxTupleAttributeNumber)
 MAX_TURNS = 8  # of a recursive query, until its columns depend on no more than before
 
 
@@ -32,6 +33,7 @@ class Queries(Expressions):
 
     _register: Callable[[Output], None] | None = None  # for the next SELECT: told its output after each branch
     _makes: Node | None = None  # the branch whose INTO the server accepts
+    storing = True  # the rows of a query may be stored: whether a column is a copy matters
 
     # ------------------------------------------------------------ SELECT
 
@@ -39,6 +41,7 @@ class Queries(Expressions):
         """A SELECT or VALUES, with all branches of its set operations."""
         self.add({Effect.DATA_SELECT}, planned=False)
         register, self._register = self._register, None
+        setting, self.setting = self.setting, ""  # further inside `name` may be something else
         results: list[Output] = []
         tails: list[tuple[Node, Scope]] = []
         stack: list[tuple[Node, Scope | None]] = [(body, outer)]
@@ -59,10 +62,12 @@ class Queries(Expressions):
         output = results[0] if len(results) == 1 else _merge(results)
         if tails or not body.keys().isdisjoint(_COERCED):
             self.combines = True
-        if any(not current.get("all") for current, _ in tails):
-            self.filter(output.everything)  # equal rows become one: how many are left tells which are equal
+        if any(not current.get("all") or current["op"] != "SETOP_UNION" for current, _ in tails):
+            # equal rows become one, or meet equal rows of the other side: those that are left tell which are equal
+            self.filter(output.everything)
         for current, scope in tails:
             self._tail(current, scope, output)
+        self.setting = setting
         return output
 
     def _branch(self, body: Node, around: Scope | None) -> Output:
@@ -75,7 +80,7 @@ class Queries(Expressions):
             columns = [set[str]() for _ in range(width)]
             for row in rows:
                 for index, item in enumerate(row):
-                    origins = self.expression(item, scope)
+                    origins = self.value(item, scope)
                     if index < width:
                         columns[index] |= origins
             named = [(f"column{i + 1}", frozenset(c)) for i, c in enumerate(columns)]
@@ -85,7 +90,9 @@ class Queries(Expressions):
         self.from_clause(body.get("fromClause", ()), scope)
         if "whereClause" in body:
             self.filter(self.expression(body["whereClause"], scope))
+        self.setting = _one_setting(body, scope)
         output = self.targets(body.get("targetList", ()), scope)
+        self.setting = ""
         for item in body.get("distinctClause", ()):
             if item:
                 self._keys([item], scope, output)
@@ -96,7 +103,7 @@ class Queries(Expressions):
         if "havingClause" in body:
             self.filter(self.expression(body["havingClause"], scope))
         for window in body.get("windowClause", ()):
-            self.expression(window, scope)
+            self.filter(self.expression(window, scope))  # the bounds of its frame, too
         self._tail(body, scope, output)
         return output
 
@@ -132,6 +139,7 @@ class Queries(Expressions):
     def targets(self, nodes: Any, scope: Scope) -> Output:
         """A select list or RETURNING list."""
         columns: list[tuple[str, Origins]] | None = []
+        copies: list[Copied | None] = []
         everything: set[str] = set()
         for node in nodes:
             body = node.get("ResTarget")
@@ -149,19 +157,23 @@ class Queries(Expressions):
                 if columns is not None:
                     for source in sources:
                         known = source.names
-                        if known is None:
+                        if known is None or len(columns) > MAX_TARGETS:
                             columns = None
                             break
                         self.budget.spend(len(known))
                         columns.extend((n, source.column(n) or NOTHING) for n in known)
+                        if self.storing:
+                            copies.extend(source.copied(n) for n in known)
                 continue
-            origins = self.expression(value, scope)
+            origins = self.value(value, scope)
             everything |= origins
             if "A_Indirection" in value and any("A_Star" in i for i in value["A_Indirection"].get("indirection", ())):
                 columns = None
             if columns is not None:
                 columns.append((body.get("name") or figure_name(value), origins))
-        return Output(columns, frozenset(everything))
+                if self.storing:
+                    copies.append(copied_column(value, scope))
+        return Output(columns, frozenset(everything), tuple(copies) if columns is not None and self.storing else None)
 
     def with_clause(self, body: Node, around: Scope | None) -> Scope | None:
         """A scope that holds the common table expressions of a statement, or the one given."""
@@ -212,16 +224,13 @@ class Queries(Expressions):
     # ------------------------------------------------------------ FROM
 
     def from_clause(self, items: Any, scope: Scope) -> None:
-        conditions: list[Any] = []
         for item in items:
-            self._from_item(item, scope, conditions)
+            self._from_item(item, scope)
             if len(scope.sources) > MAX_SOURCES:
                 self.unknown(f"more than {MAX_SOURCES} items in FROM")
                 return
-        for condition in conditions:
-            self.filter(self.expression(condition, scope))
 
-    def _from_item(self, root: Node, scope: Scope, conditions: list[Any]) -> None:
+    def _from_item(self, root: Node, scope: Scope) -> None:
         stack: list[Any] = [root]
         while stack and len(scope.sources) <= MAX_SOURCES:
             item = stack.pop()
@@ -238,8 +247,6 @@ class Queries(Expressions):
                 stack.append((body, len(scope.sources)))
                 stack.append(body.get("rarg", {}))
                 stack.append(body.get("larg", {}))
-                if "quals" in body:
-                    conditions.append(body["quals"])
             elif tag == "RangeVar":
                 self.read(body, scope)
             elif tag == "RangeTableSample":
@@ -276,12 +283,28 @@ class Queries(Expressions):
             self.filter(origins)
             for origin in origins:
                 self.columns[origin] = None
+        if "quals" in body:
+            # it sees the two sides and what is around the query: not the other items of FROM
+            self.filter(self.expression(body["quals"], Scope(scope.parent, sides, scope.ctes, scope.merged)))
+        if "join_using_alias" in body:
+            shown = body["join_using_alias"].get("aliasname", "")
+            scope.sources.append(Source(shown, union(s.everything for s in sides)))
         if "alias" in body:
-            for source in sides:
-                source.alias = _HIDDEN  # the join's own alias hides theirs: outside, the same alias may mean another
-        for alias in ("alias", "join_using_alias"):
-            if alias in body:
-                scope.sources.append(Source(body[alias].get("aliasname", ""), union(s.everything for s in sides)))
+            # the join's own alias hides its sides: outside, their names and columns may mean something else
+            scope.sources[start:] = [self._joined(body["alias"], sides, scope.merged)]
+
+    def _joined(self, alias: Node, sides: list[Source], merged: bool) -> Source:
+        """A join under an alias of its own. `merged`: it may give one column for two of the same name."""
+        columns: list[tuple[str, Origins]] | None = []
+        for source in sides:
+            known = source.names
+            if known is None or columns is None or merged:
+                columns = None
+                break
+            self.budget.spend(len(known))
+            columns.extend((name, source.column(name) or NOTHING) for name in known)
+        output = Output(columns, union(s.everything for s in sides))
+        return _derived(alias.get("aliasname", ""), _rename(output, strings(alias.get("colnames"))))
 
     def read(self, body: Node, scope: Scope) -> None:
         """A relation, or a common table expression, named in FROM."""
@@ -308,7 +331,8 @@ class Queries(Expressions):
                 source = Source(shown, everything)
             else:
                 pairs = [(n, source.column(n) or NOTHING) for n in known]
-                source = _derived(shown, _rename(Output(pairs, everything), renames))
+                copies = tuple(source.copied(n) for n in known) if self.storing else None
+                source = _derived(shown, _rename(Output(pairs, everything, copies), renames))
         scope.sources.append(source)
 
     def read_targets(self, body: Node) -> list[Target]:
@@ -332,6 +356,7 @@ class Queries(Expressions):
                     self.reads[read] = None
                     self._secret_behind(read)
                 self.add(facts.effects)
+                self.opaque = self.opaque or not OPENS.isdisjoint(facts.effects)
                 for function in facts.functions:
                     self.functions[function] = None
                 if facts.why:
@@ -347,6 +372,7 @@ class Queries(Expressions):
         if body is None:
             return
         self.add(body.effects - {Effect.DDL_CREATE})
+        self.opaque = self.opaque or not OPENS.isdisjoint(body.effects)
         for read in body.reads:
             self.reads[read] = None
         for function in body.functions:
@@ -370,7 +396,7 @@ class Queries(Expressions):
             self.unknown("a table sampling method that is not understood here")
         for part in ("args", "repeatable"):
             if part in body:
-                self.expression(body[part], scope)
+                self.filter(self.expression(body[part], scope))
 
     def _from_select(self, body: Node, scope: Scope) -> None:
         around = scope if body.get("lateral") else scope.parent
@@ -385,18 +411,21 @@ class Queries(Expressions):
         for item in body.get("functions", ()):
             parts = item.get("List", {}).get("items", [])
             if parts:
-                origins |= self.expression(parts[0], scope)
+                origins |= self.value(parts[0], scope)
                 name = name or figure_name(parts[0])
                 definitions.extend(d for part in parts[1:] for d in part.get("List", {}).get("items", ()))
         for definition in definitions:
             column = definition.get("ColumnDef", {})
             self.expression(("TypeName", column.get("typeName", {})), scope)
         alias = body.get("alias", {})
+        # under a name of the server's own that was not worked out: what is looked up further out may be this
+        self.blind = self.blind or ("alias" not in body and name == "?column?")
         scope.sources.append(Source(alias.get("aliasname") or name, frozenset(origins)))
 
     def _from_xml(self, body: Node, scope: Scope) -> None:
         origins = self.expression([body.get(k, {}) for k in ("docexpr", "rowexpr")], scope)
         origins |= self.expression([*body.get("namespaces", ()), *body.get("columns", ())], scope)
+        self.filter(origins)  # how many rows it gives
         alias = body.get("alias", {})
         scope.sources.append(Source(alias.get("aliasname", "xmltable"), origins))
 
@@ -407,8 +436,25 @@ class Queries(Expressions):
             if name in body:
                 parts.append((tag, body[name]))
         origins = self.expression([*parts, *body.get("passing", ()), *body.get("columns", ())], scope)
+        self.filter(origins)
         alias = body.get("alias", {})
         scope.sources.append(Source(alias.get("aliasname", "json_table"), origins))
+
+
+def _one_setting(body: Node, scope: Scope) -> str:
+    """The name in `SELECT ... FROM pg_settings WHERE name = '...'`, of a query that is no more than that; else empty.
+
+    pg_dump sets by it what older servers do not have.
+    """
+    if body.keys() - {"targetList", "fromClause", "whereClause", "limitOption", "op"} or len(scope.sources) != 1:
+        return ""
+    where = body.get("whereClause", {}).get("A_Expr", {})
+    value = constant(where.get("rexpr"))
+    plain = where.get("kind") == "AEXPR_OP" and strings(where.get("name")) == ["="]
+    column = strings(where.get("lexpr", {}).get("ColumnRef", {}).get("fields"))
+    if not plain or column != ["name"] or value is None or value[0] != "s":
+        return ""
+    return value[1] if scope.sources[0].column("name") == _SETTING_NAME else ""
 
 
 def _merge(results: list[Output]) -> Output:
@@ -427,7 +473,7 @@ def _rename(output: Output, names: list[str]) -> Output:
     if not names or output.columns is None:
         return output if not names else Output(None, output.everything)
     columns = [(names[i] if i < len(names) else name, origins) for i, (name, origins) in enumerate(output.columns)]
-    return Output(columns, output.everything)
+    return Output(columns, output.everything, output.copies)
 
 
 def _derived(alias: str, output: Output) -> Source:
@@ -438,7 +484,23 @@ def _derived(alias: str, output: Output) -> Source:
         derived[name] = derived.get(name, NOTHING) | origins
     if "?column?" in derived:  # a name that was not worked out: any look-up may mean it
         return Source(alias, output.everything)
-    return Source(alias, output.everything, derived, ordered=len(derived) == len(output.columns))
+    copies = {name: one for (name, _), one in zip(output.columns, output.copies or (), strict=False) if one is not None}
+    return Source(alias, output.everything, derived, ordered=len(derived) == len(output.columns), copies=copies)
+
+
+def copied_column(value: Node, scope: Scope) -> Copied | None:
+    """The stored column that an expression is, and nothing else; None where that is not sure."""
+    names = strings(value["ColumnRef"].get("fields")) if "ColumnRef" in value else []
+    if len(names) == 2:
+        source = scope.source(names[0])
+        return source.copied(names[1]) if source is not None else None
+    at: Scope | None = scope if len(names) == 1 else None
+    while at is not None:
+        having = [s for s in at.sources if s.names is None or s.column(names[0]) is not None]
+        if having:
+            return having[0].copied(names[0]) if len(having) == 1 else None
+        at = at.parent
+    return None
 
 
 _FROM: dict[str, Any] = {

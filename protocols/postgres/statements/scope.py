@@ -11,26 +11,43 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from protocols.contract import ANYWHERE
 from protocols.postgres.catalog import Catalog, Relation
 from protocols.postgres.statements.names import Target
 
 Origins = frozenset[str]
 NOTHING: Origins = frozenset()
-SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "cmin", "xmax", "cmax", "tableoid", "oid"})
+ANYTHING: Origins = frozenset({ANYWHERE})  # what code made that the analysis does not see into
+type Copied = tuple[str, int]  # a stored column, `schema.table.column`, and its type
+SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "cmin", "xmax", "cmax", "tableoid"})
 
 
 @dataclass(slots=True)
 class Output:
-    """The columns of a query's result: (name, origins) each; `columns` None: not known one by one."""
+    """The columns of a query's result: (name, origins) each; `columns` None: not known one by one.
+
+    `copies`: for each of them the stored column that it is, and nothing else; None where no column is surely one.
+    """
 
     columns: list[tuple[str, Origins]] | None
     everything: Origins
+    copies: tuple[Copied | None, ...] | None = None
 
 
 class Source:
     """One item of a FROM list."""
 
-    __slots__ = ("_catalog", "_derived", "_ordered", "_relations", "_targets", "alias", "everything")
+    __slots__ = (
+        "_catalog",
+        "_copies",
+        "_derived",
+        "_found",
+        "_ordered",
+        "_relations",
+        "_targets",
+        "alias",
+        "everything",
+    )
 
     def __init__(
         self,
@@ -40,8 +57,11 @@ class Source:
         targets: Sequence[Target] = (),
         catalog: Catalog | None = None,
         ordered: bool = True,
+        copies: Mapping[str, Copied] | None = None,
     ) -> None:
-        """`ordered`: `derived` has every column, in order; not so where two have the same name."""
+        """`ordered`: `derived` has every column, in order; not so where two have the same name. `copies`: those of
+        `derived` that are stored columns."""
+        self._copies = copies or {}
         self._ordered = ordered
         self.alias = alias
         self.everything = everything
@@ -49,6 +69,7 @@ class Source:
         self._targets = targets
         self._catalog = catalog
         self._relations: list[Relation] = [t.relation for t in targets if t.relation is not None]
+        self._found: dict[str, Origins | None] = {}  # columns that were looked up: a star asks for all, again and again
 
     @property
     def names(self) -> list[str] | None:
@@ -70,10 +91,20 @@ class Source:
     def is_table(self) -> bool:
         return bool(self._targets)
 
+    @property
+    def has_system_columns(self) -> bool:
+        """Views, and what is no relation, have none: there such a name may be a call."""
+        return self.is_table and all(r.kind != "v" for r in self._relations)
+
     def column(self, name: str) -> Origins | None:
         """The origins of its column of this name; None where it has none, or where that is not known."""
         if self._derived is not None:
             return self._derived.get(name)
+        if name not in self._found:
+            self._found[name] = self._look_up(name)
+        return self._found[name]
+
+    def _look_up(self, name: str) -> Origins | None:
         found: set[str] | None = None
         for target in self._targets:
             if target.relation is not None and name in target.relation.columns:
@@ -92,11 +123,34 @@ class Source:
             return {own}
         base = self._catalog.origin(relation.oid, relation.columns[name][0])
         if relation.kind not in "vm":
-            return {own, *(base or ())}
+            return {own, *(base or ()), *self._catalog.made_of(relation.oid, relation.columns[name][0])}
         if base:
-            return set(base)
+            return {*base, *self._catalog.made_of(relation.oid, relation.columns[name][0])}
         # a computed column of a view: it may carry anything that the view reads
         return {own, *(f"{r}.*" for r in self._catalog.facts(relation.oid).reads[1:])}
+
+    def copied(self, name: str) -> Copied | None:
+        """The stored column that its column of this name is, and nothing else; None where that is not sure."""
+        if self._derived is not None:
+            return self._copies.get(name) if self._ordered else None
+        if len(self._targets) != 1 or self._targets[0].why or self._catalog is None:
+            return None
+        relation = self._targets[0].relation
+        if relation is None or name not in relation.columns:
+            return None
+        number, kind = relation.columns[name]
+        behind = self._catalog.origin(relation.oid, number)
+        if not behind or self._catalog.made_of(relation.oid, number):
+            return None
+        return behind[-1], kind
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is surely a table: its columns are stored, not computed."""
+        if len(self._targets) != 1 or self._targets[0].why or len(self._relations) != 1:
+            return False
+        (relation,) = self._relations
+        return relation.kind in "rp" and (self._catalog is None or relation.oid not in self._catalog.generating)
 
     def loose_column(self, name: str) -> Origins:
         """The origins of a column of this name that may exist although it is not known to."""
@@ -174,11 +228,12 @@ class Scope:
             if found is not None:
                 return frozenset(found | loose), True
             scope = scope.parent
+        # the whole row; before the system columns, which a subquery of that name does not have
+        source_row = self.source(name)
+        if source_row is not None:
+            return frozenset(loose) | source_row.everything, True
         if name in SYSTEM_COLUMNS and not loose:
             return NOTHING, True
-        source_row = self.source(name)
-        if source_row is not None:  # the whole row
-            return frozenset(loose) | source_row.everything, True
         return frozenset(loose), maybe
 
     def everything(self) -> Origins:

@@ -11,7 +11,7 @@ import pgparse
 
 from protocols.contract import Analysis, Cacheable, Effect
 from protocols.postgres.settings import canonical, set_effect
-from protocols.postgres.statements.model import Change, ChangeKind, Prepared
+from protocols.postgres.statements.model import Change, ChangeKind, Prepared, Source
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import Node, constant
 from protocols.postgres.statements.scope import Scope
@@ -25,12 +25,20 @@ NO_CURSOR = "no cursor of this name is known; declare it through this session fi
 MAX_NESTED = 20  # EXECUTE of EXECUTE ..., EXPLAIN of EXECUTE
 
 
+type Plan = tuple[Prepared, NameSpace, Any]  # what was walked, under which names, and the walk
+MAX_PLANS = 16
+
+
 class SessionView(Protocol):
     """What the analysis asks about the session."""
 
-    def prepared_tree(self, name: str) -> Prepared | None: ...
+    plans: dict[str, Plan]  # of prepared names that were walked lately
+
+    def prepared_source(self, name: str) -> Prepared | None: ...
 
     def cursor(self, name: str) -> Analysis | None: ...
+
+    def cursor_text(self, name: str) -> str: ...
 
     def altered(self) -> frozenset[Effect]: ...
 
@@ -46,10 +54,13 @@ class SessionCommands(Writes):
         self.session = session
         self.kind = ""
         self.cacheable = Cacheable.SHAPE
-        self.keep_tree: Any = None
+        self.behind: dict[str, None] = {}  # messages that made what is only named here
         self.nested = 0
 
     def statement(self, node: Node) -> None:
+        raise NotImplementedError
+
+    def absorb(self, inner: Any, changes: bool) -> None:
         raise NotImplementedError
 
     def change(self, kind: ChangeKind, name: str | None = None, value: Any = None, local: bool = False) -> None:
@@ -182,41 +193,63 @@ class SessionCommands(Writes):
         self._only(body, "name argtypes query")
         for argument in body.get("argtypes", ()):
             self.expression(argument, Scope())
-        inner = body.get("query", {})
-        self.query(inner, None)
+        self.query(body.get("query", {}), None)
         self.kind = "prepare"
         self.add({Effect.PREPARE}, planned=False)
-        self.change(ChangeKind.PREPARE, body.get("name", ""), inner)
+        self.change(ChangeKind.PREPARE, body.get("name", ""))
 
     def _execute(self, body: Node) -> None:
         self._only(body, "name params")
         self.cacheable = Cacheable.NO
         name = body.get("name", "")
-        self.expression(body.get("params", []), Scope())
-        known = self.session.prepared_tree(name)
+        given = self.value(body.get("params", []), Scope())
+        known = self.session.prepared_source(name)
         self.kind = "execute"
         self.add({Effect.PREPARE}, planned=False)
         if known is None:
             self.unknown(NO_PREPARED)
             return
-        self.nested += 1
-        tree = known.tree
-        if tree is None and known.text:
-            parsed = pgparse.parse(known.text)
-            tree = parsed[0].get("stmt") if len(parsed) == 1 else None
-        if self.nested > MAX_NESTED or tree is None:
+        if known.source.sent:
+            self.behind[known.source.sent] = None
+        inner = self._planned(name, known)
+        if inner is None:
             self._known(known.analysis)
         else:
-            # under the names in force now: the server plans it anew when search_path or a definition changed, but not
-            # when a temporary relation takes a name
-            names, self.names = self.names, self.names.with_plans()
-            self.statement(tree)
-            self.names = names
+            self.add(inner.effects, planned=False)
+            self.add(inner.planned)
+            self.absorb(inner, changes=True)
+            self.output: Any = inner.output
             self.cacheable = Cacheable.NO
+        for written in self.writes:
+            self.store(f"{written}.*", given)
         self.kind = "execute"
+
+    def _planned(self, name: str, known: Prepared) -> Any:
+        """The walk through a prepared statement under the names in force now; None where it cannot be had.
+
+        The server plans it anew when search_path or a definition changed, but not when a temporary relation takes a
+        name. Kept: a few bytes of EXECUTE must not cost what the statement cost that it names, again and again.
+        """
+        plans, names = self.session.plans, self.names
+        plan = plans.get(name)
+        if plan is not None and plan[0] is known and plan[1] == names:
+            return plan[2]
+        tree = _tree(known.source)
+        if tree is None or self.nested >= MAX_NESTED:
+            return None
+        inner: Any = type(self)(names.with_plans(), self.session, self.budget)
+        inner.nested = self.nested + 1
+        inner.statement(tree)
+        inner.finish()
+        if inner.cacheable is not Cacheable.NO:  # it names nothing that may change by itself
+            if len(plans) >= MAX_PLANS:
+                plans.clear()
+            plans[name] = (known, names, inner)
+        return inner
 
     def _known(self, analysis: Analysis) -> None:
         """What a statement was found to do when it was prepared or declared: that plan may be the one that runs."""
+        self.budget.spend(sum(map(len, (analysis.reads, analysis.columns, analysis.predicates, analysis.stores))))
         self.add(analysis.effects - {Effect.PREPARE})
         for mine, theirs in (
             (self.reads, analysis.reads),
@@ -226,6 +259,7 @@ class SessionCommands(Writes):
             (self.functions, analysis.functions),
         ):
             mine.update(dict.fromkeys(theirs))
+        self.stores.update(dict.fromkeys(analysis.stores))
         self.weaken(analysis.where)
         if analysis.why:
             self.why.append(analysis.why)
@@ -253,6 +287,8 @@ class SessionCommands(Writes):
         if known is None:
             self.unknown(NO_CURSOR)
             return
+        if sent := self.session.cursor_text(body.get("portalname", "")):
+            self.behind[sent] = None
         self._known(known)
 
     def _close(self, body: Node) -> None:
@@ -260,6 +296,16 @@ class SessionCommands(Writes):
         self.kind = "close"
         self.add({Effect.CURSOR}, planned=False)
         self.change(ChangeKind.CLOSE, body.get("portalname"))
+
+
+def _tree(source: Source) -> Node | None:
+    """The statement that was prepared there."""
+    parsed = pgparse.parse(source.text) if source.text else []
+    if source.index < 0:
+        return parsed[0].get("stmt") if len(parsed) == 1 else None
+    made = parsed[source.index].get("stmt", {}) if source.index < len(parsed) else {}
+    found: Node | None = made.get("PrepareStmt", {}).get("query")
+    return found
 
 
 def boolean(node: Node | None) -> bool:

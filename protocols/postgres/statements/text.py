@@ -170,6 +170,34 @@ def check_depth(text: str) -> None:
             raise Unreadable("the statement is nested too deeply to be judged")
 
 
+def copied_query(text: str) -> str | None:
+    """What stands between the parentheses of `COPY (query) ...`; None for any other text."""
+    position, start, depth, seen = 0, 0, 0, 0
+    while position < len(text):
+        match = _TOKENS.match(text, position)
+        if match is None:
+            return None
+        begin, position, kind = position, match.end(), match.lastgroup
+        if kind == "comment":
+            position = _after_comment(text, position)
+        elif kind == "dollar":
+            end = text.find(match.group(), position)
+            position = len(text) if end < 0 else end + len(match.group())
+        if kind in ("blank", "comment"):
+            continue
+        seen += 1
+        if (seen == 1 and match.group().lower() != "copy") or (seen == 2 and match.group() != "("):
+            return None
+        if kind == "open":
+            depth += 1
+            start = start or position
+        elif kind == "close":
+            depth -= 1
+            if depth == 0:
+                return text[start:begin]
+    return None
+
+
 def outside_literals(text: str) -> str:
     """The text without literals and comments; quoted identifiers stay."""
     kept, position = [], 0

@@ -5,6 +5,7 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from protocols.contract import Effect
@@ -12,8 +13,9 @@ from protocols.postgres.statements.lineage import where_of
 from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import Target
 from protocols.postgres.statements.nodes import FIELDS, Node
-from protocols.postgres.statements.queries import EMPTY, Queries
-from protocols.postgres.statements.scope import NOTHING, Output, Scope, Source
+from protocols.postgres.statements.queries import EMPTY
+from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope, Source, union
+from protocols.postgres.statements.stores import Place, Stores, without_clear
 
 MAX_QUERY_DEPTH = 60  # queries inside queries; each level takes a few Python frames
 _SYSTEM = frozenset({"pg_catalog", "information_schema"})
@@ -21,7 +23,7 @@ _EVENTS = {"update": "2", "insert": "3", "delete": "4", "truncate": "-"}  # rule
 _CASCADED = {"c": Effect.DATA_DELETE, "n": Effect.DATA_UPDATE, "d": Effect.DATA_UPDATE}
 
 
-class Writes(Queries):
+class Writes(Stores):
     """Adds the data changes, and with them every statement that may stand inside another."""
 
     def query(self, node: Node, scope: Scope | None) -> Output:
@@ -125,7 +127,7 @@ class Writes(Queries):
         # PostgreSQL 18 lets RETURNING name the row before and after as `old` and `new`
         inner = Scope(scope.parent, [Source(n, target.everything) for n in ("old", "new") if scope.source(n) is None])
         output = self.targets(items, Scope(inner, [target, *[s for s in scope.sources if s is not target]]))
-        return Output(output.columns, output.everything)
+        return Output(output.columns, output.everything, output.copies)
 
     def _reads_target(self, body: Node) -> None:
         """The target's own rows are looked at: by a filter, or by RETURNING."""
@@ -141,21 +143,27 @@ class Writes(Queries):
         self.add({Effect.DATA_INSERT}, planned=False)
         around = self.with_clause(body, outer)
         scope = Scope(around)
+        rows = EMPTY
         if "selectStmt" in body:
             values = body["selectStmt"].get("SelectStmt", {})
             if "valuesLists" in values and not (values.keys() - {"valuesLists", "limitOption", "op"}):
-                self._branch(values, around)  # plain rows: nothing is read
+                rows = self._branch(values, around)  # plain rows: nothing is read
             else:
-                self.query(body["selectStmt"], around)
+                rows = without_clear(self.query(body["selectStmt"], around), values, self.names.is_table)
         target = self.write(body["relation"], scope, "insert")
         for column in body.get("cols", ()):
             self.assigned(column, target, scope)
+        columns = [c.get("ResTarget", {}).get("name", "") for c in body.get("cols", ())] or target.names
+        if rows.everything:
+            if any("indirection" in c.get("ResTarget", {}) for c in body.get("cols", ())):
+                rows = Output(rows.columns, rows.everything)  # a part of a value is set
+            self.fill_all(self.places(body["relation"], _EVENTS["insert"]), columns, rows)
         conflict = body.get("onConflictClause")
         if conflict is not None:
-            self._on_conflict(conflict, scope, target, body)
+            self._on_conflict(conflict, scope, target, body, _proposed(target, columns, rows))
         return self.returning(body, scope, target)
 
-    def _on_conflict(self, conflict: Node, scope: Scope, target: Source, body: Node) -> None:
+    def _on_conflict(self, conflict: Node, scope: Scope, target: Source, body: Node, proposed: Source) -> None:
         infer = conflict.get("infer", {})
         if not conflict.keys() <= FIELDS["OnConflictClause"] or not infer.keys() <= FIELDS["InferClause"]:
             self.unknown("an ON CONFLICT clause that is not understood here")
@@ -167,8 +175,10 @@ class Writes(Queries):
             self.add({Effect.DATA_UPDATE}, planned=False)
             self.write(body["relation"], Scope(), "update")
             self._reads_target(body)
-            inner = Scope(scope, [target, Source("excluded", target.everything)])
-            self.assignments(conflict.get("targetList", ()), target, inner)
+            inner = Scope(scope, [target, proposed])
+            self.assignments(
+                conflict.get("targetList", ()), target, inner, self.places(body["relation"], _EVENTS["update"])
+            )
             if "whereClause" in conflict:
                 self.filter(self.expression(conflict["whereClause"], inner))
 
@@ -182,10 +192,15 @@ class Writes(Queries):
             if "A_Indices" in step:
                 self.expression(step, scope)
 
-    def assignments(self, nodes: Any, target: Source, scope: Scope) -> None:
+    def assignments(self, nodes: Any, target: Source, scope: Scope, places: Sequence[Place]) -> None:
         for node in nodes:
             self.assigned(node, target, scope)
-            self.expression(node.get("ResTarget", {}).get("val", {}), scope)
+            body = node.get("ResTarget", {})
+            origins = self.value(body.get("val", {}), scope)
+            value = {} if "indirection" in body else _row_part(body.get("val", {}))
+            if value is not body.get("val", {}) and value:
+                origins = self.value(value, scope)
+            self.fill(places, body.get("name", ""), value, origins, scope)
 
     def update(self, body: Node, outer: Scope | None) -> Output:
         self.add({Effect.DATA_UPDATE}, planned=False)
@@ -195,7 +210,7 @@ class Writes(Queries):
         if "fromClause" in body:
             self.add({Effect.DATA_SELECT}, planned=False)
             self.from_clause(body["fromClause"], scope)
-        self.assignments(body.get("targetList", ()), target, scope)
+        self.assignments(body.get("targetList", ()), target, scope, self.places(body["relation"], _EVENTS["update"]))
         self._filter_rows(body, scope)
         return self.returning(body, scope, target)
 
@@ -241,9 +256,43 @@ class Writes(Queries):
             when = clause.get("MergeWhenClause", {})
             if "condition" in when:
                 self.filter(self.expression(when["condition"], scope))
-            self.assignments(when.get("targetList", ()), target, scope)
-            self.expression(when.get("values", []), scope)
+            self._merged(when, target, scope, body["relation"])
         return self.returning(body, scope, target)
+
+    def _merged(self, when: Node, target: Source, scope: Scope, relation: Node) -> None:
+        """What one WHEN clause writes: INSERT lists its columns and values apart, UPDATE together."""
+        listed = when.get("targetList", ())
+        if when.get("commandType") != "CMD_INSERT":
+            self.assignments(listed, target, scope, self.places(relation, _EVENTS["update"]))
+            return
+        places = self.places(relation, _EVENTS["insert"])
+        self.assignments(listed, target, scope, ())
+        whole = not any("indirection" in one.get("ResTarget", {}) for one in listed)
+        columns = [one.get("ResTarget", {}).get("name", "") for one in listed] or target.names
+        for index, value in enumerate(when.get("values", ())):
+            column = columns[index] if columns is not None and index < len(columns) else "*"
+            self.fill(places, column, value if whole else {}, self.value(value, scope), scope)
+
+
+def _row_part(value: Node) -> Node:
+    """Of `(a, b) = ROW(x, y)` the part that one of them gets."""
+    reference = value.get("MultiAssignRef", {})
+    parts = reference.get("source", {}).get("RowExpr", {}).get("args", ())
+    number = reference.get("colno", 0)
+    return parts[number - 1] if len(parts) == reference.get("ncolumns") and 0 < number <= len(parts) else value
+
+
+def _proposed(target: Source, columns: Sequence[str] | None, rows: Output) -> Source:
+    """`excluded`, the row that was to be inserted: what it holds is what its values are made of."""
+    named = target.names
+    if named is None or columns is None or rows.columns is None or len(columns) < len(rows.columns):
+        return Source("excluded", target.everything | rows.everything)
+    derived: dict[str, Origins] = dict.fromkeys(named, NOTHING)
+    derived |= {column: origins for column, (_, origins) in zip(columns, rows.columns, strict=False)}
+    copies = zip(columns, rows.copies or (), strict=False)
+    return Source(
+        "excluded", union(derived.values()), derived, copies={name: one for name, one in copies if one is not None}
+    )
 
 
 _QUERIES: dict[str, Any] = {

@@ -48,9 +48,28 @@ def test_what_is_no_copy_of_a_query(text: str) -> None:
 
 def test_several_statements_are_none() -> None:
     assert copy_columns.inner_query(b"COPY (SELECT 1) TO STDOUT", 2) is None
+    assert copy_columns.inner_query(b"COPY (SELECT 1" + b",1" * 10_000 + b") TO STDOUT", 1) is None
 
 
 @given(st.binary(max_size=60) | st.text("COPY()SELECT1'$ \n;", max_size=60).map(str.encode))
 def test_arbitrary_text_raises_nothing(text: bytes) -> None:
     copy_columns.inner_query(text, 1)
     copy_columns.tree_of(text, 0, 1)
+
+
+def test_a_deep_query_ends_nothing() -> None:
+    inner = "SELECT " + "||".join(["ssn"] * 1500) + " FROM users"
+    assert copy_columns.inner_query(f"COPY ({inner}) TO STDOUT".encode(), 1) == inner.encode()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "SELECT ')' || $$)($$ || E'\\')' AS \")\" FROM users /* ) /* ( */ */ -- )",
+        "SELECT (1), ((2)), x[1] FROM (SELECT ARRAY[(3)] AS x) y",
+        "WITH a AS (SELECT 1) SELECT * FROM a",
+    ],
+)
+def test_the_query_ends_at_its_own_parenthesis(inner: str) -> None:
+    text = f"/* ( */ CoPy -- (\n ({inner}\n) TO STDOUT (FORMAT csv, NULL ')')"
+    assert copy_columns.inner_query(text.encode(), 1) == f"{inner}\n".encode()

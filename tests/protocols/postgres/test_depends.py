@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from protocols.contract import Origin
@@ -49,12 +51,47 @@ def test_what_a_column_is_made_of(text: str, depends: tuple[tuple[str, ...], ...
         "SELECT (SELECT upper(text) FROM (SELECT (SELECT 1 AS q)::text) d) FROM (SELECT ssn AS text FROM users) u",
         "SELECT (SELECT upper(text) FROM (SELECT greatest(1)::text) d) FROM (SELECT ssn AS text FROM users) u",
         "SELECT upper(greatest.greatest) FROM users u, GREATEST(u.ssn, '')",
+        # a name of the server's own in FROM, and one further out that looks like it
+        'SELECT (SELECT upper("greatest"."greatest") FROM GREATEST(u.ssn, \'\')) FROM users u,'
+        ' (SELECT \'\' AS "greatest") AS "greatest"',
+        # a subquery has no system columns: its alias is its whole row
+        "SELECT ctid FROM (SELECT ssn FROM users) ctid",
+        "SELECT xmin FROM (SELECT ssn FROM users) xmin",
+        "SELECT oid FROM (SELECT ssn FROM users) oid",
+        "SELECT (SELECT tableoid FROM v_users LIMIT 1) FROM (SELECT ssn FROM users) tableoid",
+        # a join's alias hides the names of its sides: `total` is the one around it
+        "SELECT (SELECT upper(total::text) FROM (orders CROSS JOIN (SELECT 1) q) AS j(a, b, c, d) LIMIT 1)"
+        " FROM (SELECT ssn AS total FROM users) o",
         "WITH RECURSIVE a AS (SELECT s FROM b), b AS (SELECT ssn AS s FROM users) SELECT upper(s) FROM a",
     ],
 )
 def test_no_name_hides_what_a_column_is_made_of(text: str) -> None:
     depends = make.of(text).depends
     assert depends == () or SSN in depends[0] or "public.users.*" in depends[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # which rows are left tells which are equal
+        "SELECT i FROM (SELECT g, i FROM (VALUES ('1', 1)) v(g, i) INTERSECT ALL SELECT ssn, id FROM users) s",
+        "SELECT i FROM (SELECT g, i FROM (VALUES ('1', 1)) v(g, i) EXCEPT ALL SELECT ssn, id FROM users) s",
+        # a condition of a join sees its two sides and what is around the query, not the other items
+        "SELECT (SELECT sum(1) FROM (SELECT 1 k) a JOIN (SELECT 2 j) b ON total::text LIKE '1%', orders c)"
+        " FROM (SELECT ssn AS total FROM users) o",
+        "SELECT (SELECT sum(1) FROM (SELECT 1 k) a JOIN (SELECT 2 j) b ON c.total::text LIKE '1%', orders c)"
+        " FROM (SELECT ssn AS total FROM users) c",
+        # how many rows a named window's frame has
+        "SELECT sum(1) OVER w FROM orders WINDOW w AS (ORDER BY id ROWS BETWEEN"
+        " (SELECT ascii(ssn) FROM users LIMIT 1) PRECEDING AND CURRENT ROW)",
+        # how many rows there are
+        "SELECT sum(1) FROM users, JSON_TABLE(ssn::jsonb, '$[*]' COLUMNS (x int)) j",
+        "SELECT sum(1) FROM users, XMLTABLE('/a' PASSING (ssn::xml) COLUMNS x int PATH '.') j",
+        "SELECT sum(1) FROM orders TABLESAMPLE bernoulli((SELECT length(ssn) FROM users LIMIT 1))",
+    ],
+)
+def test_what_decides_which_rows_come_is_a_filter(text: str) -> None:
+    assert SSN in make.of(text).predicates
 
 
 @pytest.mark.parametrize(
@@ -102,3 +139,30 @@ def test_a_result_of_another_width_is_not_believed(single: bool) -> None:
     names = ("a", "b") if single else ("a",)
     assert all(c.depends is None for c in shape(described(*names), make.catalog(), analysis, single).columns)
     assert shape(described("a"), None, analysis).columns[0].depends is None
+
+
+class _Generating:
+    """The usual catalog, in which `orders.total` is generated from `orders.user_id`."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(make.catalog(), name)
+
+    def made_of(self, table_oid: int, attnum: int) -> tuple[str, ...]:
+        return ("public.orders.user_id",) if (table_oid, attnum) == (30002, 3) else ()
+
+
+@pytest.mark.parametrize(
+    ("text", "depends"),
+    [
+        ("SELECT total FROM orders", ("public.orders.user_id",)),
+        ("UPDATE orders SET id = 1 RETURNING total", ("public.orders.user_id",)),
+        # what it is made of is filled from elsewhere by the statement itself
+        ("UPDATE orders SET user_id = (SELECT ascii(ssn) FROM users LIMIT 1) RETURNING total", None),
+    ],
+)
+def test_a_generated_column_is_computed(text: str, depends: tuple[str, ...] | None) -> None:
+    command = make.command(text)
+    described = RowDescription((FieldDescription(b"total", 30002, 3, 1700, -1, -1, 0),))
+    catalog: Any = _Generating()
+    (column,) = shape(described, catalog, command.analysis, True, command.statements[0].tree).columns
+    assert (column.origin, column.depends) == (Origin.COMPUTED, depends)

@@ -24,6 +24,7 @@ from protocols.contract import (
 from protocols.postgres import handshake
 from protocols.postgres.framing import CANCEL_REQUEST, GSSENC_REQUEST, SSL_REQUEST
 from tests.support import wire
+from tests.support.examples import examples
 from tests.support.handshake import NONCE, Played, admitted, play
 
 SSL, GSS = wire.request(SSL_REQUEST), wire.request(GSSENC_REQUEST)
@@ -253,7 +254,7 @@ def test_malformed_oauthbearer(message: bytes) -> None:
     fatal(serve(START, message, oauth=True), "08P01")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.lists(st.sampled_from([SSL, GSS, START, TOKEN, b"\x16\3\1", b"\0"]) | st.binary(max_size=40), max_size=5))
 def test_arbitrary_openings_end_in_words_or_in_a_session(parts: list[bytes]) -> None:
     played = serve(*(p for p in parts if p))

@@ -9,6 +9,7 @@ import pytest
 
 from protocols.contract import Action, Decision, Side, Wait
 from tests.support import wire
+from tests.support.port import T0
 from tests.support.talk import SSN, USERS, Talk, usual
 from tests.support.wire import FLUSH, SYNC, bind, close, complete, describe, execute, kinds, parse, query, ready
 
@@ -183,6 +184,40 @@ def test_a_denied_execute_of_a_portal_that_was_allowed_at_bind() -> None:
     assert talk.session.status == "E"
 
 
+def test_a_portal_does_not_outlive_the_hour_it_was_bound_in() -> None:
+    def decide(_: Any) -> Decision:
+        if talk.port.time < T0 + 10:
+            return Decision(Action.ALLOW, "office-hours", "", valid_until=T0 + 10)
+        return Decision(Action.DENY, "closed", "not now")
+
+    talk = Talk(decide)
+    talk.begin()
+    talk.prepare("s", "SELECT total FROM orders")
+    talk.client(bind("p", "s") + execute("p", 1) + SYNC)
+    talk.server(wire.BOUND, wire.row(b"1"), wire.SUSPENDED, ready("T"))
+    assert talk.client(execute("p", 1) + SYNC) == execute("p", 1) + SYNC
+    talk.server(wire.row(b"2"), wire.SUSPENDED, ready("T"))
+    talk.port.time += 11
+    assert execute("p", 1) not in talk.client(execute("p", 1) + SYNC)
+    refused(talk.server(wire.error("34000"), ready("E")), "closed")
+
+
+def test_row_18_a_portal_that_is_to_be_held_is_bound_again() -> None:
+    """Who approves must see its parameters, and those came with Bind."""
+    talk = Talk(lambda _: Decision(Action.ALLOW, "all", ""))
+    talk.begin()
+    talk.prepare("s", "DELETE FROM users WHERE id = $1")
+    talk.client(bind("p", "s", [b"7"]) + SYNC)
+    talk.server(wire.BOUND, ready("T"))
+    talk.port.decision = usual
+    talk.port.epoch = object()
+    assert execute("p") not in talk.client(execute("p") + SYNC)
+    assert not talk.port.holds
+    (told,) = wire.errors(talk.server(wire.error("34000"), ready("E")))
+    assert (told["C"], "bind it again" in told["M"]) == ("55000", True)
+    assert [r["text"] for r in talk.port.records if r["t"] == "command"][-1] == "DELETE FROM users WHERE id = $1"
+
+
 @pytest.mark.parametrize("masks", [[], [SSN]], ids=["clear", "masked"])
 def test_a_denied_function_call(masks: Any) -> None:
     talk = Talk(masks=masks)
@@ -344,3 +379,20 @@ def test_a_bind_behind_a_denied_parse_of_its_name_is_not_on_record() -> None:
     talk.server(wire.PARSED, ready())
     talk.client(parse("s", DROP) + bind("", "s") + execute() + SYNC)
     assert [phase for phase, _, _ in talk.commands()] == ["parse"]
+
+
+@pytest.mark.parametrize("kind", ["query", "parse"])
+def test_a_message_above_the_limit_is_answered_at_its_end(kind: str) -> None:
+    """As by the server: some clients wait for an answer only once they have sent all."""
+    talk = Talk(inspect_max=1000)
+    sql = "SELECT '" + "x" * 5000 + "'"
+    sent = query(sql) if kind == "query" else parse("", sql) + SYNC
+    end = len(query(sql) if kind == "query" else parse("", sql))
+    assert talk.client(sent[:2000]) == b""
+    assert talk.client(sent[2000 : end - 1]) == b""
+    up = talk.client(sent[end - 1 :])
+    assert up
+    assert b"xxx" not in up
+    told = wire.errors(talk.server(wire.error("42P01"), ready()))
+    assert [(e["C"], e["M"][:9]) for e in told] == [("54000", "a message")]
+    assert talk.commands() == [("query", "(above the inspection limit)", "deny")]

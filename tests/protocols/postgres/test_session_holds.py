@@ -50,6 +50,35 @@ def test_the_digest_binds_the_exact_parameters() -> None:
     assert len(digests) == 4
 
 
+def named(statement: str, how: str) -> Talk:
+    """A deletion that is held under the name `p`, prepared in one of two ways."""
+    talk = Talk()
+    if how == "parse":
+        talk.prepare("p", statement)
+    else:
+        talk.client(query(f"PREPARE p AS {statement}"))
+        talk.resume(Outcome.APPROVED)
+        talk.server(complete("PREPARE"), ready())
+        talk.port.holds.clear()
+    talk.client(query("EXECUTE p"))
+    return talk
+
+
+@pytest.mark.parametrize("how", ["parse", "sql"])
+def test_row_18_a_name_is_shown_and_bound_with_what_it_stands_for(how: str) -> None:
+    digests = set()
+    for statement in (DELETE, "DELETE FROM users WHERE id > 0"):
+        talk = named(statement, how)
+        (request,) = talk.port.holds
+        assert request.text.startswith("EXECUTE p\n")
+        assert statement in request.text
+        digests.add(request.digest)
+        command = [record for record in talk.port.records if record["t"] == "command"][-1]
+        assert command["runs"] == [statement if how == "parse" else f"PREPARE p AS {statement}"]
+        assert command["text"] == "EXECUTE p"
+    assert len(digests) == 2
+
+
 def test_approved_it_runs_as_it_was_and_the_rest_follows() -> None:
     talk = held_query()
     assert talk.resume(Outcome.APPROVED) == query(DELETE) + query("SELECT 1")

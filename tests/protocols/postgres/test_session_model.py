@@ -113,6 +113,7 @@ class Run:
             if not self.late:
                 break
             self.talk.session.server(self.late.pop(0))
+            self.talk.session.catch_up()
             self._pump()
 
     def _pump(self) -> None:

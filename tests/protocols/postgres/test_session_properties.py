@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protocols.contract import Outcome, Side, Wait
 from tests.support import wire
+from tests.support.examples import examples
 from tests.support.talk import SSN, USERS, Talk
 from tests.support.wire import (
     COPY_DONE,
@@ -104,7 +105,7 @@ MASKED = ["simple", "denied", "copy out"]
 @pytest.mark.parametrize(
     ("name", "masked"), [(n, False) for n in UNMASKED] + [(n, True) for n in MASKED], ids=lambda v: str(v)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(places=st.lists(st.integers(0, 2000), max_size=30))
 def test_any_chunking_is_the_same(name: str, masked: bool, places: list[int]) -> None:
     whole = converse(CONVERSATIONS[name], [], masked=masked)
@@ -179,7 +180,7 @@ def answer(talk: Talk) -> bytes:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["clear", "masked"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(script=st.lists(events, max_size=40))
 def test_anything_in_any_order_raises_nothing_and_leaks_nothing(masked: bool, script: list[tuple[str, bytes]]) -> None:
     talk = Talk(masks=[SSN] if masked else [], inspect_max=10_000)
@@ -209,7 +210,7 @@ def test_anything_in_any_order_raises_nothing_and_leaks_nothing(masked: bool, sc
         assert talk.client(query("SELECT 1")) == b""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_random_bytes_end_the_session_with_an_error_or_wait_for_more(data: bytes, from_client: bool) -> None:
     talk = Talk()

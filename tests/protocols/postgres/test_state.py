@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pgparse
 import pytest
 
 from protocols.contract import Effect
@@ -24,6 +25,7 @@ def path(state: SessionState) -> tuple[str, ...]:
         (["SET search_path = evil"], ("evil",)),
         (["SET search_path = evil, \"Odd\", 'a b'"], ("evil", "Odd", "a b")),
         (["SET search_path = 'a, b'"], ("a, b",)),
+        (["SELECT set_config('search_path', '" + "e" * 70 + ', "' + "f" * 70 + "\"', false)"], ("e" * 63, "f" * 63)),
         (["SELECT set_config('search_path', 'a, b', false)"], ("a", "b")),
         (["SET search_path = ''"], ()),
         (["SET search_path = evil", "RESET search_path"], ("public",)),
@@ -327,3 +329,80 @@ def test_names_are_bounded() -> None:
     for number in range(MAX_NAMES + 1):
         state.prepare(f"s{number}", one)
     assert of("EXECUTE s1", state).unknown
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "expected"),
+    [
+        # the server says what is in force with its next ReadyForQuery only: within a message it is behind
+        (["SET search_path = evil"], "RESET search_path", "public"),
+        (["SET search_path = evil"], "RESET ALL", "public"),
+        (["BEGIN; SET search_path = evil"], "ROLLBACK", "public"),
+        (["BEGIN; SAVEPOINT a; SET search_path = evil"], "ROLLBACK TO a", "public"),
+        (["SET search_path = public", "BEGIN; SET LOCAL search_path = evil"], "COMMIT", "public"),
+        (["SET search_path = public", "BEGIN; SET LOCAL search_path = evil"], "ROLLBACK", "public"),
+    ],
+)
+def test_what_the_server_reported_does_not_outlive_what_it_was_about(
+    before: list[str], text: str, expected: str
+) -> None:
+    state = session()
+    state.parameter_status("search_path", "public")
+    for step in before:
+        ran(state, step)
+        state.parameter_status("search_path", state.search_path(catalog())[0][0])
+    ahead = state.fork()
+    for statement in command(text, state).statements:
+        ahead.applied(statement)
+    assert path(ahead) == (expected,)
+
+
+def test_standard_conforming_strings_go_back_with_the_transaction() -> None:
+    state = session()
+    state.parameter_status("standard_conforming_strings", "off")
+    ran(state, "BEGIN", "SET standard_conforming_strings = on")
+    state.parameter_status("standard_conforming_strings", "on")
+    assert state.conforming_strings
+    state.applied(command("ROLLBACK", state).statements[0])
+    assert not state.conforming_strings
+
+
+def test_savepoints_between_which_nothing_happens_cost_next_to_nothing() -> None:
+    state = ran(session(), "BEGIN", "SET enable_sort = off")
+    savepoint = command("SAVEPOINT a", state).statements[0]
+    for _ in range(MAX_NAMES + 100):
+        state.applied(savepoint)
+    assert len({id(saved) for _, saved in state._saved}) <= 2
+    assert len(state._saved) <= MAX_NAMES + 1
+    assert of("SELECT id FROM users", state).unknown  # what a way back would undo is not known any more
+    ran(state, "ROLLBACK")
+    assert not of("SELECT id FROM users", state).unknown
+
+
+def test_only_the_texts_of_prepared_statements_are_kept_and_not_endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.postgres.state.MAX_TEXTS", 1000)
+    state = session()
+    for number in range(5):
+        ran(state, f"PREPARE p{number} AS SELECT '{'x' * 150}'")
+    ran(state, "DEALLOCATE p0", "PREPARE p0 AS SELECT 1")
+    assert not of("EXECUTE p0", state).unknown
+    ran(state, *(f"PREPARE q{number} AS SELECT '{'x' * 150}'" for number in range(3)))
+    assert of("EXECUTE p0", state).unknown
+
+
+def test_naming_a_long_statement_again_and_again_does_not_cost_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    real = pgparse.parse
+
+    def counted(text: str) -> object:
+        parsed.append(text)
+        return real(text)
+
+    monkeypatch.setattr("protocols.postgres.statements.session_commands.pgparse.parse", counted)
+    state = ran(session(), "PREPARE p AS SELECT id FROM users WHERE id IN (" + ",".join(map(str, range(300))) + ")")
+    parsed.clear()
+    for text in ("EXECUTE p", "EXECUTE p;" * 50, "SET enable_sort = off; EXECUTE p", "EXECUTE p"):
+        ran(state, text)
+    assert len([text for text in parsed if text.startswith("PREPARE")]) == 1
+    ran(state, "SET search_path = evil")  # under other names it is another statement
+    assert of("EXECUTE p", state).reads == ("evil.users",)

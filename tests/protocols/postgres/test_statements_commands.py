@@ -91,6 +91,8 @@ def test_what_a_definition_names(text: str, writes: set[str]) -> None:
         ("lower", {"data.select"}),
         ("pg_read_file", {"data.select", "file.read"}),
         ("lo_open", {"data.select", "data.write"}),
+        ("pg_input_is_valid", {"data.select", "exec.cast"}),
+        ("jsonb_populate_record", {"data.select", "exec.cast"}),
     ],
 )
 def test_a_call_by_oid_is_judged_like_a_call_by_name(oid_of: str, wanted: set[str]) -> None:
