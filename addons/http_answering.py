@@ -27,6 +27,8 @@ log = logging.getLogger("sluicegate.http")
 class Answering(HttpStream):
     """See above."""
 
+    stream_id = -1  # once it is taken apart
+
     def __init__(self, context: context.Context, stream_id: int, owner: GuardedLayer) -> None:
         super().__init__(context, stream_id)
         self._owner = owner

@@ -22,6 +22,8 @@ _FRAMING = frozenset(
     {b"content-length", b"content-type", b"content-encoding", b"date", b"age", b"upgrade", b"connection", b"vary"}
     | {b"sec-websocket-accept", b"sec-websocket-protocol", b"cache-control", b"last-modified", b"expires"}
 )
+_SUMS = ("x-amz-checksum-", "x-goog-hash", "x-checksum-", "x-goog-stored-content-length")  # ... by how they begin
+_PARTS = (206, 226)  # Partial Content, IM Used
 _NOT_THEIRS = HOP_BY_HOP | {"alt-svc", "alt-used"}
 
 
@@ -41,6 +43,9 @@ class Answers(ExchangeBase):
         headers = response.headers
         self._answer_status = response.status_code
         kind = media_type(headers.get("content-type", ""))
+        if not (200 <= response.status_code < 1000 or response.status_code == 101):
+            self._respond_to_record(502, "error")
+            return self._refuse(502, "the upstream's answer has no valid status")
         if response.status_code == 101 and not self._switches(headers):
             self._respond_to_record(502, "error")
             return self._refuse(502, "the upstream changes to a protocol that was not asked for")
@@ -55,6 +60,9 @@ class Answers(ExchangeBase):
                     session.terminate(f"rule `{decision.rule}`: {decision.why}")
                 return self._refuse(403, f"the answer is refused: {decision.why}", rule=decision.rule)
         self._strip(headers, switches=response.status_code == 101)
+        if response.status_code in _PARTS and self._mask_wanted():
+            self._respond_to_record(502, "error")
+            return self._refuse(502, "the answer is withheld: a part of an answer cannot be masked")
         if not end_stream and response.status_code != 101:
             try:
                 self._mask = self.mask_for(response, kind)
@@ -62,7 +70,7 @@ class Answers(ExchangeBase):
                 self._respond_to_record(502, "error")
                 return self._refuse(502, f"the answer is withheld: {e}")
         if self._mask is not None or self._mask_wanted():
-            for name in _OF_THE_BODY:
+            for name in [*_OF_THE_BODY, *(name for name in headers if name.lower().startswith(_SUMS))]:
                 headers.pop(name, None)
         try:
             self._mask_head(response)

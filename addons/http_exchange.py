@@ -7,7 +7,6 @@ is answered with 403 or 503 and forwards nothing. What a request asks for is in 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from mitmproxy import http
 from mitmproxy.proxy import context, layer
 
+from addons.content_threads import in_content_thread
 from addons.http_base import pairs
 from addons.http_content import Unreadable, decoded
 from addons.http_inspect import SLICE, Looked
@@ -231,7 +231,7 @@ class HttpExchange(Judged):
 
     async def _complete(self) -> Verdict:
         assert self.session is not None
-        await asyncio.to_thread(self._load)
+        await in_content_thread(self._load)
         if self._body:
             found, complete = await self.gate.outbound.large_body(self.session, self._body)
             self._found |= found

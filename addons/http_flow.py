@@ -10,128 +10,24 @@ INVARIANT: of one client connection, in each direction, at most `CONNECTION_WIND
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, cast
 
-from h2 import events as h2_events
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
 from mitmproxy import connection
-from mitmproxy.proxy import commands, context, events, layer
-from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http import HttpClient
-from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _http1 as http1
-from mitmproxy.proxy.layers.http import _http2 as http2
-from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 
+from addons.http_h2 import CONNECTION_WINDOW, STREAM_WINDOW, ClientHttp2, Room, UpstreamHttp2, Windowed
 from addons.http_port import Commands
-from addons.http_resets import Resets
 
 if TYPE_CHECKING:
     from addons.http_layer import GuardedLayer
     from addons.http_port import Exchange
     from addons.http_stream import GuardedStream
 
-STREAM_WINDOW = 1 << 20  # bytes that a peer may send on one stream before we give room back
-CONNECTION_WINDOW = 1 << 23  # ... and on all streams of a connection
+__all__ = ["CONNECTION_WINDOW", "STREAM_WINDOW", "ClientHttp2", "Flow", "Room", "UpstreamHttp2", "Windowed"]
+
 _FULL = 1 << 18  # bytes of a stream that may wait for the other side before its sender gets no more room
-
-
-class Room(events.Event):
-    """There may be room again: windows that were withheld are given back."""
-
-
-class Windowed(BufferedH2Connection):
-    """`full` says whether what comes on a stream waits in here already."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.local_settings.initial_window_size = STREAM_WINDOW
-        self.local_settings.acknowledge()
-        self.withheld: dict[int, int] = {}  # stream -> bytes that came and are not given back
-        self.full: Callable[[int], bool] = lambda _stream: False
-
-    def initiate_connection(self) -> None:
-        H2Connection.initiate_connection(self)  # mitmproxy's own would open the connection's window to its utmost
-        self.increment_flow_control_window(CONNECTION_WINDOW - self.inbound_flow_control_window)
-
-    def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
-        if stream_id in self.withheld or self.full(stream_id):
-            self.withheld[stream_id] = self.withheld.get(stream_id, 0) + acknowledged_size
-        else:
-            super().acknowledge_received_data(acknowledged_size, stream_id)
-
-    def give_back(self) -> None:
-        for stream, size in list(self.withheld.items()):
-            if not self.full(stream):
-                del self.withheld[stream]
-                super().acknowledge_received_data(size, stream)
-
-    def waiting(self, stream_id: int) -> int:
-        """Bytes that the peer has not taken yet."""
-        return sum(len(piece.data) for piece in self.stream_buffers.get(stream_id, ()))
-
-
-class _Codec(http2.Http2Connection):
-    """What both sides have in common."""
-
-    h2_conn: Windowed
-
-    def done(self, _: events.Event) -> Commands:
-        """It is closed: whatever still comes."""
-        yield from ()
-
-    def _room(self) -> Commands:
-        self.h2_conn.give_back()
-        if data := self.h2_conn.data_to_send():
-            yield commands.SendData(self.conn, data)
-
-
-class ClientHttp2(_Codec, http2.Http2Server):
-    """The client's connection."""
-
-    def __init__(self, context: context.Context) -> None:
-        super().__init__(context)
-        self.h2_conn = Windowed(self.h2_conf)
-        self.resets = Resets(time.monotonic)
-        self.flooded: Callable[[str], None] = lambda _: None
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        yield from self._room() if isinstance(event, Room) else super()._handle_event(event)
-
-    def handle_h2_event(self, event: Any) -> Generator[commands.Command, Any, bool]:
-        if isinstance(event, h2_events.StreamReset) and not self.resets.one():
-            self.flooded(f"{self.resets.total} streams of its connection were opened and reset")
-            yield from self.protocol_error("too many streams were reset", ErrorCodes.ENHANCE_YOUR_CALM)
-            return True
-        return (yield from super().handle_h2_event(event))
-
-
-class UpstreamHttp2(_Codec, http2.Http2Client):
-    """The upstream's connection."""
-
-    def __init__(self, context: context.Context) -> None:
-        super().__init__(context)
-        self.h2_conn = Windowed(self.h2_conf)
-        self.h2_conn.local_settings.enable_push = 0
-        self.h2_conn.local_settings.acknowledge()
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        yield from self._room() if isinstance(event, Room) else super()._handle_event(event)
-
-    def waiting(self, stream_id: int) -> int:
-        """Bytes of a client's stream that the upstream has not taken yet."""
-        ours = self.our_stream_id.get(stream_id)
-        if ours is not None:
-            return self.h2_conn.waiting(ours)
-        queue = self.stream_queue.get(stream_id, ())  # the upstream takes no more streams for now
-        return sum(len(event.data) for event in queue if isinstance(event, http_events.RequestData))
-
-
-# mitmproxy chooses the class in the middle of a method, and tells the peer its windows at once
-cast(Any, http_layers).Http2Client = UpstreamHttp2
 
 
 class Flow:
@@ -165,6 +61,11 @@ class Flow:
         if isinstance(codec, UpstreamHttp2 | http1.Http1Client):
             self._upstreams[server] = codec
 
+    def left(self, server: connection.Connection) -> None:
+        """A connection to an upstream is gone."""
+        self._upstreams.pop(server, None)
+        self._left_alone.discard(server)
+
     def _waiting(self, stream_id: int) -> int:
         stream = self._owner.streams.get(stream_id)
         codec = None if stream is None else self._upstreams.get(stream.context.server)
@@ -176,6 +77,19 @@ class Flow:
 
     def _client_full(self, stream_id: int) -> bool:
         return self._client is not None and self._client.h2_conn.waiting(stream_id) > _FULL
+
+    def leaving(self, server: connection.Connection) -> bool:
+        """Whether an upstream finishes what it has begun on this connection, and takes nothing more."""
+        codec = self._upstreams.get(server)
+        return isinstance(codec, UpstreamHttp2) and codec.leaving
+
+    def forget(self, stream_id: int) -> None:
+        """A stream is over on both sides."""
+        if self._client is not None:
+            self._client.forget(stream_id)
+        for codec in self._upstreams.values():
+            if isinstance(codec, UpstreamHttp2):
+                codec.forget(stream_id)
 
     async def pace(self, exchange: Exchange, stream_id: int) -> None:
         """Returns once the upstream has taken enough of what was sent, or is gone."""
@@ -200,10 +114,9 @@ class Flow:
             yield from self._owner.event_to_child(client, Room())
         for server, codec in list(self._upstreams.items()):
             if not server.connected:
-                del self._upstreams[server]
-                self._left_alone.discard(server)
+                self.left(server)
             elif isinstance(codec, UpstreamHttp2):
-                if codec.h2_conn.withheld:
+                if codec.h2_conn.withheld or (codec.leaving and codec.idle):
                     yield from self._owner.event_to_child(self._owner.connections[server], Room())
             else:
                 self._press(server, full=codec.stream_id is not None and self._client_full(codec.stream_id))

@@ -20,7 +20,7 @@ from addons.takeover import handler_of
 from guard.config.schema import ListenerConfig, ResourceConfig
 from guard.identity import IdentityError
 from guard.record.errors import RecordError
-from guard.secrets import SecretError
+from guard.secrets import Secret, SecretError
 from guard.state.database import StateError
 from guard.state.registry import SessionEntry
 from protocols.contract import Credential, SessionFacts
@@ -84,10 +84,9 @@ class HttpGate:
         """Whether one more may come in: nobody has said who they are yet, so they share one bound, and have a time."""
         runtime = self.runtime
         limits = runtime.config.limits
-        if max(runtime.arriving, runtime.connections) >= limits.max_connections:
+        if runtime.connections >= limits.max_connections or not runtime.strangers.enter(self.peer):
             self._refused("the gateway has too many connections; try again later", "", "", "")
             return False
-        runtime.arriving += 1
         self._arriving = True
         self._timer = asyncio.get_running_loop().call_later(limits.auth_timeout, self._too_late)
         return True
@@ -103,7 +102,7 @@ class HttpGate:
             self._timer = None
         if self._arriving:
             self._arriving = False
-            self.runtime.arriving -= 1
+            self.runtime.strangers.leave(self.peer)
 
     def pause(self, paused: bool, of: connection.Connection | None = None) -> None:
         """Whether a socket (the client's, an upstream's) is left alone: what it sends has no place in memory."""
@@ -306,6 +305,12 @@ class HttpGate:
         return headers
 
     async def _resolve(self) -> Credential:
+        secret = await self._secret()
+        self.outbound.learn(self.resource.name, secret.password)
+        return Credential(self.resource.credential.user or secret.username or "", secret.password)
+
+    async def _secret(self) -> Secret:
+        """What the resource's credential names now. Raises `NotAdmitted`."""
         config = self.resource
         try:
             stale = config.name in self.runtime.stale_credentials
@@ -315,8 +320,7 @@ class HttpGate:
             log.error("credential of %s: %s", config.name, e)
             text = "the gateway has no credential for this resource; its log says why"
             raise NotAdmitted(503, text) from None
-        self.outbound.learn(config.name, secret.password)
-        return Credential(config.credential.user or secret.username or "", secret.password)
+        return secret
 
     # ------------------------------------------------------------ connections upstream
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from addons.content_threads import in_content_thread
 from guard.detect import Finding, Kind, Known, Scanner, Stream
 from guard.detect.expose import exposed
 from protocols.contract import Effect
@@ -79,6 +80,10 @@ class Outbound:
             local.version = version
         return local.scanner
 
+    def ready(self) -> None:
+        """Compiles the detectors: the first request should not wait for it. Raises DetectError: they do not work."""
+        self.look(b"a text")
+
     # ------------------------------------------------------------ what goes out
 
     def head(
@@ -121,7 +126,7 @@ class Outbound:
 
     async def large_body(self, session: HttpSession, data: bytes) -> tuple[frozenset[Effect], bool]:
         """Effects of a body of any size, and whether all of it could be opened."""
-        looked = await asyncio.to_thread(self.look, data)
+        looked = await in_content_thread(self.look, data)
         effects, fingerprints = looked.effects, self.fingerprints
         if fingerprints is not None and fingerprints.knows(session.identity):
             found: set[bytes] = set()

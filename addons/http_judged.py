@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from mitmproxy.connection import ConnectionState
 
+from addons.content_threads import in_content_thread
 from addons.http_base import pairs
 from addons.http_port import Collect, Ended, Forward, Refuse, Verdict
 from addons.http_requests import Requests
@@ -18,6 +19,7 @@ from protocols.http.headers import Header
 
 _LOOK = 0.25  # seconds between looks whether a client that waits has left
 _SHOWN_TO_APPROVERS = 65_536  # bytes of a body; of a larger one, and of one that is no text, size and digest
+_UNASKED = "it needs approval, and nobody can be asked: "
 
 
 class Judged(Requests):
@@ -114,13 +116,13 @@ class Judged(Requests):
     async def _hold(self, analysis: Analysis, decision: Decision) -> Verdict:
         session = self.session
         assert session is not None
-        digest, shown = await asyncio.to_thread(self._for_approval)
+        digest, shown = await in_content_thread(self._for_approval)
         request = HoldRequest(self._number, self._text(), digest, self._for_rules(analysis), decision, shown)
         try:
             ticket, future = session.ask(request)
         except HoldRefused as e:
             self._respond_to_record(403, "error")
-            return self._refuse(403, f"it needs approval, and nobody can be asked: {e}", rule=decision.rule)
+            return self._refuse(403, _UNASKED + str(e), rule=decision.rule)
         try:
             while not future.done():
                 await asyncio.wait([future], timeout=_LOOK)
@@ -138,6 +140,7 @@ class Judged(Requests):
         self._respond_to_record(403, "error")
         session.denied += 1
         text = {
+            Outcome.REFUSED: _UNASKED + why,
             Outcome.DENIED: f"the approvers refused it: {why}",
             Outcome.EXPIRED: "nobody approved it in time",
             Outcome.DEFERRED: f"{decision.why}. {why}: send it again then",

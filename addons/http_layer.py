@@ -74,7 +74,8 @@ class GuardedLayer(HttpLayer):
         self.gate = gate
         self.tunnelled = tunnelled
         self._pressed = False
-        self._gone: list[GuardedStream] = []  # streams that are done with
+        self._gone: dict[int, GuardedStream] = {}  # streams that are done with
+        self._closed: set[connection.Connection] = set()  # to upstreams; each of them has a stack of layers
         self.flow = Flow(self)
 
     def inner(self, context: context.Context, target: tuple[str, int]) -> layer.Layer:
@@ -83,16 +84,21 @@ class GuardedLayer(HttpLayer):
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, events.Start):
             http2 = self.context.client.alpn == b"h2"
-            codec = self.flow.client(ClientHttp2(self.context.fork())) if http2 else ClientSide(self.context.fork())
+            context = self.context.fork()
+            codec = self.flow.client(ClientHttp2(context)) if http2 else ClientSide(context, self.gate.refusal)
             self.connections[self.context.client] = codec
+        elif isinstance(event, events.ConnectionEvent) and self._is_forgotten(event.connection):
+            return
         try:
             yield from together(super()._handle_event(event))
+            if isinstance(event, events.ConnectionClosed) and event.connection is not self.context.client:
+                self._closed.add(event.connection)
+            if self._gone or self._closed:
+                self._forget()
             yield from self.flow.balance()
         except Exception:
             log.exception("a client's connection ended by an internal error")
             yield commands.CloseConnection(self.context.client)
-        if self._gone:
-            self._forget()
         if self._pressed or (isinstance(event, events.DataReceived) and event.connection == self.context.client):
             self._press_back()
 
@@ -110,12 +116,23 @@ class GuardedLayer(HttpLayer):
             self.gate.pause(pressed)
 
     def done_with(self, stream: GuardedStream) -> None:
-        self._gone.append(stream)
+        if stream.stream_id >= 0:
+            self._gone[stream.stream_id] = stream
 
     def _forget(self) -> None:
-        gone, self._gone = self._gone, []
-        for stream in gone:
+        gone, self._gone = self._gone, {}
+        for stream_id, stream in gone.items():
+            self.flow.forget(stream_id)
             stream.take_apart()
+        if self._closed:
+            used = {stream.context.server for stream in self.streams.values()}
+            for server in self._closed - used:
+                self.connections.pop(server, None)
+                self.flow.left(server)
+            self._closed &= used
+
+    def _is_forgotten(self, server: connection.Connection) -> bool:
+        return server not in self.connections and server not in (self.context.client, self.context.server)
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = GuardedStream(self.context.fork(), stream_id, self)
@@ -123,7 +140,9 @@ class GuardedLayer(HttpLayer):
         yield from self.event_to_child(stream, events.Start())
 
     def register_connection(self, command: Any) -> Commands:
-        if not command.err:
+        if command.err:
+            self._closed.add(command.connection)
+        else:
             bound_server(self.connections[command.connection])
             self.flow.joined(command.connection)
         yield from super().register_connection(command)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from addons.live import LiveSession
-from guard.approve.book import Held as HeldApproval
 from guard.enforce import SessionPolicy
 from protocols.contract import HoldRequest, HoldTicket, Outcome, Principal, Resource, SessionFacts
 
@@ -38,7 +37,7 @@ class HttpSession(LiveSession):
     ) -> None:
         super().__init__(runtime, session_id, principal, resource, facts, policy, cast(Any, None))
         self._close = close
-        self._waiting: dict[str, asyncio.Future[tuple[Outcome, str]]] = {}
+        self._waiting: dict[HoldTicket, asyncio.Future[tuple[Outcome, str]]] = {}
         self.digest = ""  # of its token
         self.number = 0
         self.denied = 0
@@ -49,21 +48,22 @@ class HttpSession(LiveSession):
     def ask(self, request: HoldRequest) -> tuple[HoldTicket, asyncio.Future[tuple[Outcome, str]]]:
         """Asks the approvers. Raises `HoldRefused`."""
         ticket = self.hold(request)
-        future = self._waiting.setdefault(ticket.id, asyncio.get_running_loop().create_future())
+        future = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         return ticket, future
 
-    def _answerable(self) -> bool:
-        return True
+    def hold_asked(self) -> None:
+        """An HTTP client is told with the answer."""
 
-    def _resume(self, held: HeldApproval, result: Outcome, why: str) -> None:
-        self._held.pop(held.id, None)
-        future = self._waiting.setdefault(held.id, asyncio.get_running_loop().create_future())
-        if not future.done():
+    def hold_ended(self, ticket: HoldTicket, result: Outcome, why: str) -> None:
+        self._holds.pop(ticket, None)
+        future = self._waiting.get(ticket)
+        if future is not None and not future.done():
             future.set_result((result, why))
 
     def answered(self, ticket: HoldTicket) -> None:
         """Nobody waits for it any more."""
-        self._waiting.pop(ticket.id, None)
+        self._waiting.pop(ticket, None)
+        self.withdraw(ticket, "the client has left")  # unless it has its outcome
 
     async def refresh_catalog(self) -> None:
         """There is none."""

@@ -60,6 +60,12 @@ class Ended(Exception):
     passed = b""
 
 
+class Said(str):
+    """A text of the gateway's own about an upstream: it quotes nothing, and may be shown."""
+
+    __slots__ = ()
+
+
 class Tunnel(Protocol):
     """What follows on a connection that is no longer HTTP: (to the client, to the upstream) for each piece."""
 
@@ -75,6 +81,7 @@ class Exchange(Protocol):
     """
 
     request: http.Request
+    id: str  # under which it is on record
 
     def connect(self) -> Verdict | Awaitable[Verdict]:
         """A CONNECT request."""
@@ -147,6 +154,9 @@ class Gate(Protocol):
 
     def pause(self, paused: bool, of: connection.Connection | None = None) -> None:
         """Whether a socket, the client's or that of an upstream, is left alone for now."""
+
+    def refusal(self, status: int, text: str, **more: str) -> http.Response:
+        """An answer of the gateway's own."""
 
     def flooded(self, why: str) -> None:
         """The client is cut off for what it costs; it goes on record."""

@@ -13,9 +13,11 @@ import types
 import typing
 from typing import Any, cast
 
+from hyperframe import frame
 from mitmproxy import http
 from mitmproxy.utils.strutils import always_bytes
 
+_SHOWN = 10  # bytes of a frame
 _checks: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {}
 _slow_check = cast(Any, http.MessageData).__post_init__
 
@@ -59,8 +61,16 @@ def _contains(self: http.Headers, name: str | bytes) -> bool:
     return any(field.lower() == key for field, _ in self.fields)
 
 
+def _data_shown(data: bytes | None) -> str:
+    if not data:
+        return "None"
+    return f"<hex:{bytes(data[:_SHOWN]).hex()}{'...' if len(data) > _SHOWN else ''}>"
+
+
 def install() -> None:
     """For the whole process. Safe to call twice."""
+    # h2 makes a text of each frame, for a log that nobody keeps, and of all its data for the first ten bytes
+    cast(Any, frame)._raw_data_repr = _data_shown
     message, headers = cast(Any, http.MessageData), cast(Any, http.Headers)
     message.__post_init__ = _check
     headers.get_all, headers.get, headers.__contains__ = _get_all, _get, _contains

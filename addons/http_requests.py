@@ -12,6 +12,7 @@ from protocols.http.analysis import Request
 from protocols.http.headers import HOP_BY_HOP, IDENTITY, Header, bearer, folded, is_secret, named_by_connection
 from protocols.http.targets import BadTarget, Target, read_target, split_authority
 
+_IN_PARTS = ("range", "if-range", "request-range", "a-im")
 _NOT_OURS = HOP_BY_HOP | IDENTITY | {"expect"}  # also where they are written with `_`
 
 
@@ -107,7 +108,8 @@ class Requests(Answers):
             sent.headers["connection"] = "Upgrade"
             sent.headers["upgrade"] = self.upgrade
         if self._mask_wanted():
-            sent.headers.pop("range", None)  # a part of an answer cannot be judged
+            for name in _IN_PARTS:
+                sent.headers.pop(name, None)  # a part of an answer cannot be judged
             sent.headers["accept-encoding"] = _openable(request.headers.get("accept-encoding", ""))
         if self._streaming and "content-length" not in sent.headers and server.alpn != b"h2":
             sent.headers["transfer-encoding"] = "chunked"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mitmproxy import connection, ctx
 from OpenSSL import SSL
 
+from addons.http_aws import AwsGate, SharedKeys
 from addons.http_destinations import Destinations
 from addons.http_gate import HttpGate
 from addons.http_inspect import Outbound
@@ -26,7 +27,7 @@ _H2, _H1 = b"h2", b"http/1.1"
 
 
 class HttpRuntime:
-    """Made with the runtime; raises TlsError or OSError: then nothing is served."""
+    """Made with the runtime; raises TlsError, OSError or DetectError: then nothing is served."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -40,6 +41,9 @@ class HttpRuntime:
         self._upstreams: dict[str, SSL.Context] = {}
         self._destinations: dict[str, Destinations] = {}
         self._refusals = Refusals()
+        self._keys: dict[str, SharedKeys] = {}
+        if any(listener.protocol in PROTOCOLS for listener in config.listeners):
+            self.outbound.ready()
         for listener in config.listeners:
             if listener.protocol in PROTOCOLS and listener.tls.mode != "off":
                 resource = config.resource(listener.resource)
@@ -64,6 +68,9 @@ class HttpRuntime:
         if listener.protocol == "kubernetes":
             given = (self._runtime, listener, resource, client, destinations, KubeExchange)
             return KubeGate(*given, refusals=self._refusals)
+        if resource.http_auth.kind == "aws_sigv4":
+            keys = self._keys.setdefault(resource.name, SharedKeys(self._runtime, resource))
+            return AwsGate(self._runtime, listener, resource, client, destinations, keys)
         return HttpGate(self._runtime, listener, resource, client, destinations)
 
     def listener_tls(self, listener: ListenerConfig, forward_proxy: bool) -> SSL.Context:

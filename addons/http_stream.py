@@ -9,7 +9,7 @@ INVARIANT: an exception in here, or in what it asks, ends the exchange with an e
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from addons.http_answering import Answering
-from addons.http_port import Collect, Commands, Ended, Exchange, Forward, Opaque, Refuse, clone
+from addons.http_port import Collect, Commands, Ended, Exchange, Forward, Opaque, Refuse, Said, clone
 from addons.http_relay import TunnelLayer
 
 log = logging.getLogger("sluicegate.http")
@@ -28,15 +28,24 @@ log = logging.getLogger("sluicegate.http")
 _MAX_WASTED = 1 << 20  # bytes of a refused request's body that are read on before it is cut
 _PIECE = 1 << 18  # bytes of a spooled body that are handed on at once
 _UNREADABLE = "the gateway cannot read the upstream's answer"
+# what mitmproxy says where nothing is quoted, and what it means
+_MEANT = {
+    "peer closed connection": "the upstream has closed the connection before its answer was complete",
+    "server closed connection": "the upstream has closed the connection before its answer was complete",
+    "stream reset by client": "the upstream has given up this request before its answer was complete",
+}
 
 
 class Get(GetHttpConnection):
     """Finds an open connection by what the exchange says, not by the address that was pinned."""
 
     exchange: Exchange
+    leaving: Callable[[connection.Connection], bool]
 
     def connection_spec_matches(self, connection: connection.Connection) -> bool:
-        return self.exchange.reaches(cast(Any, connection))
+        # one that failed is tried again: mitmproxy would tell its error to all that come later on this connection
+        usable = not connection.error and not self.leaving(connection)
+        return usable and self.exchange.reaches(cast(Any, connection))
 
 
 _HOOKS = (
@@ -75,7 +84,33 @@ class GuardedStream(Answering):
                 continue  # all of ours are streamed
             if isinstance(command, DropStream):
                 self._owner.done_with(self)
+            if (own := self._in_its_place(command)) is not None:
+                for event in own:
+                    yield SendHttp(event, self.context.client)
+                continue
             reply = yield command
+
+    def _in_its_place(self, command: commands.Command) -> list[http_events.HttpEvent] | None:
+        """What a client of HTTP/2 is told in the place of mitmproxy's page about an error; None: leave it as it is.
+
+        `ClientSide` does the same for HTTP/1, where the connection ends with it.
+        """
+        exchange = self.exchange
+        if exchange is None or self._answered or not exchange.request.is_http2 or not isinstance(command, SendHttp):
+            return None
+        error = command.event
+        if not isinstance(error, http_events.ResponseProtocolError) or command.connection is not self.context.client:
+            return None
+        status = error.code.http_status_code()
+        if status is None:
+            return None
+        self._answered = True
+        own = self._gate.refusal(status, error.message, request_id=exchange.id)
+        content = b"" if exchange.request.method.upper() == "HEAD" else own.raw_content or b""
+        found: list[http_events.HttpEvent] = [http_events.ResponseHeaders(self.stream_id, own, not content)]
+        if content:
+            found.append(http_events.ResponseData(self.stream_id, content))
+        return [*found, http_events.ResponseEndOfMessage(self.stream_id)]
 
     def _judged(self, command: commands.Command) -> commands.Command:
         """In the place of what mitmproxy's machine sends, which hooks could have changed, what was judged."""
@@ -248,7 +283,7 @@ class GuardedStream(Answering):
         assert exchange is not None
         host, port, secure = exchange.address()
         wanted = Get((host, port), secure, None, "tcp")
-        wanted.exchange = exchange
+        wanted.exchange, wanted.leaving = exchange, self._owner.flow.leaving
         found, error = yield wanted
         if error:
             log.info("the upstream cannot be reached: %s", error)
@@ -309,8 +344,14 @@ class GuardedStream(Answering):
 
     def _lost(self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError) -> Commands:
         if isinstance(event, http_events.ResponseProtocolError):
-            log.info("an exchange ends: %.200r", event.message)
-            event = replace(event, message=_UNREADABLE)  # it could quote what no mask has seen
+            text = event.message
+            if not isinstance(text, Said):  # it could quote what no mask has seen
+                said = text.partition(":")[0]
+                log.info("an exchange ends: %s", said)
+                text = next((meant for start, meant in _MEANT.items() if said.startswith(start)), _UNREADABLE)
+            cancelled = event.code is http_events.ErrorCode.CANCEL and not self._answered
+            code = http_events.ErrorCode.GENERIC_SERVER_ERROR if cancelled else event.code
+            event = replace(event, message=text, code=code)
         if self.exchange is not None:
             self.exchange.failed(event.message)
         if self._passed:

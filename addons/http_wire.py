@@ -1,4 +1,5 @@
-"""mitmproxy's HTTP/1 codecs with bounds: heads, what is pipelined, interim answers, trailers, texts of errors.
+"""mitmproxy's HTTP/1 codecs with bounds: heads, what is pipelined, interim answers, trailers, texts of errors; and the
+end of a TLS connection.
 
 INVARIANT: nothing that a peer sent is quoted, neither to the other peer nor in the log.
 """
@@ -6,20 +7,21 @@ INVARIANT: nothing that a peer sent is quoted, neither to the other peer nor in 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import h11
 from mitmproxy import http
 from mitmproxy.net.http import http1 as http1_text
-from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy import commands, context, events, layer, tunnel
+from mitmproxy.proxy.layers import tls
 from mitmproxy.proxy.layers.http import HttpClient
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _http1 as http1
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from OpenSSL import SSL
 
 from addons.http_port import Commands
-from protocols.http.problems import CONTENT_TYPE, problem
 
 log = logging.getLogger("sluicegate.http")
 
@@ -72,7 +74,17 @@ class _Bounded(http1.Http1Connection):
 
 
 class ClientSide(_Bounded, http1.Http1Server):
-    """The client's connection."""
+    """The client's connection. `refusal`: an answer of the gateway's own, of a status and a text."""
+
+    def __init__(self, context: context.Context, refusal: Callable[[int, str], http.Response]) -> None:
+        super().__init__(context)
+        self._refusal = refusal
+
+    def _own_error(self, status: int, text: str) -> bytes:
+        answer = self._refusal(status, text)
+        answer.headers["connection"] = "close"
+        raw: bytes = cast(Any, http1_text).assemble_response(answer)
+        return raw
 
     @property
     def waiting(self) -> int:
@@ -85,7 +97,7 @@ class ClientSide(_Bounded, http1.Http1Server):
             return
         for command in super().read_headers(event):
             if isinstance(command, commands.SendData):
-                yield commands.SendData(self.conn, _own_error(400, "the request is malformed"))
+                yield commands.SendData(self.conn, self._own_error(400, "the request is malformed"))
             elif isinstance(command, ReceiveHttp) and isinstance(command.event, http_events.RequestProtocolError):
                 continue
             elif self._is_unframed(command):
@@ -96,7 +108,7 @@ class ClientSide(_Bounded, http1.Http1Server):
                 yield command
         if self.request is None and len(self.buf) > MAX_HEAD:
             log.warning("a request's head is larger than %d bytes: closed", MAX_HEAD)
-            yield commands.SendData(self.conn, _own_error(431, f"a request's head has at most {MAX_HEAD} bytes"))
+            yield commands.SendData(self.conn, self._own_error(431, f"a request's head has at most {MAX_HEAD} bytes"))
             yield commands.CloseConnection(self.conn)
             self.state = self.done
 
@@ -116,7 +128,7 @@ class ClientSide(_Bounded, http1.Http1Server):
                 and isinstance(command, commands.SendData)
                 and (status := event.code.http_status_code()) is not None
             ):
-                command = commands.SendData(command.connection, _own_error(status, event.message))
+                command = commands.SendData(command.connection, self._own_error(status, event.message))
             yield command
 
 
@@ -155,8 +167,11 @@ class ServerSide(_Bounded, http1.Http1Client):
 
     def _begins_interim(self) -> bool:
         """Whether an interim answer comes next. 101 is none: it is the last of its connection."""
-        start = bytes(self.buf)[:12]
-        return start[:9] in (b"HTTP/1.1 ", b"HTTP/1.0 ") and start[9:10] == b"1" and start[9:] != b"101"
+        start = bytes(self.buf)[:13]
+        status, behind = start[9:12], start[12:]
+        if start[:9] not in (b"HTTP/1.1 ", b"HTTP/1.0 ") or behind not in (b"", b" ", b"\r", b"\n"):
+            return False
+        return status[:1] == b"1" and status != b"101"
 
     def _unreadable(self, why: str) -> Commands:
         log.warning("an upstream's answer cannot be read: %s", why)
@@ -173,10 +188,20 @@ class ServerSide(_Bounded, http1.Http1Client):
         yield from super().mark_done(request=request, response=response)
 
 
-def _own_error(status: int, text: str) -> bytes:
-    headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store", "connection": "close"}
-    raw: bytes = cast(Any, http1_text).assemble_response(http.Response.make(status, problem(status, text), headers))
-    return raw
+def _receive_close(self: Any) -> Commands:
+    """A connection is gone. mitmproxy says so to nobody where it ended by an alert instead of a goodbye: with TLS 1.3 a
+    server refuses a client's certificate so, behind the handshake, and the request would wait for ever."""
+    if self.tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+        try:
+            self.tls.recv(1)
+        except SSL.ZeroReturnError:
+            return  # it did say goodbye, and that was told
+        except SSL.Error:
+            pass  # an alert
+    yield from tunnel.TunnelLayer.receive_close(self)
+
+
+cast(Any, tls.TLSLayer).receive_close = _receive_close
 
 
 def bound_server(top: layer.Layer) -> None:

@@ -107,7 +107,7 @@ class KubeAnswers(HttpExchange):
     def mask_for(self, response: http.Response, kind: str) -> Any:
         info = self.info
         assert info is not None
-        if media.answers_objects(info) and kind in ("application/vnd.kubernetes.protobuf", "application/cbor"):
+        if media.answers_objects(info) and kind in media.BINARY:
             raise Unreadable("the api server answers in a format that was not asked for")
         if not self._masks_secrets():
             return self._contents_mask(response, info) if self._mask_wanted() else None
@@ -121,23 +121,26 @@ class KubeAnswers(HttpExchange):
             mask = kube_masks.SecretMask(response.headers.get("content-type", ""), info, what)
         except Withheld as e:
             raise Unreadable(str(e)) from None
-        if kube_masks.is_helms(info):
+        if kube_masks.is_helms(info) and not self._granted_by_name(info.namespace or "*", kube_masks.HELM + "any.v1"):
             response.headers.add("warning", _HELM_IS_MASKED)  # clients show it to the person
         return mask
 
     def _shows(self, namespace: str, name: str) -> bool:
         """Whether of an answer that is masked this one Secret may be seen: where a rule grants it by its name."""
-        session, analysis = self.session, self.analysis
-        assert session is not None
-        assert analysis is not None
-        facts = {**analysis.facts, "kube.namespace": (namespace,), "kube.name": (name,)}
-        read = replace(analysis, effects=frozenset({Effect.SECRET_READ}), facts=facts)
-        if session.decide(judged(read)).action is not Action.ALLOW:
+        if not self._granted_by_name(namespace, name):
             return False
         if len(self._shown) < _MAX_NAMED:
             self._shown[f"{namespace}/{name}"] = None
         self._some_shown = True
         return True
+
+    def _granted_by_name(self, namespace: str, name: str) -> bool:
+        session, analysis = self.session, self.analysis
+        assert session is not None
+        assert analysis is not None
+        facts = {**analysis.facts, "kube.namespace": (namespace,), "kube.name": (name,)}
+        read = replace(analysis, effects=frozenset({Effect.SECRET_READ}), facts=facts)
+        return session.decide(judged(read)).action is Action.ALLOW
 
     def _contents_mask(self, response: http.Response, info: RequestInfo) -> AnswerMask | None:
         assert self.session is not None

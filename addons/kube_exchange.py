@@ -6,7 +6,6 @@ They are never on record, whoever may see them.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from mitmproxy import connection, http
 from mitmproxy.proxy import context, layer
 
 from addons import kube_masks, kube_outbound
+from addons.content_threads import in_content_thread
 from addons.http_base import pairs
 from addons.http_inspect import Looked
 from addons.http_port import Refuse, Tunnel, Verdict
@@ -132,8 +132,8 @@ class KubeExchange(KubeAnswers):
 
     async def _complete(self) -> Verdict:
         assert self.session is not None
-        await asyncio.to_thread(self._load)
-        studied = self._studied = await kube_outbound.aside(asyncio.to_thread(self._study))
+        await in_content_thread(self._load)
+        studied = self._studied = await kube_outbound.aside(in_content_thread(self._study))
         if studied.text:
             found, complete = await kube_outbound.aside(self.gate.outbound.large_body(self.session, studied.text))
             self._found |= found

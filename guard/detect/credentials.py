@@ -98,7 +98,8 @@ _SUFFIX = rb"[\w-]{0,32}"
 
 def _open(name: bytes) -> Reach:
     """From a name to the end: the value may come, or go on, up to the end of the line."""
-    return Reach(2400, open=re.compile(name + _SUFFIX + rb"\\?[\"']?\s{0,8}[:=>]{0,2}\s{0,8}" + _LINE))
+    # ends of lines may stand in both gaps: a name of at most 14 letters, 32 more, a quote, and the gaps before them
+    return Reach(2400, open=re.compile(name + _SUFFIX + rb"\\?[\"']?\s{0,8}[:=>]{0,2}\s{0,8}" + _LINE), line=80)
 
 
 _QUOTED = (
@@ -138,7 +139,7 @@ NAMED: tuple[Pattern, ...] = (
             rb"(?i:--[a-z-]{0,16}passw(?:or)?d)[ =]"
             rb"([^\s\"'$<|&;-][^\s\"'<>|&;]{3,255}|\"[^\"\r\n]{3,256}|'[^'\r\n]{3,256})"
         ),
-        Reach(400, open=re.compile(rb"--[a-zA-Z-]{0,24}[ =]?[^\r\n]{0,300}\Z")), checks.password, inner=True,
+        Reach(400, open=re.compile(rb"--[a-zA-Z-]{0,24}[ =]?[^\r\n]{0,300}\Z"), line=0), checks.password, inner=True,
     ),
     Pattern(
         "sql-password", _C,
@@ -170,7 +171,7 @@ NAMED: tuple[Pattern, ...] = (
     Pattern(
         "authorization", _C, (Anchor(rb"(?:basic|bearer)\s{1,4}[A-Za-z0-9]", 0, som=True, caseless=True),),
         re.compile(rb"(?i:basic|bearer)\s{1,4}([A-Za-z0-9._~+/=-]{16,4096})"),
-        Reach(4200, open=re.compile(rb"(?i:basic|bearer)\s{1,4}[A-Za-z0-9._~+/=-]{0,4096}\Z")),
+        Reach(4200, open=re.compile(rb"(?i:basic|bearer)\s{1,4}[A-Za-z0-9._~+/=-]{0,4096}\Z"), line=16),
         checks.random_looking, inner=True,
     ),
     Pattern(

@@ -1,4 +1,5 @@
-"""What a text holds in another form: percent-encoded, escaped, base64, hexadecimal, compressed. For what goes *out*.
+"""What a text holds in another form: percent-encoded, escaped, base64, base32, hexadecimal, quoted-printable, with wide
+or invisible characters, compressed. For what goes *out*.
 
 `exposed(data)` yields the text itself and then every form of it that was opened, up to `Effort.depth` layers and
 `Effort.budget` bytes in all; `Exposure.complete` says whether that was everything: an archive that is damaged or has a
@@ -7,8 +8,12 @@ password is not. What is encrypted or encoded in a way that is not listed here i
 
 from __future__ import annotations
 
+import base64
 import binascii
+import bz2
 import io
+import lzma
+import quopri
 import re
 import urllib.parse
 import zipfile
@@ -35,11 +40,19 @@ _HEX_ESCAPES = re.compile(rb"(?:\\x[0-9a-fA-F]{2}){4,}")
 _JSON_ESCAPE = re.compile(rb"\\u[0-9a-fA-F]{4}|\\[/\"\\]")
 _REFERENCES = re.compile(rb"&#(?:x([0-9a-fA-F]{2})|([0-9]{2,3}));")
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
+_QUOTED = re.compile(rb"=3D|=\r?\n|(?:=[0-9A-F]{2}){2}")  # one alone is the value of a parameter
+_BASE32 = re.compile(rb"[A-Z2-7]{16,}\Z|[a-z2-7]{16,}\Z")
+_INVISIBLE = re.compile(rb"\xe2\x80[\x8b-\x8f]|\xe2\x81[\xa0-\xa4]|\xef\xbb\xbf|\xc2\xad")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _PRINTABLE = bytes(b for b in range(0x20, 0x7F)) + b"\r\n\t"
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZIP = b"PK\x03\x04"
+_BZIP2 = b"1AY&SY"  # behind `BZh` and a digit
+_XZ = b"\xfd7zXZ\x00"
+_ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+_WIDE = 4  # every so many bytes a zero at least: characters of two or four bytes
+_MOST_MEMORY = 64 * 1024 * 1024  # bytes that opening one file may take
 _MOST_FILES = 64  # packed files within one text
 _MOST_ENTRIES = 10_000  # of a zip file
 
@@ -93,8 +106,9 @@ class Exposure:
 
 
 def _forms(text: bytes, most: int) -> Iterator[bytes]:
-    base64, hexadecimal = _runs(text)
-    for form in (_percent(text), _escapes(text), _from_hex(hexadecimal), *_from_base64(base64)):
+    sixty_four, hexadecimal = _runs(text)
+    forms = (_percent(text), _escapes(text), _quoted(text), _narrow(text), _visible(text))
+    for form in (*forms, _from_hex(hexadecimal), _from_base32(sixty_four), *_from_base64(sixty_four)):
         if form:
             yield form
     # last: what cannot be opened ends it
@@ -124,6 +138,37 @@ def _escapes(text: bytes) -> bytes | None:
 def _json_escape(match: re.Match[bytes]) -> bytes:
     found = match[0]
     return found[1:] if found[1:2] != b"u" else chr(int(found[2:], 16)).encode("utf-8", "replace")
+
+
+def _quoted(text: bytes) -> bytes | None:
+    """Quoted-printable: parts of a form and of a mail."""
+    if b"=" not in text or not _QUOTED.search(text):
+        return None
+    opened = quopri.decodestring(text)
+    return opened if opened != text else None
+
+
+def _narrow(text: bytes) -> bytes | None:
+    """UTF-16 and UTF-32 where they hold ASCII."""
+    zeros = text.count(0)
+    return text.replace(b"\0", b"") if zeros and zeros * _WIDE >= len(text) else None
+
+
+def _visible(text: bytes) -> bytes | None:
+    """Without characters that nobody sees."""
+    if text.isascii():
+        return None
+    clean = _INVISIBLE.sub(b"", text)
+    return clean if clean != text else None
+
+
+def _from_base32(runs: list[bytes]) -> bytes | None:
+    pieces = []
+    for run in runs:
+        if _BASE32.match(run):
+            digits = run[: len(run) & ~7] if len(run) % 8 in (1, 3, 6) else run
+            pieces.append(base64.b32decode(digits + b"=" * (-len(digits) % 8), casefold=True))
+    return b"\n".join(pieces) or None
 
 
 def _runs(text: bytes) -> tuple[list[bytes], list[bytes]]:
@@ -189,7 +234,9 @@ def _looks_like_text(data: bytes) -> bool:
 
 
 def _is_packed(data: bytes) -> bool:
-    return data[:3] == _GZIP or data[:4] in (_ZSTD, _ZIP)
+    return (
+        data[:3] == _GZIP or data[:4] in (_ZSTD, _ZIP) or data[:2] in _ZLIB or data[4:10] == _BZIP2 or data[:6] == _XZ
+    )
 
 
 class _Sealed(Exception):
@@ -201,6 +248,8 @@ def _unpacked(data: bytes, most: int) -> Iterator[bytes]:
 
     They need not be at its beginning: an upload stands within its multipart body.
     """
+    if data[:2] in _ZLIB:
+        yield from _inflated(data, most)
     files = 0
     for magic, opener in _OPENERS:
         at = data.find(magic)
@@ -209,7 +258,7 @@ def _unpacked(data: bytes, most: int) -> Iterator[bytes]:
             if files > _MOST_FILES:
                 raise _Sealed
             try:
-                yield from opener(data[at:], most)
+                yield from opener(data[max(0, at - _BEFORE.get(magic, 0)) :], most)
             except Exception as e:  # the readers raise whatever a damaged file makes them stumble over
                 raise _Sealed from e
             # a zip file's entries begin like the file itself
@@ -218,6 +267,32 @@ def _unpacked(data: bytes, most: int) -> Iterator[bytes]:
 
 def _gunzipped(data: bytes, most: int) -> Iterator[bytes]:
     reader = zlib.decompressobj(31)
+    yield (opened := reader.decompress(data, most + 1))
+    if not reader.eof and len(opened) <= most:
+        raise _Sealed
+
+
+def _inflated(data: bytes, most: int) -> Iterator[bytes]:
+    """Two bytes say little: what is no zlib stream all the same is nothing, and not sealed."""
+    try:
+        opened = zlib.decompressobj(15).decompress(data, most + 1)
+    except zlib.error:
+        return
+    if opened:
+        yield opened
+
+
+def _unbzipped(data: bytes, most: int) -> Iterator[bytes]:
+    if not data.startswith(b"BZh"):
+        return
+    reader = bz2.BZ2Decompressor()
+    yield (opened := reader.decompress(data, most + 1))
+    if not reader.eof and len(opened) <= most:
+        raise _Sealed
+
+
+def _unxz(data: bytes, most: int) -> Iterator[bytes]:
+    reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY)
     yield (opened := reader.decompress(data, most + 1))
     if not reader.eof and len(opened) <= most:
         raise _Sealed
@@ -242,4 +317,5 @@ def _unzipped(data: bytes, most: int) -> Iterator[bytes]:
             raise _Sealed
 
 
-_OPENERS = ((_GZIP, _gunzipped), (_ZSTD, _unzstd), (_ZIP, _unzipped))
+_OPENERS = ((_GZIP, _gunzipped), (_ZSTD, _unzstd), (_ZIP, _unzipped), (_XZ, _unxz), (_BZIP2, _unbzipped))
+_BEFORE = {_BZIP2: 4}  # bytes of a file that stand before what it is known by

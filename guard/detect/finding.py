@@ -40,11 +40,15 @@ class Reach:
     longest: int
     alphabet: bytes = b""
     open: re.Pattern[bytes] | None = None
+    line: int | None = None  # `open` begins at most so many bytes before the last end of a line; None: anywhere
 
     def held(self, data: bytes) -> int:
         """How many bytes at the end could still become part of a match that is not finished."""
         low = max(0, len(data) - self.longest)
         if self.open is not None:
+            if self.line is not None:
+                # searching all of it for each piece of a stream takes longer than everything else together
+                low = max(low, max(data.rfind(b"\n", low), data.rfind(b"\r", low)) - self.line)
             found = self.open.search(data, low)
             return len(data) - found.start() if found else 0
         tail = data[low:]

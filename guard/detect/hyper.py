@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,20 @@ def _hit(number: int, begin: int, end: int, _flags: int, hits: Any) -> None:
     hits.append((number, begin, end))
 
 
+class _Scratch(threading.local):
+    """Where one thread notes how far it has come."""
+
+    space: Any = None
+
+
 class Expressions:
-    """Compiled expressions. For one thread at a time: its scratch space is shared by its calls."""
+    """Compiled expressions, for any number of threads: each gets scratch space of its own."""
 
     def __init__(self, expressions: Sequence[tuple[bytes, int]]) -> None:
         """Expressions with their flags. Raises DetectError where hyperscan cannot be used: there is no slower way."""
         self._database: Any = None
+        self._scratch = _Scratch()
+        self._cloning = threading.Lock()
         if not expressions:
             return
         try:
@@ -42,7 +51,13 @@ class Expressions:
         hits: list[tuple[int, int, int]] = []
         if self._database is not None and data:
             try:
-                self._database.scan(data, match_event_handler=_hit, context=hits)
+                space = self._scratch.space or self._space()
+                self._database.scan(data, match_event_handler=_hit, context=hits, scratch=space)
             except Exception as e:
                 raise DetectError(f"hyperscan failed: {type(e).__name__}") from e
         return hits
+
+    def _space(self) -> Any:
+        with self._cloning:  # of the database's own space, which nobody scans with
+            self._scratch.space = self._database.scratch.clone()
+        return self._scratch.space

@@ -1,13 +1,12 @@
 """One pass of hyperscan over a block says where something may be; a pattern's own expression and check then decide.
 
-A `Scanner` is for one thread at a time: hyperscan's scratch space is.
-
 INVARIANT: what hyperscan cannot do is an error (`DetectError`), at the start or when it happens; nothing is ever
 scanned by less than all patterns.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 
 import hyperscan
@@ -18,6 +17,7 @@ from guard.detect.hyper import DetectError, Expressions
 from guard.detect.known import Known
 from guard.detect.personal import PERSONAL
 
+_MOST_COMPILED = 64  # choices of detectors whose compiled form is kept
 LEFT = 128  # bytes of left context that a match may depend on
 
 PATTERNS: tuple[Pattern, ...] = (*CREDENTIALS, *PERSONAL)
@@ -41,10 +41,10 @@ class Scanner:
             (i, anchor) for i, pattern in enumerate(self._patterns) for anchor in pattern.anchors
         ]
         self._reaches = _reaches(self._patterns)
-        expressions = [(anchor.expression, _flags(anchor)) for _, anchor in self._anchors]
-        if self._known is not None:
-            expressions += [(b"".join(b"\\x%02x" % b for b in form), 0) for _, form in self._known.forms]
-        self._expressions = Expressions(expressions)
+        self._expressions = _compiled(self._patterns)
+        # apart: they change while the gateway runs, and the others take long to compile
+        own_forms = self._known.forms if self._known is not None else []
+        self._own = Expressions([(b"".join(b"\\x%02x" % b for b in form), 0) for _, form in own_forms])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,25 +80,24 @@ class Scanner:
 
     def hits(self, data: bytes) -> list[int]:
         """Where something may be: ends of anchors, in order. None: no pattern can match in a text of these bytes."""
-        return sorted(end for _, _, end in self._expressions.scan(data))
+        return sorted(end for _, _, end in (*self._expressions.scan(data), *self._own.scan(data)))
 
     def _found(self, data: bytes, start: int) -> tuple[list[Finding], list[tuple[int, int]]]:
         """Findings, and the spans of all matches (a finding may be a part of its match)."""
-        hits = self._expressions.scan(data)
-        if not hits:
+        hits, own = self._expressions.scan(data), self._own.scan(data)
+        if not hits and not own:
             return [], []
         findings: list[Finding] = []
         matches: list[tuple[int, int]] = []
         anchors = self._anchors
         places: dict[int, set[int]] = {}
+        for number, _, end in own:
+            assert self._known is not None
+            size = len(self._known.forms[number][1])
+            if end - size >= start:
+                findings.append(Finding(Kind.CREDENTIAL, end - size, end, OWN))
+                matches.append((end - size, end))
         for number, begin, end in hits:
-            if number >= len(anchors):
-                assert self._known is not None
-                size = len(self._known.forms[number - len(anchors)][1])
-                if end - size >= start:
-                    findings.append(Finding(Kind.CREDENTIAL, end - size, end, OWN))
-                    matches.append((end - size, end))
-                continue
             pattern, anchor = anchors[number]
             place = anchor.begins(data, begin, end)
             if place >= start:
@@ -120,6 +119,23 @@ class Scanner:
                     matches.append(match.span())
         findings.sort(key=lambda f: (f.start, f.end, f.detector))
         return findings, matches
+
+
+_COMPILED: dict[tuple[Pattern, ...], Expressions] = {}
+_COMPILING = threading.Lock()
+
+
+def _compiled(patterns: tuple[Pattern, ...]) -> Expressions:
+    """Once for a process: it takes some 100 ms."""
+    with _COMPILING:
+        found = _COMPILED.get(patterns)
+        if found is None:
+            if len(_COMPILED) >= _MOST_COMPILED:
+                _COMPILED.pop(next(iter(_COMPILED)))
+            anchors = (anchor for pattern in patterns for anchor in pattern.anchors)
+            found = Expressions([(anchor.expression, _flags(anchor)) for anchor in anchors])
+            _COMPILED[patterns] = found
+        return found
 
 
 def _flags(anchor: Anchor) -> int:

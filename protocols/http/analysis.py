@@ -26,7 +26,10 @@ _STORED = frozenset({"extensions", "documentid", "id"})  # name a document that 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 _JSON = "http.json."
+_FORM = "application/x-www-form-urlencoded"
+_BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
 _MAX_METHOD_JSON = 1 << 20  # bytes; a body that is larger is data, and no form of a browser's
+_BRACKETS = re.compile(r"\[([^\]]*)\]")
 _METHOD_FIELD = re.compile(
     b"(?:^|[&;])" + b"".join(b"(?:%c|%%%02x)" % (byte, byte) for byte in b"_method") + b"=", re.IGNORECASE
 )
@@ -103,7 +106,7 @@ def _methods_of_body(kind: str, body: bytes | None) -> set[str]:
         return set()
     if kind == "multipart/form-data":
         return {found[1].decode().upper() for found in _METHOD_PART.finditer(body)}
-    form = kind == "application/x-www-form-urlencoded"
+    form = kind == _FORM
     if not form and (not kind.endswith("json") or len(body) > _MAX_METHOD_JSON):
         return set()
     if not (_METHOD_FIELD.search(body) if form else b"_method" in body or b"\\u" in body):
@@ -130,7 +133,16 @@ class _Unreadable(Exception):
 def _fields(kind: str, body: bytes | None, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The wanted fields of a body: those that it has. What cannot be read could be anything."""
     try:
-        found = _form(body) if kind == "application/x-www-form-urlencoded" else _json(body)
+        if kind == _FORM:
+            found = _form(body)
+            for name in [name for name in found if "[" in name]:
+                found.setdefault(_BRACKETS.sub(_step, name), []).extend(found[name])
+            if body is not None and body.lstrip(_BEFORE_JSON)[:1] in (b"{", b"["):
+                # many servers go by the first letter, or take anything for JSON
+                for name, values in _json(body).items():
+                    found.setdefault(name, []).extend(values)
+        else:
+            found = _json(body)
     except _Unreadable:
         return dict.fromkeys(wanted, (ANYTHING,))
     # servers written in Go take a field's name in any letter case
@@ -139,6 +151,11 @@ def _fields(kind: str, body: bytes | None, wanted: Iterable[str]) -> dict[str, t
         folded_names.setdefault(name.casefold(), []).extend(values)
     fields = {name: folded_names.get(name[len(_JSON) :].casefold(), []) for name in wanted}
     return {name: tuple(values) for name, values in fields.items() if values}
+
+
+def _step(found: re.Match[str]) -> str:
+    """`[role]` of `user[role]`, `[0]` of `items[0]`, as JSON's paths say it."""
+    return "[]" if found[1] == "" or found[1].isdigit() else f".{found[1]}"
 
 
 def _form(body: bytes | None) -> dict[str, list[str]]:
@@ -158,9 +175,22 @@ def load_json(body: bytes | None) -> Any:
     if body is None:
         raise _Unreadable
     try:
-        return json.loads(body, object_pairs_hook=_Pairs)
+        return json.loads(body, object_pairs_hook=_Pairs, parse_float=_Decimal)
     except (ValueError, RecursionError) as e:
         raise _Unreadable from e
+
+
+class _Decimal(str):
+    """A number with a fraction or an exponent, as it was written."""
+
+    __slots__ = ()
+
+    def readings(self) -> list[str]:
+        """As it was written, and as servers print it: `1e3` is `1000`, too."""
+        value = float(self)
+        plain = json.dumps(value)
+        whole = str(int(value)) if value.is_integer() else plain
+        return list(dict.fromkeys((str(self), plain, whole)))
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -187,18 +217,24 @@ def _flatten(value: Any, path: str, found: dict[str, list[str]], left: list[int]
         left[0] -= 1
         if left[0] < 0:
             raise _Unreadable
-        text = value if isinstance(value, str) else json.dumps(value)
-        found.setdefault(path, []).append(text)
+        if isinstance(value, _Decimal):
+            texts = value.readings()
+        else:
+            texts = [value if isinstance(value, str) else json.dumps(value)]
+        found.setdefault(path, []).extend(texts)
 
 
 def _graphql(request: Request, kind: str, body: bytes | None) -> tuple[str, ...]:
     """Operations that the request asks for; empty where it is no GraphQL."""
     texts: list[str | None] = [value for name, value in request.target.query if name.casefold() == "query"]
-    is_graphql = any(path.rstrip("/").lower().endswith("graphql") for path in request.target.paths)
+    hashed = any(name.casefold() == "extensions" and "persistedQuery" in value for name, value in request.target.query)
+    if hashed and not texts:
+        texts.append(None)
+    is_graphql = hashed or any(path.rstrip("/").lower().endswith("graphql") for path in request.target.paths)
     if kind == "application/graphql":
         texts.append(None if body is None else body.decode("utf-8", "replace"))
         is_graphql = True
-    elif kind == "application/x-www-form-urlencoded" and body:
+    elif kind == _FORM and body:
         try:
             named = [text for name, found in _form(body).items() if name.casefold() == "query" for text in found]
         except _Unreadable:

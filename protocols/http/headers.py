@@ -51,6 +51,8 @@ SECRET = frozenset(
         "x-auth-token",
         "x-access-token",
         "x-amz-security-token",
+        "x-amz-server-side-encryption-customer-key",
+        "x-amz-copy-source-server-side-encryption-customer-key",
         "x-goog-api-key",
         "x-csrf-token",
         "private-token",

@@ -13,6 +13,7 @@ from protocols.kubernetes.requests import RequestInfo
 
 JSON = "application/json"
 YAML = "application/yaml"
+BINARY = frozenset({"application/vnd.kubernetes.protobuf", "application/cbor", "application/cbor-seq"})
 MAX_ACCEPT = 4096  # bytes
 _CLAUSE = re.compile(r'(?:[^",]|"[^"]*")+')
 _VIEWS = frozenset(

@@ -1,8 +1,8 @@
 """Secrets in answers: the values are masked, keys and metadata stay.
 
 `data` and `stringData` are masked wherever an object of the kind stands: alone, in a list, in a watch's events, in a
-Table's rows; the annotation in which `kubectl apply` keeps what was applied is masked as well. `managedFields` name
-fields and hold no values. What cannot be read is withheld.
+Table's rows; the annotation in which `kubectl apply` keeps what was applied is masked as well, and those of other tools
+too. `managedFields` name fields and hold no values. What cannot be read is withheld.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 MAX_ANSWER = 32 * 1024 * 1024  # bytes; a longer list must be asked for in pages (`limit`, as kubectl does)
 _ENCODED = base64.b64encode(PLACEHOLDER.encode()).decode()
 _VALUES = {"data": True, "binaryData": True, "stringData": False}  # and whether they are base64
+_PACKED = "H4sI"  # gzip in base64
+_TELLING = 6  # bytes: what is shorter stands in many texts
+_SHOWN = 63  # letters of an annotation's name, on record
 _STATUS = frozenset({"kind", "apiVersion", "metadata", "status", "message", "reason", "details", "code"})
 _KINDS = {"secrets": "Secret", "configmaps": "ConfigMap"}
 
@@ -161,8 +164,19 @@ class Walk:
             # a ConfigMap's `data` is text
             self._values(item, key, encoded and (self._kind == "Secret" or key == "binaryData"), name)
         annotations = metadata.get("annotations")
-        if isinstance(annotations, dict) and LAST_APPLIED in annotations:
-            self._applied(annotations, name)
+        if isinstance(annotations, dict):
+            for key in [key for key, text in annotations.items() if key == LAST_APPLIED or self._quotes(text)]:
+                self._applied(annotations, key, name)
+
+    def _quotes(self, text: Any) -> bool:
+        """Whether an annotation holds the object once more (kapp, Rancher), or one of the values that were masked."""
+        if not isinstance(text, str):
+            return False
+        if text.startswith(_PACKED) or (text.lstrip()[:1] == "{" and any(f'"{key}"' in text for key in _VALUES)):
+            return True
+        raw = text.encode("utf-8", "surrogatepass")
+        seen = (value for value in self.values if len(value) >= _TELLING)
+        return any(value in raw or base64.b64encode(value) in raw for value in seen)
 
     def _values(self, item: dict[str, Any], key: str, encoded: bool, name: str) -> None:
         values = item.get(key)
@@ -190,25 +204,26 @@ class Walk:
         mask = self._what.replace(raw)
         return base64.b64encode(mask).decode() if encoded else mask.decode()
 
-    def _applied(self, annotations: dict[str, Any], name: str) -> None:
+    def _applied(self, annotations: dict[str, Any], key: str, name: str) -> None:
         """The object as it was applied, as JSON text; it is masked inside, so that `kubectl apply` still works."""
-        text = annotations[LAST_APPLIED]
-        self.fields.append(f"{name} last-applied-configuration")
+        text = annotations[key]
+        self.fields.append(f"{name} {key.rpartition('/')[2][:_SHOWN]}")
         try:
             applied = objects.read_json(text.encode()) if isinstance(text, str) else None
         except (Unreadable, UnicodeEncodeError):
             applied = None
         if not isinstance(applied, dict):
-            annotations[LAST_APPLIED] = PLACEHOLDER
+            annotations[key] = PLACEHOLDER
             return
         before = len(self.fields)
         inner = applied.get("metadata")
         nested = inner.get("annotations") if isinstance(inner, dict) else None
         if isinstance(nested, dict):
-            nested.pop(LAST_APPLIED, None)
+            for inside in [inside for inside, text in nested.items() if inside == LAST_APPLIED or self._quotes(text)]:
+                del nested[inside]
         self.object(applied, applied=True)
         del self.fields[before:]  # named once already
-        annotations[LAST_APPLIED] = json.dumps(applied, ensure_ascii=False, separators=(",", ":")) + "\n"
+        annotations[key] = json.dumps(applied, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def holds_placeholder(document: Any) -> bool:

@@ -35,7 +35,10 @@ _TEXTS = {
     "runtimeClassName": "kube.runtime_class",
     "secretName": "kube.secret_ref",
 }
-_REFERENCES = {"secretRef": "kube.secret_ref", "secretKeyRef": "kube.secret_ref"}
+# keys whose object, or list of objects, has a name that is a value of the fact; `secret` is a projected volume's, and
+# whatever ends like the others is a driver's
+_REFERENCES = dict.fromkeys(("secret", "secretRef", "secretKeyRef", "imagePullSecrets"), "kube.secret_ref")
+_REFERENCE = ("SecretRef", "SecretKeyRef")
 _LISTS = {"command": "kube.container_command", "args": "kube.container_command"}
 _PARENT_KEYS = frozenset(
     {*_FLAGS, *_TEXTS, *_REFERENCES, *_LISTS, "hostPath", "local", "capabilities", "ephemeralContainers"}
@@ -95,6 +98,8 @@ def _walk(value: Any, found: Facts) -> None:
             continue
         if key in _PARENT_KEYS:
             _meaning(key, inner, found)
+        elif key.endswith(_REFERENCE):
+            _meaning("secretRef", inner, found)
         _walk(inner, found)
 
 
@@ -107,8 +112,9 @@ def _meaning(key: str, value: Any, found: Facts) -> None:
         if value is not None and value != "":
             _add(found, _TEXTS[key], value)
     elif key in _REFERENCES:
-        if isinstance(value, Mapping) and value.get("name"):
-            _add(found, _REFERENCES[key], value["name"])
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Mapping) and one.get("name"):
+                _add(found, _REFERENCES[key], one["name"])
     elif key in _LISTS:
         for item in value if isinstance(value, list) else [value]:
             if item is not None and not isinstance(item, dict | list):

@@ -14,23 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.http_lab import HttpLab
-from tests.support.http_site import packages
+from tests.support.http_site import LOCAL_POLICY, packages
 from tests.support.journal import await_records
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-POLICY = """
-version: 1
-name: clients
-description: everything on this machine
-rules:
-  - {id: all, description: reading and writing, allow: {effects: [http.read, http.write], http: {hosts: [localhost]}}}
-"""
-
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[HttpLab]:
-    with HttpLab(policy=POLICY) as running:
+    with HttpLab(policy=LOCAL_POLICY) as running:
         yield running
 
 

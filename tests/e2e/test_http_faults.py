@@ -6,20 +6,21 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import resource
 import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.disk import full_for
 from tests.support.http_bulk import digest, pieces
 from tests.support.http_lab import HttpLab
 from tests.support.journal import await_records, verify
+from tests.support.wait import until
 
 pytestmark = pytest.mark.e2e
 
@@ -46,13 +47,6 @@ def lives(broken: HttpLab) -> Iterator[None]:
     until(lambda: not list((broken.state / "spool").iterdir()))
 
 
-def until(done: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def problem(raw: bytes) -> tuple[int, str]:
     """Status and `detail` of the last answer that curl -i printed; an empty detail where it is no problem document."""
     status, head, rest = 0, b"", raw
@@ -69,16 +63,9 @@ def ask(lab: HttpLab, method: str = "GET", path: str = "/hello", token: str = ""
     return problem(lab.curl("-X", method, lab.secure.url(path), token=token or lab.token()).stdout)
 
 
-@contextmanager
-def limited(lab: HttpLab, size: int) -> Iterator[None]:
-    """The kernel lets the gateway write no file beyond `size` bytes."""
-    pid = lab.process.pid
-    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+def limited(lab: HttpLab, size: int) -> AbstractContextManager[None]:
+    """The gateway can write no file beyond `size` bytes."""
+    return full_for(lab.process.pid, size)
 
 
 @contextmanager

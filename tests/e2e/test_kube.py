@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.apiserver.kubectl import Kubectl
 from tests.support.apiserver.server import TOKEN
 from tests.support.journal import await_records, records, verify
 from tests.support.kube_lab import KubeLab
+from tests.support.talkative import printed, running
 
 pytestmark = [pytest.mark.slow]
 
@@ -49,25 +49,6 @@ def secret(lab: KubeLab) -> str:
         "secrets", "default", {"metadata": {"name": "db"}, "type": "Opaque", "data": {"password": ENCODED}}
     )
     return "db"
-
-
-@contextmanager
-def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def until(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
-    assert process.stdout is not None
-    seen = b""
-    while wanted not in seen:
-        data = os.read(process.stdout.fileno(), 4096)
-        assert data, seen
-        seen += data
-    return seen
 
 
 def stable(text: str) -> str:
@@ -249,9 +230,9 @@ def test_values_of_secrets_in_a_watch(lab: KubeLab, dev: Kubectl, words: list[st
     names = [f"late-{next(numbers)}", f"late-{next(numbers)}"]
     lab.apiserver.create("secrets", "default", {"metadata": {"name": names[0]}, "data": {"key": ENCODED}})
     with running(dev.start(*words)) as watching:
-        shown = until(watching, names[0].encode())
+        shown = printed(watching, names[0].encode())
         lab.apiserver.create("secrets", "default", {"metadata": {"name": names[1]}, "data": {"key": ENCODED}})
-        shown += until(watching, names[1].encode())
+        shown += printed(watching, names[1].encode())
     assert ENCODED.encode() not in shown
 
 
@@ -320,10 +301,10 @@ def test_many_watches_at_once_get_their_events(lab: KubeLab, dev: Kubectl) -> No
     try:
         lab.apiserver.create("configmaps", "default", {"metadata": {"name": "first"}})
         for one in watching:
-            until(one, b"configmap/first\n")
+            printed(one, b"configmap/first\n")
         lab.apiserver.create("configmaps", "default", {"metadata": {"name": "second"}})
         for one in watching:
-            until(one, b"configmap/second\n")
+            printed(one, b"configmap/second\n")
     finally:
         for one in watching:
             one.kill()

@@ -102,6 +102,7 @@ def test_helm_list_with_a_grant_reads_its_releases_and_nothing_else(lab: KubeLab
     items = {item["metadata"]["name"]: item for item in json.loads(done.stdout)["items"]}
     assert opened(items["sh.helm.release.v1.shop.v1"])["info"] == {"status": "deployed"}
     assert items["db"]["data"] == {"p": "W21hc2tlZF0="}
+    assert b"Warning" not in done.stderr
     found = await_records(lab.state, lambda r: r["t"] == "response" and "values shown" in json.dumps(r))
     assert "default/sh.helm.release.v1.shop.v1" in json.dumps(found[-1])
     assert "default/db" not in json.dumps(found[-1])

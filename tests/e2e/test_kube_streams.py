@@ -9,10 +9,8 @@ import socket
 import struct
 import subprocess
 import termios
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from protocols.kubernetes.asciicast import read as read_cast
 from tests.support.apiserver.kubectl import Kubectl
 from tests.support.journal import await_records, records
 from tests.support.kube_lab import CARD, POLICY, KubeLab, on_a_terminal
+from tests.support.talkative import echo_server, printed, running
 
 pytestmark = [pytest.mark.slow]
 
@@ -43,25 +42,6 @@ def spdy(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def kubectl(lab: KubeLab, spdy: bool) -> Kubectl:
     return lab.kubectl("dev", "operators", "editors", spdy=spdy)
-
-
-@contextmanager
-def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def until(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
-    assert process.stdout is not None
-    seen = b""
-    while wanted not in seen:
-        data = os.read(process.stdout.fileno(), 4096)
-        assert data, seen
-        seen += data
-    return seen
 
 
 def cast_of(lab: KubeLab, name: str) -> list[CastEvent]:
@@ -119,7 +99,7 @@ def test_input_is_on_record_before_it_arrives(lab: KubeLab, kubectl: Kubectl) ->
         assert process.stdin is not None
         process.stdin.write(b"first line\n")
         process.stdin.flush()
-        assert until(process, b"first line\n")
+        assert printed(process, b"first line\n")
         assert any("first line" in r["lines"] and '"i"' in r["lines"] for r in of_kind(lab, "cast"))
 
 
@@ -164,7 +144,7 @@ def _ask(master: int, line: str, wanted: str) -> None:
 def test_attach_and_logs_follow(lab: KubeLab, kubectl: Kubectl) -> None:
     name = lab.pod(["sh", "-c", f"echo one; read line; echo $line; echo {CARD}"])
     with running(kubectl.start("logs", "-f", name)) as following:
-        until(following, b"one\n")
+        printed(following, b"one\n")
         assert kubectl.run("attach", "-i", name, input="two\n").returncode == 0
         assert following.communicate()[0] == b"two\n[masked]\n"
     assert "two" in said(cast_of(lab, name), "i")
@@ -181,33 +161,10 @@ def test_cp_both_ways(lab: KubeLab, kubectl: Kubectl, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == (tmp_path / "sent").read_bytes()
 
 
-@contextmanager
-def echo_server() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection:
-                    data = b""
-                    while more := connection.recv(65536):
-                        data += more
-                    connection.sendall(data[::-1])
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-
-
 def test_port_forward(lab: KubeLab, kubectl: Kubectl) -> None:
     name = lab.pod()
     with echo_server() as port, running(kubectl.start("port-forward", name, f":{port}")) as forwarding:
-        local = int(re.search(rb"127\.0\.0\.1:(\d+)", until(forwarding, b"->"))[1])  # type: ignore[index]
+        local = int(re.search(rb"127\.0\.0\.1:(\d+)", printed(forwarding, b"->"))[1])  # type: ignore[index]
         for text in (b"first", b"x" * 200_000 + b"y"):
             with socket.create_connection(("127.0.0.1", local)) as connection:
                 connection.sendall(text)
@@ -284,7 +241,7 @@ def test_containment_cuts_at_once_with_last_words(lab: KubeLab, spdy: bool) -> N
         assert process.stdin is not None
         process.stdin.write(b"hello\n")
         process.stdin.flush()
-        until(process, b"hello\n")
+        printed(process, b"hello\n")
         began = time.monotonic()
         contained = lab.cli("contain", subject, "--reason", "odd", token=lab.token("ops", "security"))
         assert contained.returncode == 0, contained.stderr
@@ -306,9 +263,9 @@ def test_a_stream_ends_where_the_policy_no_longer_grants_it() -> None:
             assert process.stdin is not None
             process.stdin.write(b"before\n")
             process.stdin.flush()
-            until(process, b"before\n")
+            printed(process, b"before\n")
             lab.apiserver.create("configmaps", "default", {"metadata": {"name": "before"}})
-            until(watching, b"configmap/before\n")
+            printed(watching, b"configmap/before\n")
             policy = lab.folder / "policy.yaml"
             policy.write_text(
                 POLICY.replace("groups: [operators]", "groups: [nobody]").replace("kube.read", "kube.token")

@@ -73,6 +73,58 @@ def test_a_body_that_cannot_be_read_could_say_anything(body: bytes | None) -> No
     assert facts["http.json.role"] == ("*",)
 
 
+@pytest.mark.parametrize("written", ["1e3", "1000.0", "1000.000", "10E+2", "1000"])
+def test_a_number_is_what_it_is_however_it_is_written(written: str) -> None:
+    body = f'{{"amount": {written}}}'.encode()
+    facts = analyse(request("POST", headers=JSON), {"http.json.amount"}, body).facts
+    assert {"1000", written} <= set(facts["http.json.amount"])
+
+
+@pytest.mark.parametrize("written", ["1" * 5000, "[" * 5000, "0x10", "01", "1.", "+1", "1_0", "'a'", "undefined"])
+def test_a_number_that_readers_take_differently_could_be_anything(written: str) -> None:
+    body = f'{{"amount": {written}}}'.encode()
+    facts = analyse(request("POST", headers=JSON), {"http.json.amount"}, body).facts
+    assert facts["http.json.amount"] == ("*",)
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_json_in_wide_characters_is_read(coding: str) -> None:
+    body = '{"role": "admin"}'.encode(coding)
+    facts = analyse(request("POST", headers=JSON), {"http.json.role"}, body).facts
+    assert facts["http.json.role"] == ("admin",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/x-www-form-urlencoded", b'{"role": "admin"}'),
+        ("application/x-www-form-urlencoded", b' \r\n{"role": "admin"}'),
+        ("application/x-www-form-urlencoded", b'\xef\xbb\xbf{"role": "admin"}'),
+        ("text/plain", b'{"role": "admin"}'),
+        ("", b'{"role": "admin"}'),
+        ("application/json", b'{"ROLE": "admin"}'),
+        ("application/json", b'{"rol\\u0065": "adm\\u0069n"}'),
+        ("application/json", b'{"role": "user", "role": "admin"}'),
+        ("application/json", b"role=admin"),
+        ("application/x-www-form-urlencoded", b'{"role": "admin"'),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data; name=role\r\n\r\nadmin\r\n--b--"),
+        ("application/x-www-form-urlencoded", b"r%6fle=%61dmin"),
+    ],
+)
+def test_a_field_is_seen_whatever_a_body_says_that_it_is(kind: str, body: bytes) -> None:
+    facts = analyse(request("POST", headers=(("content-type", kind),)), {"http.json.role"}, body).facts
+    assert {"admin", "*"} & set(facts["http.json.role"])
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("user[role]", "user.role"), ("a[0]", "a[]"), ("a[][b]", "a[].b"), ("a%5Bb%5D[c]", "a.b.c")]
+)
+def test_form_fields_within_others(name: str, path: str) -> None:
+    headers = (("content-type", "application/x-www-form-urlencoded"),)
+    facts = analyse(request("POST", headers=headers), {f"http.json.{path}"}, f"x=1&{name}=admin".encode()).facts
+    assert facts[f"http.json.{path}"] == ("admin",)
+
+
 def test_form_fields_are_fields() -> None:
     headers = (("content-type", "application/x-www-form-urlencoded"),)
     facts = analyse(request("POST", headers=headers), {"http.json.role"}, b"role=user&role=admin").facts
@@ -104,6 +156,8 @@ def test_graphql_is_found_in_json_batches_and_queries() -> None:
     assert analyse(request("POST", "/graphql", JSON), {"http.graphql"}, hashed).facts["http.graphql"] == ("*",)
     in_query = analyse(request("GET", "/graphql?query=%7Bme%7Bid%7D%7D"), {"http.graphql"}).facts
     assert in_query["http.graphql"] == ("query", "query.me")
+    stored = analyse(request("GET", "/api?extensions=%7B%22persistedQuery%22%3A%7B%7D%7D"), {"http.graphql"}).facts
+    assert stored["http.graphql"] == ("*",)
     assert "http.graphql" not in analyse(request("POST", "/x", JSON), {"http.graphql"}, b'{"a":1}').facts
 
 

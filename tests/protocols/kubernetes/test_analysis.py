@@ -153,6 +153,24 @@ def test_facts_of_every_workload(target: str, body: Any) -> None:
     assert yaml == found
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"volumes": [{"secret": {"secretName": "db"}}]},
+        {"volumes": [{"projected": {"sources": [{"secret": {"name": "db", "items": [{"key": "p", "path": "p"}]}}]}}]},
+        {"volumes": [{"csi": {"driver": "d", "nodePublishSecretRef": {"name": "db"}}}]},
+        {"volumes": [{"iscsi": {"secretRef": {"name": "db"}}}]},
+        {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]},
+        {"initContainers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "db", "key": "p"}}}]}]},
+        {"imagePullSecrets": [{"name": "db"}]},
+    ],
+    ids=["volume", "projected", "csi", "iscsi", "envFrom", "env", "images"],
+)
+def test_every_way_in_which_a_pod_uses_a_secret(spec: dict[str, Any]) -> None:
+    for target, body in ((f"{NS}/pods", {"spec": spec}), (f"{NS}/podtemplates", {"template": {"spec": spec}})):
+        assert facts(target, body)["kube.secret_ref"] == ("db",)
+
+
 def test_facts_of_patches() -> None:
     image = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "evil:1"}]}}}}
     target = "/apis/apps/v1/namespaces/shop/deployments/web"

@@ -12,10 +12,8 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fcntl import ioctl
 from pathlib import Path
 
@@ -44,6 +42,7 @@ from scripts.support.tls import Authority
 from tests.support.apiserver.kubectl import BINARY, Kubectl
 from tests.support.apiserver.remote import Recording
 from tests.support.apiserver.server import TOKEN, ApiServer
+from tests.support.talkative import echo_server, printed, running
 
 pytestmark = [pytest.mark.slow]
 
@@ -87,26 +86,6 @@ def settled(server: ApiServer, check: Callable[[list[tuple[Side, Event]]], bool]
     raise AssertionError(events)
 
 
-@contextmanager
-def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def until(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
-    """What it prints, up to a text. The test's own timeout ends a wait for nothing."""
-    assert process.stdout is not None
-    seen = b""
-    while wanted not in seen:
-        data = os.read(process.stdout.fileno(), 4096)
-        assert data, seen
-        seen += data
-    return seen
-
-
 def test_get_list_table_and_yaml(plain: Kubectl, apiserver: ApiServer) -> None:
     plain("create", "secret", "generic", "db", "--from-literal=password=hunter2")
     assert re.search(r"db +Opaque +1", plain("get", "secrets"))
@@ -120,9 +99,9 @@ def test_get_list_table_and_yaml(plain: Kubectl, apiserver: ApiServer) -> None:
 def test_get_watch(plain: Kubectl, apiserver: ApiServer) -> None:
     first = pod(apiserver)
     with running(plain.start("get", "pods", "-w", "--no-headers")) as watching:
-        until(watching, first.encode())
+        printed(watching, first.encode())
         second = pod(apiserver)
-        assert second in until(watching, second.encode()).decode()
+        assert second in printed(watching, second.encode()).decode()
 
 
 def test_apply_client_side_and_server_side(plain: Kubectl, apiserver: ApiServer) -> None:
@@ -232,7 +211,7 @@ def test_exec_plugin(apiserver: ApiServer, tmp_path: Path) -> None:
 def test_logs_follow(plain: Kubectl, apiserver: ApiServer) -> None:
     name = pod(apiserver, ["sh", "-c", "echo one; read line; echo $line"])
     with running(plain.start("logs", "-f", name)) as following:
-        until(following, b"one\n")
+        printed(following, b"one\n")
         attached = plain.run("attach", "-i", name, input="two\n")
         assert attached.returncode == 0, attached.stderr
         assert following.communicate()[0] == b"two\n"
@@ -358,33 +337,10 @@ def test_cp_both_ways(kubectl: Kubectl, apiserver: ApiServer, tmp_path: Path) ->
     assert (tmp_path / "back").read_bytes() == (tmp_path / "sent").read_bytes()
 
 
-@contextmanager
-def _echo_server() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection:
-                    data = b""
-                    while more := connection.recv(65536):
-                        data += more
-                    connection.sendall(data[::-1])
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-
-
 def test_port_forward(kubectl: Kubectl, apiserver: ApiServer) -> None:
     name = pod(apiserver)
-    with _echo_server() as port, running(kubectl.start("port-forward", name, f":{port}")) as forwarding:
-        local = int(re.search(rb"127\.0\.0\.1:(\d+)", until(forwarding, b"->"))[1])  # type: ignore[index]
+    with echo_server() as port, running(kubectl.start("port-forward", name, f":{port}")) as forwarding:
+        local = int(re.search(rb"127\.0\.0\.1:(\d+)", printed(forwarding, b"->"))[1])  # type: ignore[index]
         for text in (b"first", b"x" * 200_000 + b"y"):
             with socket.create_connection(("127.0.0.1", local)) as connection:
                 connection.sendall(text)
@@ -403,7 +359,7 @@ def test_port_forward_to_a_closed_port(kubectl: Kubectl, apiserver: ApiServer) -
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with running(kubectl.start("port-forward", pod(apiserver), f":{port}")) as forwarding:
-        local = int(re.search(rb"127\.0\.0\.1:(\d+)", until(forwarding, b"->"))[1])  # type: ignore[index]
+        local = int(re.search(rb"127\.0\.0\.1:(\d+)", printed(forwarding, b"->"))[1])  # type: ignore[index]
         with socket.create_connection(("127.0.0.1", local)) as connection:
             assert connection.recv(10) == b""
         assert forwarding.stderr is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import gzip
 import itertools
 import json
 from typing import Any
@@ -163,6 +164,31 @@ def test_one_of_a_list_is_shown_where_its_name_is_granted() -> None:
     first, second = json.loads(mask_answer(text, "application/json", ONE, granted).body)["items"]
     assert ENCODED not in json.dumps(first)
     assert second == other
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        APPLIED,
+        "\n " + APPLIED,
+        json.dumps({"stringData": {"p": VALUE}}),
+        base64.b64encode(gzip.compress(APPLIED.encode())).decode(),
+        f"rotated from {VALUE}",
+        f"rotated from {ENCODED} by hand",
+        '{"data": broken ' + VALUE,
+    ],
+)
+def test_annotations_in_which_other_tools_keep_it(text: str) -> None:
+    """kapp keeps the whole object as JSON, Rancher the same packed, and people write notes."""
+    secret = copy.deepcopy(SECRET)
+    secret["metadata"]["annotations"]["kapp.k14s.io/original"] = text
+    answer = {"kind": "SecretList", "apiVersion": "v1", "items": [secret]}
+    shown = mask_answer(json.dumps(answer).encode(), "application/json", LIST, WHAT).body
+    assert VALUE.encode() not in shown
+    assert ENCODED.encode() not in shown
+    [kept] = json.loads(shown)["items"]
+    assert kept["metadata"]["annotations"]["note"] == "kept"
+    assert "H4sI" not in kept["metadata"]["annotations"]["kapp.k14s.io/original"]
 
 
 def test_the_name_in_what_was_once_applied_grants_nothing() -> None:
