@@ -15,6 +15,7 @@ from protocols.contract import (
     CatalogSource,
     Credential,
     CredentialRefused,
+    TlsNotOffered,
     UpstreamLogin,
 )
 from protocols.registry import PROTOCOLS, WireProtocol
@@ -89,7 +90,7 @@ async def fetch_dsn(dsn: str, bound: float = 10.0) -> CatalogSnapshot:
     """The catalog behind `SCHEME://user:password@host:port/database?sslmode=...&sslrootcert=...`.
 
     SCHEME says the protocol. TLS is said as libpq does (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`) or as MySQL's
-    clients do (`ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`); without a word there is none. `host` may be a parameter,
+    clients do (`ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`); without a word it is `prefer`. `host` may be a parameter,
     and then the path of a socket, or of a folder that has one for this port. A password that is not in the URL is
     taken from the environment variable of the protocol's own clients. Raises `CatalogError`, also for other DSNs.
     """
@@ -102,18 +103,30 @@ async def fetch_dsn(dsn: str, bound: float = 10.0) -> CatalogSnapshot:
         port = url.port or int(options.get("port", protocol.default_port))
         host = options.get("host") or url.hostname or "127.0.0.1"
         address = _socket(host, port) if host.startswith("/") else host
-        context = _context(options)
+        mode = _mode(options)
+        if mode == "prefer" and address is not host:
+            mode = "off"  # nobody listens in on a socket of this machine
+        context = None if mode == "off" else _context(options, mode)
     except (ValueError, OSError) as e:
         raise CatalogError(f"a DSN that cannot be used: {e}") from e
-    client = CatalogClient(protocol.catalog_source(), context, host)
+
+    async def fetch(context: ssl.SSLContext | None) -> CatalogSnapshot:
+        client = CatalogClient(protocol.catalog_source(), context, host)
+        try:
+            login = new_login(Credential(user, password), database, context is not None, bound)
+            await client.connect(address, port, login)
+            return await client.load()
+        except CredentialRefused as e:
+            raise CatalogError(f"the metadata connection failed: {_why(e)}") from e
+        finally:
+            client.close()
+
     try:
-        login = new_login(Credential(user, password), database, context is not None, bound)
-        await client.connect(address, port, login)
-        return await client.load()
-    except CredentialRefused as e:
-        raise CatalogError(f"the metadata connection failed: {_why(e)}") from e
-    finally:
-        client.close()
+        return await fetch(context)
+    except CatalogError as e:
+        if mode == "prefer" and isinstance(e.__cause__, TlsNotOffered):
+            return await fetch(None)
+        raise
 
 
 def _protocol(dsn: str) -> tuple[WireProtocol, SplitResult]:
@@ -143,8 +156,8 @@ _MODES = {
     "disable": "off",
     "disabled": "off",
     "allow": "off",
-    "prefer": "off",
-    "preferred": "off",
+    "prefer": "prefer",
+    "preferred": "prefer",
     "require": "require",
     "required": "require",
     "verify-ca": "verify-ca",
@@ -153,20 +166,22 @@ _MODES = {
 }
 
 
-def _context(options: dict[str, str]) -> ssl.SSLContext | None:
+def _mode(options: dict[str, str]) -> str:
     """Raises ValueError for a word that is not known: no TLS by a slip of the pen."""
     word = (options.get("sslmode") or options.get("ssl-mode") or "prefer").lower().replace("_", "-")
     mode = _MODES.get(word)
     if mode is None:
         raise ValueError(f"`{word}` is no TLS mode: {', '.join(sorted(_MODES))}")
-    if mode == "off":
-        return None
+    return mode
+
+
+def _context(options: dict[str, str], mode: str) -> ssl.SSLContext:
     ca = options.get("sslrootcert") or options.get("ssl-ca")
     certificate = options.get("sslcert") or options.get("ssl-cert")
     context = ssl.create_default_context(cafile=ca)
     if mode != "verify-full":
         context.check_hostname = False
-    if mode == "require" and ca is None:
+    if mode in ("prefer", "require") and ca is None:
         context.verify_mode = ssl.CERT_NONE
     if certificate is not None:
         context.load_cert_chain(certificate, options.get("sslkey") or options.get("ssl-key"))

@@ -62,8 +62,9 @@ class Gate:
         self._secret = b""
         self._early: asyncio.Semaphore | None = None  # of which we hold a place
         self._upstream_key: tuple[int, bytes] = (0, b"")
+        self._began = False  # the session is on record
         self._cancels = 0  # requests that no cancel request upstream has answered yet
-        self._cancelling = False
+        self._cancelling: asyncio.Task[None] | None = None
         self._counted = False
         self._subject = ""  # once the token was verified
         self._refusal_recorded = False
@@ -72,16 +73,12 @@ class Gate:
         self.upstream_address = (resource.server, resource.port)
 
     def arrive(self) -> bool:
-        """Whether one more may try to log in: nobody has said who they are yet, so they share one bound."""
-        runtime = self._runtime
-        if runtime.arriving >= runtime.config.limits.max_connections:
-            return False
-        runtime.arriving += 1
-        return True
+        """Whether one more may try to log in: nobody has said who they are yet."""
+        return self._runtime.strangers.enter(self._peer)
 
     def arrived(self) -> None:
         """The handshake of a connection that `arrive` let in is over, one way or the other."""
-        self._runtime.arriving -= 1
+        self._runtime.strangers.leave(self._peer)
 
     def handshake(self, nonce: bytes) -> Generator[Any, Any, Any]:
         issuer = self._runtime.config.issuers[0]
@@ -209,48 +206,54 @@ class Gate:
 
     # ------------------------------------------------------------ ids and cancel keys
 
-    def reserve_id(self) -> int:
-        """The id of this connection, of our own: unique, kept until the connection ends."""
+    def reserve_id(self, wanted: int = 0) -> int:
+        """The id of this connection, unique and kept until it ends: `wanted` where that is free, else any."""
         if not self._pid:
             keys = self._runtime.cancel_keys
+            self._pid = wanted
             while self._pid in keys or not self._pid:
                 self._pid = secrets.randbelow(0x7FFFFFFF) + 1
             keys[self._pid] = (None, b"")
         return self._pid
 
     def keep_key(self, asked: KeepKey) -> tuple[int, bytes]:
-        """A key of our own; the upstream's never leaves the gateway."""
+        """A secret of our own with the server's id, by which clients know their own notifications and locks.
+
+        The upstream's secret never leaves the gateway.
+        """
         self._upstream_key = (asked.pid, asked.secret)
         self._secret = secrets.token_bytes(asked.length)
-        return self.reserve_id(), self._secret
+        return self.reserve_id(asked.pid), self._secret
 
     def _free_id(self) -> None:
         pid, self._pid = self._pid, 0
         self._runtime.cancel_keys.pop(pid, None)
 
     async def cancel(self, asked: Cancel) -> None:
-        """Somebody presents a cancel key. An unknown one is answered like a known one: not at all."""
+        """Somebody presents a cancel key. An unknown one is answered like a known one: not at all.
+
+        Ends when the upstream has passed the signal on, as with the server itself: who goes on then cancels no
+        statement but the one that was meant.
+        """
         live, secret = self._runtime.cancel_keys.get(asked.pid, (None, b""))
         # a protocol whose ids come without a secret has no such request: whoever makes one has guessed
         if live is None or not secret or not hmac.compare_digest(secret, asked.secret):
             self._runtime.note("cancel.refused", {"listener": self._listener.name, "client": self._peer})
             return
-        live.cancel()
+        if (asking := live.cancel()) is not None:
+            await asyncio.wait((asking,))  # it goes on where this connection ends: others may wait for it
 
-    def _ask_cancel(self) -> None:
+    def _ask_cancel(self) -> asyncio.Task[None]:
         """One cancel request upstream at a time: who floods us with them does not flood the upstream."""
         self._cancels += 1
-        if not self._cancelling:
-            self._cancelling = True
-            self._runtime.background(self._cancel_while_asked(), "cancel request")
+        if self._cancelling is None or self._cancelling.done():
+            self._cancelling = self._runtime.background(self._cancel_while_asked(), "cancel request")
+        return self._cancelling
 
     async def _cancel_while_asked(self) -> None:
-        try:
-            while self._cancels:
-                self._cancels = 0
-                await self._cancel_upstream()
-        finally:
-            self._cancelling = False
+        while self._cancels:
+            self._cancels = 0
+            await self._cancel_upstream()
 
     async def _cancel_upstream(self) -> None:
         """Asks the upstream on a connection of its own, in TLS where the resource has it."""
@@ -339,6 +342,7 @@ class Gate:
             }
             | ({"attributes": live.attributes} if live.attributes else {}),
         )
+        self._began = True
         if self._pid:
             runtime.cancel_keys[self._pid] = (live, self._secret)
         runtime.sessions[live.id] = live
@@ -360,6 +364,8 @@ class Gate:
         self._free_id()
         if refused and self._live is None and not self._refusal_recorded:
             self._refused(None, why, "")
+        if self._began and self._live is not None and self._live.relay is not None:
+            self._live.relay.end(why)  # its beginning is on record: so is its end
         if self._live is not None:
             self._runtime.note(
                 "session.failed",

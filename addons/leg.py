@@ -20,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from protocols.contract import PeerGone, TlsFacts
 
-_READ = 262144
+_READ = 16384  # bytes: one TLS record, more is never returned at once; much more would be mapped anew for each read
 _HANDSHAKE_BUFFER = 1 << 17  # bytes that a peer may send ahead of what the handshake asks for
 _CLOSE_GRACE = 5.0  # seconds for the last bytes to leave before the transport is cut
 

@@ -9,21 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from addons.catalogs import CatalogKeeper
+from addons.holds import Hold
 from addons.live_view import Recent
 from addons.relay import Relay
-from guard.approve.book import ApprovalError
-from guard.approve.book import Held as HeldApproval
+from guard.approve import ApprovalError
 from guard.enforce import SessionPolicy
 from guard.leak import ObservedMasker
 from guard.mask import Masker
 from guard.record.errors import RecordError
 from guard.record.redact import redact_params, redact_sql
-from guard.state.database import StateError
 from protocols.contract import (
     Action,
     Analysis,
-    Cacheable,
-    CatalogError,
     CatalogSnapshot,
     Decision,
     HoldRefused,
@@ -45,13 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sluicegate.session")
 
 WARN_BEFORE = 60.0  # seconds before its end that a session is told
-
-_OUTCOMES = {
-    "approved": Outcome.APPROVED,
-    "denied": Outcome.DENIED,
-    "expired": Outcome.EXPIRED,
-    "withdrawn": Outcome.WITHDRAWN,
-}
 
 
 class LiveSession:
@@ -82,14 +72,14 @@ class LiveSession:
         self.attributes: dict[str, str] = {}  # what else the client says of itself
         self.session: Session | None = None
         self.relay: Relay | None = None
-        self.cancel_upstream: Callable[[], None] | None = None
+        self.cancel_upstream: Callable[[], asyncio.Task[None]] | None = None
         self.recent = Recent() if runtime.watched else None
         self.commands = 0
         self.end_reason = ""
         self._epoch: object = object()
         self._needs_after = 0.0
         self._warned = False
-        self._held: dict[str, HeldApproval] = {}
+        self._holds: dict[HoldTicket, Hold] = {}
         self._recorder = runtime.recorder
 
     # ------------------------------------------------------------ what is masked, and remembered
@@ -142,6 +132,10 @@ class LiveSession:
     def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
         return redact_params(text, values)
 
+    def may_record(self) -> None:
+        if (failed := self._recorder.failed) is not None:
+            raise RecordFailed(failed)
+
     def record(self, kind: str, body: bytes) -> None:
         try:
             self._recorder.buffer(kind, body)
@@ -153,111 +147,32 @@ class LiveSession:
             self.recent.append(kind, body)
 
     def hold(self, request: HoldRequest) -> HoldTicket:
-        assert request.decision.hold is not None
         try:
-            held = self.runtime.approvals.request(
-                self.id,
-                self.principal,
-                self.resource,
-                request.decision.hold,
-                request.text,
-                request.digest,
-                request.analysis,
-                request.decision.rule,
-                request.params,
-            )
+            self.runtime.approvals.check(self.principal, request.text, request.params)
         except ApprovalError as e:
             raise HoldRefused(str(e)) from e
-        except StateError as e:
-            log.error("%s: a request for approval is not kept: %s", self.label, e)  # its text names the store's file
-            raise HoldRefused("the gateway cannot keep the request now; send it again later") from e
-        self._held[held.id] = held
-        timer: asyncio.TimerHandle | None = None
+        hold = Hold(self, request)
+        self._holds[hold.ticket] = hold
+        self.runtime.background(hold.run(), "request for approval")
+        return hold.ticket
 
-        def decided(_: object) -> None:
-            if timer is not None:
-                timer.cancel()
-            self._decided(held, request)
+    def hold_asked(self) -> None:
+        """What is held is in the store, and people are told of it."""
+        relay, session = self.relay, self.session
+        if relay is not None and session is not None:
+            relay.step(session.asked)
 
-        def waited() -> None:
-            if not held.future.done():
-                held.future.remove_done_callback(decided)
-                self._defer(held, request)
-
-        held.future.add_done_callback(decided)
-        if self.hold_wait is not None and time.time() + self.hold_wait < held.expires_at:
-            timer = asyncio.get_running_loop().call_later(self.hold_wait, waited)
-        return HoldTicket(held.id, held.expires_at)
-
-    def _defer(self, held: HeldApproval, request: HoldRequest) -> None:
-        """The client's patience is at its end: the request stays open, the command is refused for now."""
-        book = self.runtime.approvals
-        try:
-            if request.analysis.cacheable is Cacheable.NO:
-                # the same words may run something else next time: there is nothing to approve for later
-                raise ApprovalError("what it does depends on names of its session")
-            book.defer(held.id)
-        except (ApprovalError, StateError) as e:
-            log.info("%s: request %s is not deferred: %s", self.label, held.id, e)
-            book.withdraw(held.id, "its client could not wait any longer")
-            self._resume(held, Outcome.EXPIRED, "")
-            return
-        until = time.strftime("%H:%M:%S UTC", time.gmtime(held.expires_at))
-        text = f"request {held.id} waits for approval until {until}; once it is approved, the same command passes once"
-        self._resume(held, Outcome.DEFERRED, text)
-
-    def _answerable(self) -> bool:
-        """Whether there is somebody to whom an outcome matters."""
-        return self.relay is not None
-
-    def _decided(self, held: HeldApproval, request: HoldRequest) -> None:
-        """An outcome arrived."""
-        if held.future.cancelled() or not self._answerable():
-            self._held.pop(held.id, None)
-            return
-        outcome = held.future.result()
-        result = _OUTCOMES.get(outcome.status, Outcome.DENIED)
-        if result is Outcome.APPROVED:
-            self.runtime.background(self._approved(held, request, ", ".join(outcome.by)), "approval")
-        else:
-            self._resume(held, result, outcome.reason)
-
-    async def _approved(self, held: HeldApproval, request: HoldRequest, by: str) -> None:
-        """What the command means is looked at once more; then the approval is spent, and only then it is let go."""
-        try:
-            await self.refresh_catalog()
-        except CatalogError as e:
-            log.warning("%s: %s", self.label, e)  # without a snapshot the session refuses the command
-        if held.id not in self._held:
-            return  # withdrawn meanwhile
-        result, why = Outcome.APPROVED, by
-        try:
-            if refusal := self.refusal() or self._still_allowed(request):
-                raise ApprovalError(refusal)
-            self.runtime.approvals.spend(held.id, request.digest, self.id)
-        except (ApprovalError, StateError, RecordError) as e:
-            result, why = Outcome.DENIED, str(e)
-        except Exception:
-            log.exception("an approval could not be used")
-            result, why = Outcome.DENIED, "internal error in the gateway"
-        self._resume(held, result, why)
-
-    def _resume(self, held: HeldApproval, result: Outcome, why: str) -> None:
-        self._held.pop(held.id, None)
+    def hold_ended(self, ticket: HoldTicket, result: Outcome, why: str) -> None:
+        """Goes on with what was held, or refuses it."""
+        self._holds.pop(ticket, None)
         relay, session = self.relay, self.session
         if relay is not None and session is not None:
             relay.step(lambda: session.resume(result, why))
 
-    def _still_allowed(self, request: HoldRequest) -> str:
-        """While it waited the policy may have become stricter: an approval does not overrule a denial."""
-        decision = self.decide(request.analysis)
-        if decision.action > Action.HOLD:
-            return f"the policy changed meanwhile: denied by rule `{decision.rule}`"
-        return ""
-
     def withdraw(self, ticket: HoldTicket, why: str) -> None:
-        self._held.pop(ticket.id, None)
-        self.runtime.approvals.withdraw(ticket.id, why)
+        hold = self._holds.get(ticket)
+        if hold is not None:
+            hold.leave(why)
 
     def alert(self, names: Sequence[str], number: int) -> None:
         for name in names:
@@ -304,7 +219,7 @@ class LiveSession:
 
     def refusal(self) -> str:
         """Why this session may not go on; empty: it may."""
-        blocked = self.runtime.blocked(self.principal)
+        blocked = self.runtime.blocklist.why(self.principal)
         if blocked:
             return blocked
         if time.time() >= self.principal.expires_at:
@@ -348,17 +263,22 @@ class LiveSession:
         """No earlier decision stands any more."""
         self._epoch = object()
 
-    def cancel(self) -> None:
-        """The client cancels what runs or waits. Safe to call where nothing does."""
+    def cancel(self) -> asyncio.Task[None] | None:
+        """The client cancels what runs or waits; -> the request to the upstream, if there is one.
+
+        Safe to call where nothing runs.
+        """
         relay, session = self.relay, self.session
         if relay is None or session is None:
-            return
+            return None
+        asked: list[asyncio.Task[None]] = []
 
         def cancel() -> None:
             if not session.cancelled() and self.cancel_upstream is not None:
-                self.cancel_upstream()
+                asked.append(self.cancel_upstream())
 
         relay.step(cancel)
+        return asked[0] if asked else None
 
     def terminate(self, why: str) -> None:
         """The polite end, and the upstream's running query cancelled. Safe to call twice."""

@@ -25,6 +25,7 @@ class Outbox:
     def __init__(self, flush: Callable[[], object], barrier: Callable[[], Awaitable[None]] | None = None) -> None:
         self._flush = flush
         self._barrier = barrier
+        self.strict = barrier is not None
         self._ready: list[Relay] = []
         self._syncing: asyncio.Task[None] | None = None
         self._scheduled = False
@@ -62,8 +63,7 @@ class Outbox:
             while ready:
                 held = []
                 for relay in ready:  # the same one may be there twice: its bytes go once
-                    held.append((relay, relay.session.up[:]))
-                    relay.session.up.clear()
+                    held.append((relay, relay.begin_sync()))
                 if self._flushed(ready):
                     try:
                         await self._barrier()
@@ -74,6 +74,8 @@ class Outbox:
                     else:
                         for relay, up in held:
                             relay.forward_or_end(up)
+                for relay in ready:
+                    relay.end_sync()
                 ready, self._ready = self._ready, []
         finally:
             self._syncing = None
@@ -115,6 +117,7 @@ class Relay:
         self._outbox = outbox
         self._traffic = busy_poll.traffic
         self._over = False
+        self._syncing = 0  # bytes whose record is on its way to the disk
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.TimerHandle | None = None
 
@@ -157,9 +160,14 @@ class Relay:
         up, down = session.up, session.down
         if up:
             self._outbox.add(self)
+            if self._outbox.strict and self._syncing + sum(map(len, up)) > self._hold_buffer:
+                self.client_leg.pause("sync")
         if down:
-            self.client_leg.send(down[0] if len(down) == 1 else b"".join(down))
-            down.clear()
+            self._send_down()
+        if session.late:
+            self._catch_up()
+            if self._over:
+                return
         if session.ended:
             self.forward_last()
             self.end("ended by the gateway")
@@ -167,6 +175,32 @@ class Relay:
             self._wait(session.waiting)
         elif self._probe is not None:
             self._stop_probe()
+
+    def _send_down(self) -> None:
+        down = self.session.down
+        self.client_leg.send(down[0] if len(down) == 1 else b"".join(down))
+        down.clear()
+
+    def _catch_up(self) -> None:
+        """The client has its bytes: now they go on record."""
+        try:
+            self.session.catch_up()
+        except Exception:
+            self._crashed()
+            return
+        if self.session.down:  # its last words: it could not be recorded
+            self._send_down()
+
+    def begin_sync(self) -> list[bytes]:
+        """What is sent once the disk has its record. What comes meanwhile waits for the next time, up to a limit."""
+        up = self.session.up[:]
+        self.session.up.clear()
+        self._syncing += sum(map(len, up))
+        return up
+
+    def end_sync(self) -> None:
+        self._syncing = 0
+        self.client_leg.resume("sync")
 
     def forward(self) -> None:
         """Sends `up`: called by the outbox once everything recorded is in the journal."""

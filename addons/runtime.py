@@ -31,6 +31,7 @@ from addons.live_view import LiveView
 from addons.refusals import KINDS, Refusals
 from addons.registrar import Registrar
 from addons.relay import Outbox
+from addons.strangers import Strangers
 from guard.approve import ApprovalBook, Webhooks
 from guard.config import Config, load
 from guard.config.schema import ResourceConfig
@@ -42,9 +43,13 @@ from guard.leak import Fingerprints
 from guard.mask import keys as mask_keys
 from guard.record.errors import RecordError
 from guard.record.journal import Recorder
+from guard.record.retention.desk import RetentionDesk
+from guard.record.retention.rules import RetentionRules
 from guard.secrets import Secrets
-from guard.state import StateError, StateStore
-from protocols.contract import HTTP_PROTOCOLS, Credential, CredentialRefused, Principal, UpstreamLogin
+from guard.state import LoopJournal, StateAccess, StateError, StateStore
+from guard.state.blocklist import Blocklist
+from guard.state.housekeeping import forget_regularly
+from protocols.contract import HTTP_PROTOCOLS, Credential, CredentialRefused, UpstreamLogin
 from protocols.registry import PROTOCOLS, WireProtocol
 
 log = logging.getLogger("sluicegate")
@@ -53,7 +58,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _SWITCH = 0.0005  # seconds
 _TICK = 0.2  # seconds between looks at approvals, containment and deadlines
 _EARLY_UPSTREAMS = 8
-_REGISTRY_GRACE = 3.0  # seconds at the stop for what is still to be written there
+_STATE_GRACE = 3.0  # seconds at the stop for what is still to be written to the state store
 _LOST_AFTER = 5.0  # seconds without the state store after which nothing passes
 
 _current: Runtime | None = None
@@ -83,7 +88,7 @@ class Runtime:
         self.stopped = ""
         self.draining = False
         self.connections = 0
-        self.arriving = 0  # connections that have not logged in yet
+        self.strangers = Strangers(config.limits.max_connections)
         self.sessions: dict[str, LiveSession] = {}
         # by the id that its client was told; without a session while that is still to come, and for good without a
         # secret where the protocol has none: nobody can present it then
@@ -97,10 +102,8 @@ class Runtime:
         self._registrar: Registrar | None = None
         self._registering: set[asyncio.Future[None]] = set()
         self._early_upstreams: dict[str, asyncio.Semaphore] = {}
-        self._contained: frozenset[str] = frozenset()
-        self._revoked: frozenset[str] = frozenset()
-        self._change: Any = None
-        self._store_seen = time.monotonic()
+        self._looking: asyncio.Task[None] | None = None
+        self._store_error = ""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._indexer: asyncio.subprocess.Process | None = None
@@ -118,14 +121,18 @@ class Runtime:
         self.recorder = Recorder(config.record, state)
         self.busy_poll = BusyPoll(config.limits.busy_poll)
         self.outbox = Outbox(self.recorder.flush, self.recorder.sync_barrier if self.recorder.strict else None)
-        self.store = StateStore(state / "state.db", journal=self.recorder.event)
+        self.store = StateStore(state / "state.db", journal=LoopJournal(self.recorder.event))
+        self.state = StateAccess(self.store)
+        self.blocklist = Blocklist(self.state)
         self.mask_key = mask_keys.load_or_create(state / "keys" / "mask.key")
-        self._read_state()
+        self.blocklist.load()
         self.store.sessions.end_all(self.name, time.time(), "the gateway was restarted")
         self.webhooks = Webhooks(config.notify, self.recorder.event, gateway=self.name)
+        rules = RetentionRules.of(config.record.retention)
+        self.retention = RetentionDesk(rules, state, self.recorder.event, self.webhooks.send)
         self.roles = Roles(config.roles)
         self.approvals = ApprovalBook(
-            self.store,
+            self.state,
             self.recorder,
             self.webhooks,
             gateway=self.name,
@@ -133,7 +140,7 @@ class Runtime:
             is_approver=lambda principal: self.roles.has(principal, "approver"),
         )
         self.approvals.start()
-        self.verifier = Verifier(config.issuers, blocked=self.blocked)
+        self.verifier = Verifier(config.issuers, blocked=self.blocklist.why)
         self.ca = tls.LocalCa(state / "ca")
         wire = [x for x in config.listeners if x.protocol in PROTOCOLS]
         self.listener_tls = {x.name: tls.listener_context(x, self.ca) for x in wire if x.tls.mode != "off"}
@@ -146,16 +153,23 @@ class Runtime:
         self.evidence = Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush)
         self.handlers = Handlers(
             roles=self.roles,
-            store=self.store,
+            state=self.state,
+            blocklist=self.blocklist,
             book=self.approvals,
             live=LiveSessions(self),
             evidence=self.evidence,
             status=self.status,
             reload=self.reload,
             notifier=self.webhooks,
+            retention=self.retention,
         )
         self.control = ControlServer(
-            state / "control.sock", self.verifier, self.roles, self.handlers.table(), self.recorder
+            config.control_path,
+            self.verifier,
+            self.roles,
+            self.handlers.table(),
+            self.recorder,
+            group=config.control.group,
         )
         await self.verifier.start()
         await self.webhooks.start()
@@ -166,6 +180,8 @@ class Runtime:
         self._ticker = asyncio.create_task(self._tick(), name="sluicegate ticker")
         self._ticker.add_done_callback(self._ticker_ended)
         self.background(self._run_indexer(), "indexer")
+        self.background(self.retention.run(), "retention")
+        self.background(forget_regularly(self.state), "the session registry's housekeeping")
         _current = self
 
     def _remembered(self) -> Fingerprints | None:
@@ -209,8 +225,9 @@ class Runtime:
             live.terminate("the gateway shuts down")
         await asyncio.sleep(0)
         _current = None
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for look in (self._ticker, self._looking):
+            if look is not None:
+                look.cancel()
         await self.control.stop()
         self.evidence.close()
         await self.verifier.stop()
@@ -223,8 +240,9 @@ class Runtime:
             task.cancel()
         (self.config.state_dir / "ready.json").unlink(missing_ok=True)
         if self._registering:
-            await asyncio.wait(list(self._registering), timeout=_REGISTRY_GRACE)
+            await asyncio.wait(list(self._registering), timeout=_STATE_GRACE)
         self.registrar.close()
+        await self.state.close(_STATE_GRACE)
         self._refusals.flush(everything=True)
         self.recorder.event("gateway.stop", {"pid": os.getpid(), "gateway": self.name})
         self.recorder.close()
@@ -242,6 +260,7 @@ class Runtime:
                 str(self.config.state_dir),
                 "--parent",
                 str(os.getpid()),
+                *self.retention.arguments(),
                 cwd=_ROOT,
                 stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we end
             )
@@ -309,18 +328,6 @@ class Runtime:
         take all that the server has, or have it lock us out for logins that were never finished."""
         return self._early_upstreams.setdefault(resource, asyncio.Semaphore(_EARLY_UPSTREAMS))
 
-    def blocked(self, principal: Principal) -> str | None:
-        """Why this principal may not act although its token is good; None: it may."""
-        if principal.subject in self._contained:
-            return f"`{principal.subject}` is contained: every access is cut until a responder releases it"
-        if principal.token_id is not None and principal.token_id in self._revoked:
-            return "this token was revoked; get a new one"
-        return None
-
-    def contain_now(self, subject: str) -> None:
-        """Until the next look at the store, which has it too unless it failed."""
-        self._contained |= {subject}
-
     def note(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Records what happened outside a session; a failure is logged: nothing was let through."""
         if kind in KINDS:
@@ -334,11 +341,12 @@ class Runtime:
         except RecordError as e:
             log.error("not recorded (%s): %s", kind, e)
 
-    def background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
-        """A task that nobody waits for; its failure is logged."""
+    def background[T](self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task that nobody need wait for; its failure is logged."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._background_done)
+        return task
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -382,22 +390,32 @@ class Runtime:
 
     # ------------------------------------------------------------ the regular look
 
-    def _read_state(self) -> None:
-        self._change, changed = self.store.changed_since(self._change)
-        if changed or not self._store_seen:
-            self._contained = self.store.contained()
-            self._revoked = self.store.revoked_tokens()
-        self._store_seen = time.monotonic()
+    async def _look_at_store(self) -> None:
+        """What others changed. It may wait for the disk, and then the rest of the look does not."""
+        try:
+            await self.blocklist.look()
+            await self.approvals.poll()
+        except StateError as e:
+            if str(e) != self._store_error:
+                log.error("the state store: %s", e)
+            self._store_error = str(e)
+        else:
+            self._store_error = ""
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled() and task.exception() is not None:
+            self._ticker_ended(task)
 
     def look(self) -> None:
         """Containment, revocation, approvals, deadlines, checkpoints: one round."""
-        try:
-            self._read_state()
-            self.approvals.poll()
-            store = ""
-        except StateError as e:
-            lost = time.monotonic() - self._store_seen
-            store = f"the gateway's state store does not answer: {e}" if lost > _LOST_AFTER else self.stopped
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_at_store(), name="look at the state store")
+            self._looking.add_done_callback(self._looked)
+        self.approvals.tick()
+        store = ""
+        if time.monotonic() - self.blocklist.seen > _LOST_AFTER:
+            store = f"the gateway's state store does not answer: {self._store_error or 'its disk hangs'}"
         try:
             self.recorder.tick()
             record = ""
@@ -452,8 +470,10 @@ class Runtime:
             "connections": self.connections,
             "policy": self.policies.version,
             "stopped": self.stopped or None,
-            "contained": sorted(self._contained),
+            "space": self.retention.warning,
+            "contained": sorted(self.blocklist.contained),
             "catalogs": {k.name: k.error or "fresh" for k in self._keepers.values()},
+            "issuers": self.verifier.status(),
         }
 
 
@@ -474,11 +494,8 @@ class LiveSessions:
         return True
 
     def contain(self, subject: str) -> int:
-        """In force at once, whatever the store says: what it holds is read again at the next look."""
-        runtime = self._runtime
-        runtime.contain_now(subject)
         ended = 0
-        for live in list(runtime.sessions.values()):
+        for live in list(self._runtime.sessions.values()):
             if live.principal.subject == subject:
                 live.terminate(f"`{subject}` is contained: every access is cut until a responder releases it")
                 ended += 1

@@ -28,6 +28,7 @@ from addons.runtime import Runtime
 from addons.tls import TlsError
 from guard.config import ConfigError, load
 from guard.config.schema import ListenerConfig
+from guard.detect import DetectError
 from guard.record.errors import RecordError
 from guard.secrets import SecretError
 from guard.state import StateError
@@ -78,7 +79,7 @@ class NotConfigured(Exception):
 
 
 # what goes wrong in a start for reasons outside of us; the text says all that there is to say
-_EXPECTED = (OSError, RecordError, StateError, SecretError, TlsError, takeover.Incompatible)
+_EXPECTED = (OSError, RecordError, StateError, SecretError, TlsError, DetectError, takeover.Incompatible)
 
 
 def _options() -> Any:

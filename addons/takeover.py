@@ -1,9 +1,10 @@
-"""The one place that relies on mitmproxy's private attributes: taking a connection's transport from its streams.
+"""What the databases rely on of mitmproxy's private attributes: taking a connection's transport from its streams.
 
 mitmproxy accepts and connects (its hooks, its connection list, its shutdown); the bytes then go straight to a `Leg`.
 When a leg ends, the loss goes back to the original protocol, so that mitmproxy tears the connection down its own way.
 
-`self_check` runs at start: where mitmproxy no longer looks as it must, the gateway refuses to start.
+`self_check` runs at start: where mitmproxy no longer looks as it must, or is of a series that was not tried (the HTTP
+layers replace parts of its own), the gateway refuses to start.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mitmproxy.proxy import mode_servers, mode_specs, server
 from addons.leg import Leg
 
 WORKS_WITH = "12.2.1 to 12.2.x"
+_SERIES = "12.2."  # the HTTP layers go deeper than `self_check` can look: what holds was tried on these
 
 
 class Incompatible(RuntimeError):
@@ -34,6 +36,8 @@ class Incompatible(RuntimeError):
 def self_check() -> None:
     """Raises `Incompatible` with the versions that work."""
     problems = []
+    if not version("mitmproxy").startswith(_SERIES):
+        problems.append("another series than was tried")
     handler = inspect.getsource(server.ConnectionHandler)
     for needed in ("self.transports", "self.timeout_watchdog", "self.layer.handle_event", "_server_event_lock"):
         if needed not in handler:

@@ -125,7 +125,8 @@ class WireLayer(layer.Layer):
                 why = "a cancel request"
             else:
                 assert self._upstream is not None
-                await gate.register()
+                async with asyncio.timeout(gate.auth_timeout):
+                    await gate.register()
                 gate.start(handover, self._client, self._upstream, self.context.client)
                 return
         except PeerGone as e:

@@ -90,6 +90,7 @@ class Effect(enum.StrEnum):
     KUBE_TOKEN = "kube.token"  # service account tokens, certificates
     KUBE_IMPERSONATE = "kube.impersonate"
     PROBE = "probe"  # a predicate on a column that this identity sees masked
+    MASK_COPY = "mask.copy"  # what this identity sees masked is stored, moved or renamed to where it would be clear
     UNKNOWN = "unknown"
 
 
@@ -152,6 +153,25 @@ class Resource:
         return hash((self.name, self.protocol, self.database))
 
 
+ANYWHERE = "*"  # of a `Store`: a place without columns (a file, a sequence, code that is called), or any at all
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A place that a command fills, moves or renames, and the columns that the value there may be made of.
+
+    `target`: `schema.table.column`, `schema.table.*` where it may be any of a relation's, `ANYWHERE`, or "" for what is
+    dropped. `sources`: columns likewise; `ANYWHERE` is whatever there is. Filters are no sources but `predicates`.
+    `copied`: the value arrives as it was, so that the mask of the source hides it at the target, too. `name`: what a
+    computed value would be called as a column of a result.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    copied: bool = False
+    name: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """What a command does, as far as it could be proved. Relations are `schema.name`, columns `schema.name.column`
@@ -173,6 +193,7 @@ class Analysis:
     clear_columns: frozenset[int] = frozenset()  # 0-based output columns that provably carry no column's value
     # for each output column those that its value may be made of; it may depend on `predicates`, too. (): not known
     depends: tuple[tuple[str, ...], ...] = ()
+    stores: tuple[Store, ...] = ()  # where values of columns go, beside the answer
     # what else a rule may ask about, by dotted name (`http.method`, `kube.namespace`), each with all of its values
     facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
@@ -199,6 +220,7 @@ class HoldTerms:
     approver_subjects: frozenset[str] = frozenset()
     count: int = 1
     expires_s: float = 600.0
+    approver_issuers: frozenset[str] = frozenset()  # whose tokens vouch for them; empty: any configured issuer
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +234,7 @@ class Decision:
     hold: HoldTerms | None = None
     alerts: tuple[str, ...] = ()
     valid_until: float = float("inf")  # epoch seconds: a time-dependent rule limits how long this answer holds
+    adds: frozenset[Effect] = frozenset()  # effects that the command has for this identity, by its masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,6 +413,10 @@ class Refused(Exception):
         self.code = code
 
 
+class TlsNotOffered(Refused):
+    """The upstream does not speak TLS."""
+
+
 class CredentialRefused(Refused):
     """The upstream does not take the gateway's credential: it may have been rotated, and is to be read again."""
 
@@ -511,10 +538,13 @@ class HoldRequest:
     params: tuple[str | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class HoldTicket:
-    id: str
-    expires_at: float
+    """A request for approval, on its way to the approvers: its id and its end (epoch seconds) are there once
+    `Session.asked` is called."""
+
+    id: str = ""
+    expires_at: float = 0.0
 
 
 class Outcome(enum.Enum):
@@ -522,6 +552,7 @@ class Outcome(enum.Enum):
     DENIED = "denied"
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
+    REFUSED = "refused"  # nobody could be asked: the request is too much, or cannot be kept
     DEFERRED = "deferred"  # the client must not wait longer: refused now; once approved, the same command passes once
 
 
@@ -553,8 +584,12 @@ class SessionPort(Protocol):
     def record(self, kind: str, body: bytes) -> None:
         """Takes one finished JSON object. The relay has it in the journal before it sends `up`."""
 
+    def may_record(self) -> None:
+        """Raises `RecordFailed` while nothing can be recorded: an answer must not reach the client then."""
+
     def hold(self, request: HoldRequest) -> HoldTicket:
-        """Asks the approvers; raises `HoldRefused`. The outcome comes through `Session.resume`."""
+        """Asks the approvers; raises `HoldRefused`. The request is stored behind this call: then `Session.asked` is
+        called, or `Session.resume` with `Outcome.REFUSED`. The outcome comes through `Session.resume`, too."""
 
     def withdraw(self, ticket: HoldTicket, why: str) -> None: ...
 
@@ -594,6 +629,10 @@ class Session(Protocol):
     def backlog(self) -> int: ...
 
     @property
+    def late(self) -> Sequence[object]:
+        """Not empty: `catch_up` is due."""
+
+    @property
     def busy(self) -> bool:
         """In a transaction, or with answers to come."""
 
@@ -601,8 +640,14 @@ class Session(Protocol):
 
     def server(self, data: bytes) -> None: ...
 
+    def catch_up(self) -> None:
+        """Puts on record what the client has been sent: the relay calls it once `down` is on its way."""
+
     def resume(self, outcome: Outcome | None, why: str = "") -> None:
         """Ends the wait: an `Outcome` for a hold; None when the catalog is fresh (or could not be had)."""
+
+    def asked(self) -> None:
+        """The approvers have been asked for what is held: its ticket is complete, and the client may be told."""
 
     def notice(self, text: str) -> None:
         """A message to the person, at the next place where the protocol allows one."""

@@ -25,16 +25,33 @@ def decision_on(whole: Analysis, parts: Sequence[Analysis], decide: Decide) -> D
     return max((decision, *map(decide, parts)), key=lambda one: one.action)
 
 
-def input_bytes(obj: Mapping[str, Any]) -> bytes:
-    """The text of a line, as the server would get it. Raises JudgeError."""
-    if isinstance(obj.get("input_hex"), str) and (obj.get("input_is_bytes") or "input" not in obj):
+def input_bytes(obj: Mapping[str, Any], limit: int) -> bytes:
+    """The text of a line, as the server would get it: of both forms the bytes count. Raises JudgeError.
+
+    `limit`: bytes of the longest command that a gateway inspects where nobody has configured another.
+    """
+    if "input_hex" in obj:
         try:
-            return bytes.fromhex(obj["input_hex"])
-        except ValueError as error:
+            text = bytes.fromhex(obj["input_hex"])
+        except (TypeError, ValueError) as error:
             raise JudgeError("`input_hex` is not hexadecimal") from error
-    if isinstance(obj.get("input"), str):
-        return _encode(obj["input"])
-    raise JudgeError("a line needs `input` (text) or `input_hex`")
+    elif isinstance(obj.get("input"), str):
+        text = _encode(obj["input"])
+    else:
+        raise JudgeError("a line needs `input` (text) or `input_hex`")
+    if len(text) > limit:
+        raise JudgeError(f"a command above the inspection limit of {limit} bytes")
+    return text
+
+
+def settings(obj: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object of settings by name; empty where the line has none. Raises JudgeError."""
+    value = obj.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(v, str | bool | int | float | None) for v in value.values()):
+        raise JudgeError(f"`{key}` must be an object of settings")
+    return value
 
 
 def _encode(text: str) -> bytes:
@@ -46,15 +63,17 @@ def _encode(text: str) -> bytes:
 
 def prelude(obj: Mapping[str, Any]) -> list[tuple[bytes, bool]]:
     """What the session sent before: (text, whether it succeeded). Raises JudgeError."""
-    steps = obj.get("prelude") or []
+    steps = obj.get("prelude")
+    if steps is None:
+        return []
     if not isinstance(steps, list):
         raise JudgeError("`prelude` must be a list")
     found = []
     for step in steps:
         if isinstance(step, str):
             found.append((_encode(step), True))
-        elif isinstance(step, dict) and isinstance(step.get("sql"), str):
-            found.append((_encode(step["sql"]), step.get("ok", True) is not False))
+        elif isinstance(step, dict) and isinstance(step.get("sql"), str) and isinstance(step.get("ok", True), bool):
+            found.append((_encode(step["sql"]), step.get("ok", True)))
         else:
             raise JudgeError('a prelude step is a text or {"sql": ..., "ok": ...}')
     return found
@@ -68,7 +87,7 @@ def answer(identifier: Any, analysis: Analysis, decision: Decision) -> dict[str,
         "id": identifier,
         "decision": decision.action.label,
         "rule": decision.rule,
-        "effects": sorted(effect.value for effect in analysis.effects),
+        "effects": sorted(effect.value for effect in analysis.effects | decision.adds),
         "reads": list(analysis.reads),
         "writes": list(analysis.writes),
         "unknown": Effect.UNKNOWN in analysis.effects,

@@ -8,14 +8,17 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 
 import orjson
 
-from protocols.contract import Analysis, Decision, SessionPort
+from protocols.contract import Analysis, Decision, RecordFailed, SessionPort
 
 MAX_PARAM = 1024  # characters of one parameter that are put on record
+# what the record's redaction looks for in bind values, as a superset: without it only a value's place makes it secret
+SECRET_VALUES = re.compile(rb"://|-----|(?i:passw|pwd|bearer)")
 MAX_TEXT = 1 << 24  # characters of one statement, all that is judged by default; longer ones are cut and say so
 
 
@@ -27,7 +30,7 @@ def command_static(analysis: Analysis, decision: Decision, shape: str) -> bytes:
     body = orjson.dumps(
         {
             "kind": analysis.kind,
-            "effects": sorted(analysis.effects),
+            "effects": sorted(analysis.effects | decision.adds),
             "reads": analysis.reads,
             "writes": analysis.writes,
             "columns": analysis.columns,
@@ -114,31 +117,67 @@ class Answered:
     tag = b""
 
 
-def answered(port: SessionPort, session: bytes, entry: Answered, status: bytes, sqlstate: str = "") -> None:
-    """Puts the response on record (buffered: it is written with the next flush or within moments).
+_Late = tuple[bytes, int, int, bytes, int, int, int, bytes, Sequence[bytes], bool, bytes, bytes]  # for `response`
 
-    Raises `RecordFailed`.
+
+class Recording:
+    """What a wire session puts on record: each command before it goes up, each answer once it is on its way down.
+
+    The records stay in the order in which things happened. Mixed into the base of a protocol's session.
     """
-    if not entry.number:
-        return
-    now = port.now_ns()
-    extra = b',"sqlstate":' + orjson.dumps(sqlstate) if sqlstate else b""  # the upstream's word: it may hold anything
-    if entry.input:
-        extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
-    body = response(
-        session,
-        entry.number,
-        now,
-        status,
-        entry.rows,
-        entry.size,
-        (now - entry.started) // 1000,
-        entry.tag,
-        entry.parts,
-        entry.room < 0,
-        entry.columns,
-        extra,
-    )
-    port.record("response", body)
-    entry.parts = ()
-    entry.rows = entry.size = 0
+
+    session_id: bytes
+    port: SessionPort
+    late: list[_Late]  # answers whose records are still to be made
+
+    def unrecorded(self) -> None:
+        raise NotImplementedError
+
+    def catch_up(self) -> None:
+        """See `protocols.contract.Session`."""
+        try:
+            self._record_late()
+        except RecordFailed:
+            self.unrecorded()
+
+    def _record_late(self) -> None:
+        late, self.late = self.late, []
+        for answer in late:
+            self.port.record("response", response(*answer))
+
+    def _record_command(self, body: bytes) -> None:
+        """Raises `RecordFailed`."""
+        if self.late:
+            self._record_late()
+        self.port.record("command", body)
+
+    def _finish(self, entry: Answered, status: bytes, sqlstate: str = "") -> None:
+        """Takes what goes on record of an answer, for later. Raises `RecordFailed` where that cannot be."""
+        if not entry.number:
+            return
+        self.port.may_record()
+        now = self.port.now_ns()
+        extra = (
+            b',"sqlstate":' + orjson.dumps(sqlstate) if sqlstate else b""
+        )  # the upstream's word: it may hold anything
+        if entry.input:
+            extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
+        micros = (now - entry.started) // 1000
+        self.late.append(
+            (
+                self.session_id,
+                entry.number,
+                now,
+                status,
+                entry.rows,
+                entry.size,
+                micros,
+                entry.tag,
+                entry.parts,
+                entry.room < 0,
+                entry.columns,
+                extra,
+            )
+        )
+        entry.parts = ()
+        entry.rows = entry.size = 0

@@ -7,6 +7,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -28,8 +29,10 @@ from guard.mask import keys as mask_keys
 from guard.record.journal import Recorder
 from guard.state import StateError, StateStore
 from protocols.contract import (
+    Admission,
     Cancel,
     Connect,
+    Credential,
     KeepKey,
     ListenerTerms,
     Principal,
@@ -39,6 +42,7 @@ from protocols.contract import (
     SessionFacts,
 )
 from protocols.postgres import handshake
+from protocols.postgres.state import SessionState
 from protocols.registry import PROTOCOLS
 from tests.addons.test_relay import FakeLeg
 from tests.guard.config.conftest import BASE, POLICY
@@ -122,6 +126,15 @@ def test_ids_are_unique_from_the_moment_they_are_told(bench: Bench, monkeypatch:
     assert [bench.gate().reserve_id(), bench.gate().reserve_id()] == [5, 7]
 
 
+def test_the_client_is_told_the_id_that_the_server_knows_it_by(bench: Bench) -> None:
+    """Notifications and locks name it. Where two servers gave the same, the second client gets another."""
+    first, second = bench.gate(), bench.gate()
+    pid, secret = first.keep_key(KeepKey(4711, b"upstream", 8))
+    assert pid == 4711
+    assert secret != b"upstream"
+    assert second.keep_key(KeepKey(4711, b"upstream", 8))[0] not in (0, 4711)
+
+
 def test_the_id_of_a_handshake_that_fails_is_free_again(bench: Bench) -> None:
     gate = bench.gate()
     gate.reserve_id()
@@ -130,12 +143,42 @@ def test_the_id_of_a_handshake_that_fails_is_free_again(bench: Bench) -> None:
     assert bench.runtime.cancel_keys == {}
 
 
+def remembering(asked: list[int], wait: float = 0) -> Callable[[], asyncio.Task[None]]:
+    """In place of a cancel request upstream, which takes `wait` seconds: `asked` counts those that are through."""
+
+    async def request() -> None:
+        await asyncio.sleep(wait)
+        asked.append(1)
+
+    return lambda: asyncio.ensure_future(request())
+
+
+def test_a_cancel_request_ends_when_the_upstream_has_been_asked(bench: Bench) -> None:
+    """Else the client's next statement might be cancelled in place of this one."""
+
+    async def run() -> None:
+        live = bench.live("s1")
+        asked: list[int] = []
+        live.cancel_upstream = remembering(asked, 0.05)
+        bench.runtime.cancel_keys[8] = (live, b"key")
+        await bench.gate().cancel(Cancel(8, b"key"))
+        assert asked == [1]
+        leaves = asyncio.ensure_future(bench.gate().cancel(Cancel(8, b"key")))
+        await asyncio.sleep(0)
+        leaves.cancel()  # who asked does not wait: it is asked all the same
+        await asyncio.sleep(0.2)
+        assert asked == [1, 1]
+
+    asyncio.run(run())
+
+
 def test_row_19_an_id_without_a_secret_cancels_nothing(bench: Bench) -> None:
     """The ids of MySQL are no secret: who knows one has no key."""
 
     async def run() -> None:
-        live, asked = bench.live("s1"), []
-        live.cancel_upstream = lambda: asked.append(1)
+        live = bench.live("s1")
+        asked: list[int] = []
+        live.cancel_upstream = remembering(asked)
         keys = bench.runtime.cancel_keys
         keys[7], keys[8], keys[9] = (live, b""), (live, b"key"), (None, b"")
         for pid, secret in ((7, b""), (7, b"\0"), (8, b""), (8, b"kex"), (9, b""), (10, b"")):
@@ -217,11 +260,11 @@ def others(bench: Bench, act: Callable[[LiveSession], bool], victim: LiveSession
 
     async def run() -> tuple[bool, list[int], str]:
         asked: list[int] = []
-        victim.cancel_upstream = lambda: asked.append(1)
+        victim.cancel_upstream = remembering(asked)
         bench.runtime.cancel_keys[7] = (victim, b"")
         found = act(bench.live("s2"))
         assert (asked, victim.end_reason) == ([], "")  # not from within a message
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         return found, asked, victim.end_reason
 
     return asyncio.run(run())
@@ -293,6 +336,41 @@ def test_nothing_is_cancelled_that_cannot_be_recorded(bench: Bench, monkeypatch:
 
 
 # ---------------------------------------------------------------- a store that does not answer
+
+
+def test_a_session_whose_start_fails_has_an_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beginning is on record already: nothing of it stays behind, and its end is on record, too."""
+    runtime = bench.runtime
+    runtime.busy_poll, runtime.outbox, runtime.view = BusyPoll(0), Outbox(runtime.recorder.flush), None
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the view")
+
+    monkeypatch.setattr(runtime, "watch", broken)
+
+    async def run() -> tuple[FakeLeg, FakeLeg]:
+        gate, legs = bench.gate(), (FakeLeg(), FakeLeg())
+        live = bench.live("s1")
+        live.relay = None
+        gate._live = live
+        gate.keep_key(KeepKey(4711, b"upstream", 4))
+        state = SessionState()
+        state.ready("I")
+        handover = handshake.Handover(Admission(ADA, SHOP, Credential("app", ""), "shop", False), state, b"", b"")
+        client = cast(Any, SimpleNamespace(send=legs[0].send, close=legs[0].close, tls=None))
+        with pytest.raises(RuntimeError, match="the view"):
+            gate.start(handover, client, cast(Leg, legs[1]), cast(Any, None))
+        assert runtime.sessions
+        gate.failed("RuntimeError in the handshake")
+        return legs
+
+    client, upstream = asyncio.run(run())
+    assert client.closed
+    assert upstream.closed
+    assert not runtime.sessions
+    assert not runtime.cancel_keys
+    journal = bench.journal()
+    assert journal.count(b'"session.start"') == journal.count(b'"session.end"') == 1
 
 
 def test_a_locked_store_keeps_one_login_waiting_and_nobody_else(bench: Bench) -> None:

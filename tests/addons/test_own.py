@@ -282,15 +282,37 @@ def test_every_protocol_has_its_dsn() -> None:
 
 def test_both_families_words_for_tls() -> None:
     for word in ("sslmode", "ssl-mode"):
-        assert catalog_client._context({word: "REQUIRED"}) is not None
-        assert catalog_client._context({word: "disable"}) is None
-    full = catalog_client._context({"ssl-mode": "VERIFY_IDENTITY"})
-    assert full is not None
+        assert catalog_client._mode({word: "REQUIRED"}) == "require"
+        assert catalog_client._mode({word: "disable"}) == "off"
+    assert catalog_client._mode({}) == "prefer"
+    full = catalog_client._context({}, catalog_client._mode({"ssl-mode": "VERIFY_IDENTITY"}))
     assert full.check_hostname
-    chain = catalog_client._context({"sslmode": "verify-ca"})
-    assert chain is not None
+    chain = catalog_client._context({}, catalog_client._mode({"sslmode": "verify-ca"}))
     assert (chain.check_hostname, chain.verify_mode.name) == (False, "CERT_REQUIRED")
-    assert catalog_client._context({}) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"), [("", [True, False]), ("?sslmode=require", [True]), ("?sslmode=disable", [False])]
+)
+def test_without_a_word_tls_is_asked_for_first(query: str, asked: list[bool]) -> None:
+    seen: list[bool] = []
+
+    async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A server without TLS, which ends every login."""
+        first = await reader.readexactly(8)
+        seen.append(first == bytes.fromhex("0000000804d2162f"))
+        writer.write(b"N" if seen[-1] else b"")
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(refuses, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(CatalogError):
+                await fetch_dsn(f"postgresql://u:p@127.0.0.1:{port}/d{query}", 5)
+
+    asyncio.run(run())
+    assert seen == asked
 
 
 def test_a_folder_with_the_socket_of_that_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from tests.support import wire
 from tests.support.talk import Talk
 from tests.support.wire import query, ready
 
+ONE = wire.columns(wire.field("a")) + wire.row(b"1") + wire.complete("SELECT 1") + ready()  # an answer
 DELETE = "DELETE FROM users WHERE id = 1"
 
 
@@ -100,6 +101,112 @@ def run(play: Callable[[], Awaitable[None]]) -> None:
 
 def fatal(data: bytes) -> str:
     return wire.errors(data)[-1]["C"]
+
+
+async def exchange(world: World) -> None:
+    """One statement and its answer."""
+    world.says(query("SELECT 1"))
+    await turns(2)
+    world.answers(ONE)
+    await turns(2)
+
+
+def test_an_answer_goes_to_the_client_and_then_on_record() -> None:
+    async def play() -> None:
+        world = World()
+        on_record: list[int] = []
+        send = world.client.send
+
+        def sends(data: bytes) -> None:
+            on_record.append(len(world.talk.port.records))
+            send(data)
+
+        world.client.send = sends  # type: ignore[method-assign]
+        await exchange(world)
+        assert on_record == [1]  # the command alone
+        assert [r["t"] for r in world.talk.port.records] == ["command", "response"]
+
+    run(play)
+
+
+def test_no_answer_reaches_the_client_while_nothing_can_be_recorded() -> None:
+    async def play() -> None:
+        world = World()
+        world.says(query("SELECT 1"))
+        await turns(2)
+        world.talk.port.full = True
+        world.answers(ONE)
+        await turns(2)
+        assert world.ended
+        assert wire.row(b"1") not in world.client.sent
+        assert fatal(world.client.sent) == "58030"
+
+    run(play)
+
+
+def test_an_answer_that_cannot_be_put_on_record_after_all_ends_the_session() -> None:
+    async def play() -> None:
+        world = World()
+        world.says(query("SELECT 1"))
+        await turns(2)
+        send = world.client.send
+
+        def fills_the_disk(data: bytes) -> None:
+            world.talk.port.full = True
+            send(data)
+
+        world.client.send = fills_the_disk  # type: ignore[method-assign]
+        world.answers(ONE)
+        await turns(2)
+        assert world.ended
+        assert fatal(world.client.sent) == "58030"
+
+    run(play)
+
+
+def test_a_record_that_cannot_be_made_ends_the_session(caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        world = World()
+        world.says(query("SELECT 1"))
+        await turns(2)
+
+        def broken() -> None:
+            raise ValueError("a bug")
+
+        world.talk.session.catch_up = broken
+        world.answers(ONE)
+        await turns(2)
+        assert world.ended == ["internal error"]
+        world.says(query("SELECT 2"))
+        await turns(2)
+        assert b"SELECT 2" not in world.upstream.sent
+
+    run(play)
+    assert "internal error" in caplog.text
+
+
+def test_a_client_is_not_read_while_the_disk_is_slow_and_much_of_it_waits() -> None:
+    async def play() -> None:
+        disk = asyncio.Event()
+
+        async def barrier() -> None:
+            await disk.wait()
+
+        world = World(barrier=barrier, hold_buffer=1000)
+        large = query("SELECT '" + "x" * 900 + "'")
+        world.says(large)
+        await turns(3)
+        assert not world.client.paused
+        world.says(large)
+        await turns(3)
+        assert world.client.paused == {"sync"}
+        assert world.upstream.sent == b""
+        disk.set()
+        await turns(10)
+        assert world.upstream.sent == large * 2
+        assert not world.client.paused
+
+    run(play)
 
 
 def test_recorded_first_and_forwarded_in_the_next_turn() -> None:

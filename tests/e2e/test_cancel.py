@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from guard.state import StateStore
@@ -44,16 +46,47 @@ def test_row_19_a_cancel_with_the_gateways_own_key(lab: Lab, tls: bool, minor: i
     tag = f"cancel-{tls}-{minor}"
     with through(lab, "admin", tls=tls, minor=minor) as client:
         assert len(client.key) == 4 + (32 if minor >= 2 else 4)
-        with lab.server.connect() as connection:
-            pids = {row[0] for row in connection.execute("SELECT pid FROM pg_stat_activity")}
-        assert struct.unpack("!I", client.key[:4])[0] not in pids  # not the server's: that one never leaves the gateway
         client.send(query(SLEEP.format(tag)))
         becomes(lab, tag, True)
+        with socket.create_connection((lab.server.host, lab.server.port), 5) as server:
+            server.sendall(struct.pack("!II", 12 + len(client.key) - 4, 80877102) + client.key)
+            assert server.recv(1) == b""
+        time.sleep(0.1)
+        assert running(lab, tag)  # its secret is not the server's: that one never leaves the gateway
         client.cancel()
         answer = client.until()
         assert [k for k, _ in answer][-2:] == ["E", "Z"]
         assert wire.fields(answer[-2][1])["C"] == "57014"
         assert [k for k, _ in client.ask(query("SELECT 1"))] == ["T", "D", "C", "Z"]
+
+
+def test_row_19_what_is_sent_after_a_cancel_is_not_cancelled(lab: Lab) -> None:
+    """Who waits for the end of its cancel request, as drivers do, has cancelled what it meant, and nothing later."""
+    with through(lab, "admin") as client:
+        for round_ in range(20):
+            tag = f"mine-{round_}"
+            client.send(query(f"SELECT pg_sleep(0.0{round_ % 5}) /* {tag} */"))
+            client.cancel()
+            first = client.until()
+            assert [k for k, _ in first] in (["E", "Z"], ["T", "E", "Z"], ["T", "D", "C", "Z"])
+            assert [k for k, _ in client.ask(query("SELECT 1"))] == ["T", "D", "C", "Z"], tag
+
+
+def test_a_client_knows_its_own_notifications_and_its_id(lab: Lab) -> None:
+    with psycopg.connect(lab.dsn("admin"), autocommit=True) as connection:
+        backend = connection.execute("SELECT pg_backend_pid()").fetchone()
+        assert backend == (connection.info.backend_pid,)
+        connection.execute("LISTEN news")
+        connection.execute("NOTIFY news, 'x'")
+        (told,) = connection.notifies(timeout=10, stop_after=1)
+        assert told.pid == connection.info.backend_pid
+
+
+def test_a_server_that_ends_a_session_has_the_last_word(lab: Lab) -> None:
+    with through(lab, "admin") as client:
+        client.send(query("SELECT 1; SELECT pg_terminate_backend(pg_backend_pid())"))
+        errors = wire.errors(b"".join(wire.message(k, body) for k, body in client.rest()))
+        assert [e["C"] for e in errors] == ["57P01"]
 
 
 def test_row_19_a_cancel_in_the_clear_for_a_session_in_tls(lab: Lab) -> None:
@@ -75,9 +108,10 @@ def test_row_19_wrong_keys_cancel_nothing(lab: Lab) -> None:
             (backend,) = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE query LIKE '%guessed%' AND pid <> pg_backend_pid()"
             ).fetchone() or (0,)
+        assert pid == struct.pack("!I", backend)
         for key in (
             pid + flipped, pid + secret[:4], pid + secret + b"\0", pid + b"\0\0\0\0", other.key[:4] + secret,
-            pid + other.key[4:], struct.pack("!I", backend) + secret, struct.pack("!I", backend) + b"\0" * 4,
+            pid + other.key[4:], struct.pack("!I", backend + 1) + secret, pid + b"\1" * 4,
         ):  # fmt: skip
             client.cancel(key)
         client.cancel(other.key)  # that session is idle: nothing of anybody is cancelled

@@ -36,13 +36,43 @@ def test_the_strictest_of_whole_and_parts_decides() -> None:
     assert found.action is Action.TERMINATE
 
 
-@pytest.mark.parametrize("line", [{}, {"input": 1}, {"input_hex": "zz"}, {"input": "\ud800"}])
+@pytest.mark.parametrize(
+    "line", [{}, {"input": 1}, {"input_hex": "zz"}, {"input_hex": None, "input": "SELECT 1"}, {"input": "\ud800"}]
+)
 def test_a_line_without_a_text_is_refused(line: dict[str, object]) -> None:
     with pytest.raises(JudgeError):
-        input_bytes(line)
+        input_bytes(line, 100)
 
 
-@pytest.mark.parametrize("steps", ["SELECT 1", [1], [{"ok": True}], ["\ud800"]])
+def test_of_both_forms_the_bytes_count() -> None:
+    assert input_bytes({"input": "SELECT 1", "input_hex": b"DROP TABLE x".hex()}, 100) == b"DROP TABLE x"
+
+
+def test_a_text_that_no_gateway_would_inspect_is_refused() -> None:
+    assert input_bytes({"input": "é" * 50}, 100) == "é".encode() * 50
+    with pytest.raises(JudgeError, match="above the inspection limit of 100 bytes"):
+        input_bytes({"input": "é" * 51}, 100)
+    with pytest.raises(JudgeError):
+        judge_postgres({"input": "SELECT '" + "x" * (16 << 20) + "'"}, each_on_its_own, None)
+
+
+@pytest.mark.parametrize("given", [[], "on", 1, {"a": {"b": 1}}, {"a": [1]}])
+@pytest.mark.parametrize("key", ["startup", "session"])
+@pytest.mark.parametrize("judge", [judge_postgres, judge_mysql], ids=["postgres", "mysql"])
+def test_settings_that_are_none_are_refused(judge, key: str, given: object) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(JudgeError):
+        judge({"input": "SELECT 1", key: given}, each_on_its_own, None)
+    assert judge({"input": "SELECT 1", key: None}, each_on_its_own, None)["decision"] == "allow"
+
+
+def test_a_setting_that_postgres_would_not_have_is_refused() -> None:
+    with pytest.raises(JudgeError, match="standard_conforming_strings"):
+        judge_postgres(
+            {"input": "SELECT 1", "session": {"standard_conforming_strings": "banana"}}, each_on_its_own, None
+        )
+
+
+@pytest.mark.parametrize("steps", ["SELECT 1", {}, [1], [{"ok": True}], ["\ud800"], [{"sql": "BEGIN", "ok": "false"}]])
 def test_a_prelude_that_is_none_is_refused(steps: object) -> None:
     with pytest.raises(JudgeError):
         prelude({"prelude": steps})

@@ -187,9 +187,9 @@ class HttpLab:
         return subprocess.run([binary, *words], env={**os.environ, **env}, capture_output=True, text=True, timeout=30)
 
     def journal(self) -> list[dict[str, Any]]:
-        from tests.support.journal import read
+        from tests.support.journal import records
 
-        return read(self.state)
+        return records(self.state)
 
     def kill(self) -> None:
         self.process.signal(signal.SIGKILL)

@@ -15,6 +15,14 @@ from pathlib import Path
 
 from scripts.support.tls import Authority
 
+LOCAL_POLICY = """
+version: 1
+name: local
+description: everything on this machine
+rules:
+  - {id: all, description: reading and writing, allow: {effects: [http.read, http.write], http: {hosts: [localhost]}}}
+"""
+
 
 @contextmanager
 def packages(authority: Authority, root: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ from mitmproxy.proxy.layers.http import HTTPMode
 
 from addons.http_layer import GuardedLayer
 from addons.http_port import Collect, Forward, SluicegateStepHook
+from protocols.http.problems import CONTENT_TYPE, problem
 
 
 class Exchange:
@@ -20,6 +21,7 @@ class Exchange:
 
     def __init__(self, request: http.Request) -> None:
         self.request = request
+        self.id = "e1"
         self.told: list[str] = []
         self.pieces: list[bytes] = []
 
@@ -91,10 +93,12 @@ class Talk:
         *,
         watched: bool = False,
         alpn: bytes | None = None,
+        upstream_alpn: bytes | None = None,
     ) -> None:
         self.watched = watched
         self.exchanges: list[Exchange] = []
         self.paused = False
+        self._upstream_alpn = upstream_alpn
         self._adjust = adjust
         client = connection.Client(
             alpn=alpn,
@@ -110,10 +114,11 @@ class Talk:
             opts.add_option(name, str | None, None, "")
         for name in ("websocket", "rawtcp", "normalize_outbound_headers", "keep_host_header"):
             opts.add_option(name, bool, True, "")
+        opts.add_option("http2_ping_keepalive", int, 0, "")
         self.context = context.Context(client, opts)
         self.context.server.address = ("up.example", 80)
         self.client = client
-        self.server: connection.Server | None = None
+        self.server: connection.Server | None = None  # the last that was opened
         self.up = b""
         self.down = b""
         self.flows: list[http.HTTPFlow] = []
@@ -121,6 +126,7 @@ class Talk:
         self.logged = ""
         self.sends: list[int] = []
         self.floods: list[str] = []
+        self.refuses = ""  # why no connection to the upstream can be opened
         self.patient = False  # steps wait for `goes_on`
         self.steps: list[SluicegateStepHook] = []
         self.layer = GuardedLayer(self.context, HTTPMode.transparent, self)
@@ -134,6 +140,9 @@ class Talk:
 
     def pause(self, paused: bool, of: connection.Connection | None = None) -> None:
         self.paused = paused
+
+    def refusal(self, status: int, text: str, **more: str) -> http.Response:
+        return http.Response.make(status, problem(status, text, **more), {"content-type": CONTENT_TYPE})
 
     def flooded(self, why: str) -> None:
         self.floods.append(why)
@@ -167,7 +176,12 @@ class Talk:
                         self.up += command.data
                 elif isinstance(command, commands.OpenConnection):
                     self.server = command.connection
+                    if self.refuses:
+                        self.server.error = self.refuses
+                        waiting.append(events.OpenConnectionCompleted(command, self.refuses))
+                        continue
                     self.server.state = ConnectionState.OPEN
+                    self.server.alpn = self._upstream_alpn
                     waiting.append(events.OpenConnectionCompleted(command, None))
                 elif isinstance(command, SluicegateStepHook):
                     if self.patient:

@@ -55,6 +55,7 @@ class FakePort:
         self.records: list[dict[str, Any]] = []
         self.epoch: object = object()
         self.holds: list[HoldRequest] = []
+        self.told = 0  # of `holds`, how many the session knows to be stored
         self.withdrawn: list[str] = []
         self.alerts: list[tuple[Sequence[str], int]] = []
         self.changed = 0
@@ -83,9 +84,12 @@ class FakePort:
     def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
         return ("[redacted]",) * len(values) if "hunter2" in text else tuple(values)
 
-    def record(self, kind: str, body: bytes) -> None:
+    def may_record(self) -> None:
         if self.full:
             raise RecordFailed("no space left on device")
+
+    def record(self, kind: str, body: bytes) -> None:
+        self.may_record()
         record = orjson.loads(body)
         assert record["t"] == kind
         self.records.append(record)
@@ -112,16 +116,29 @@ class Dialogue:
     def client(self, *data: bytes) -> bytes:
         for part in data:
             self.session.client(part)
+            self.session.catch_up()
+        self._asked()
         return self.up()
 
     def server(self, *data: bytes) -> bytes:
         for part in data:
             self.session.server(part)
-        return self.down()
+        self._asked()
+        sent = self.down()
+        self.session.catch_up()
+        return sent + self.down()
 
     def resume(self, outcome: Outcome | None, why: str = "") -> bytes:
         self.session.resume(outcome, why)
+        self.session.catch_up()
+        self._asked()
         return self.up()
+
+    def _asked(self) -> None:
+        """What was held is stored, and people are asked: the process says so once."""
+        if len(self.port.holds) > self.port.told:
+            self.port.told = len(self.port.holds)
+            self.session.asked()
 
     def up(self) -> bytes:
         """What goes to the server since the last look."""

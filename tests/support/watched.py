@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.support.gateway import Gateway
+from scripts.support.gateway import ROOT, Gateway
+from scripts.support.issuer import Issuer
+from scripts.support.process import free_port
+from scripts.support.servers import DatabaseServer
+from scripts.support.tls import Authority
+
+WEB_PASSWORD = "the-password-of-this-mitmweb"
 
 # counts the hooks that a session fires: how many of each, in a file
 COUNTING = """
@@ -26,8 +32,22 @@ for name in ("tcp_start", "tcp_message", "tcp_end", "tcp_error", "udp_message", 
 """
 
 
+def tokens_of(issuer: Issuer) -> dict[str, str]:
+    """One token each of those whose sessions are watched."""
+    return {
+        "admin": issuer.token("admin", ["platform", "oncall", "security"]),
+        "analyst": issuer.token("analyst", ["analysts"]),
+        "agent": issuer.token("agent", ["agents"]),
+    }
+
+
 class Watched(Gateway):
-    """mitmweb, writing flows to a file, with a script beside ours that counts hooks."""
+    """mitmweb with the demo's policy, writing flows to a file, with a script beside ours that counts hooks."""
+
+    def __init__(self, folder: Path, server: DatabaseServer, issuer: Issuer, authority: Authority, **more: Any) -> None:
+        web = {"port": str(free_port()), "password": WEB_PASSWORD}
+        policy = [ROOT / "policies" / "demo.yaml"]
+        super().__init__(folder, server, [issuer], policy, authority, launcher="mitmweb", web=web, **more)
 
     def _argv(self) -> list[str | Path]:
         self.flow_file = self.folder / "flows"
