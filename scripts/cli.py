@@ -42,6 +42,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "reload",
     ),
     "scripts.record_commands": ("verify", "journal"),
+    "scripts.retention_commands": ("retention",),
     "scripts.kube_commands": ("kubeconfig", "exec-credential"),
     "scripts.token_commands": ("token",),
 }

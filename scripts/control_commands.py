@@ -12,8 +12,9 @@ from typing import Any
 from guard.control.client import ControlClient
 from guard.control.wire import ControlError
 from scripts import control_display as display
+from scripts import issuer_health, removed
 from scripts.control_connection import HELP, UsageError, add_options, talking
-from scripts.terminal import parse_when, print_json
+from scripts.terminal import clean, console, parse_when, print_json
 
 Work = Callable[[argparse.Namespace, ControlClient], int]
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -63,7 +64,7 @@ def _show(args: argparse.Namespace, value: Any, render: Callable[[Any], None]) -
 
 
 def _status(args: argparse.Namespace, client: ControlClient) -> int:
-    return _show(args, client.call("status"), display.facts)
+    return _show(args, client.call("status"), lambda value: display.facts(issuer_health.told(value)))
 
 
 def _whoami(args: argparse.Namespace, client: ControlClient) -> int:
@@ -191,12 +192,25 @@ def _search(args: argparse.Namespace, client: ControlClient) -> int:
     filters = {name: getattr(args, name) for name in ("relation", "effect", "decision", "rule", "text")}
     whose = {"subject": args.subject, "resource": args.resource, **_window(args)}
     if not args.refused:
-        return _show(args, client.call("search", **filters, **whose), display.commands)
+        found = client.call("search", **filters, **whose)
+        return _show(args, found, lambda rows: _commands_and_gaps(args, client, rows))
     if meaningless := [f"--{name}" for name, value in filters.items() if value is not None]:
         raise UsageError(
             f"{', '.join(meaningless)}: a refused login has none; --refused takes --subject and --resource"
         )
     return _show(args, client.call("refusals", **whose), display.refusals)
+
+
+def _commands_and_gaps(args: argparse.Namespace, client: ControlClient, rows: Any) -> None:
+    """An answer that retention made shorter must not look complete."""
+    display.commands(rows)
+    try:
+        gone = client.call("retention.removed", since=_window(args)["since"], until=_window(args)["until"])
+    except ControlError as error:
+        said = f"whether retention removed any of this cannot be told: {clean(error.message)}"
+        console(stderr=True).print(said, style="yellow", markup=False)
+        return
+    removed.tell(gone)
 
 
 def _page(args: argparse.Namespace) -> dict[str, Any]:

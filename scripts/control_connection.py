@@ -17,10 +17,10 @@ SOCKET_NAME = "control.sock"
 DEFAULT_CONFIG = "sluicegate.yaml"
 MAX_TOKEN_FILE = 64 * 1024
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
-_NO_GATEWAY = "is it running, by this user or one whose files you may use? --socket or --config names another one"
+_NO_GATEWAY = "is it running, and are you its user or in its control group? --socket or --config names another one"
 
 HELP = """\
-how the gateway is found: --socket, SLUICEGATE_SOCKET, or the state_dir of the configuration (--config,
+how the gateway is found: --socket, SLUICEGATE_SOCKET, or what the configuration says (--config,
 SLUICEGATE_CONFIG, ./sluicegate.yaml). who you are: the token in SLUICEGATE_TOKEN, or --token-file (`-`: stdin).
 
 exit codes: 0 done, 1 failed or denied, 2 wrong usage, 3 the gateway cannot be reached
@@ -47,11 +47,11 @@ def socket_path(args: argparse.Namespace, environment: os._Environ[str] = os.env
     if environment.get("SLUICEGATE_SOCKET") and args.config is None:
         return Path(environment["SLUICEGATE_SOCKET"])
     named = args.config or environment.get("SLUICEGATE_CONFIG") or DEFAULT_CONFIG
-    return _state_dir(Path(named)) / SOCKET_NAME
+    return _configured(Path(named))
 
 
-def _state_dir(config: Path) -> Path:
-    """Only this one key is read: to contain an identity must be possible while the rest of the file is broken."""
+def _configured(config: Path) -> Path:
+    """Only these keys are read: to contain an identity must be possible while the rest of the file is broken."""
     # here, because it takes a seventh of a second, and whoever names the socket does not need it
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -59,13 +59,17 @@ def _state_dir(config: Path) -> Path:
     try:
         document = YAML(typ="safe", pure=True).load(config.read_text("utf-8"))
         found = document.get("state_dir", "var")
+        control = document.get("control")
+        path = control.get("path") if isinstance(control, dict) else None
     except FileNotFoundError:
         raise UsageError(f"no configuration at `{config}`; give --socket, or --config FILE") from None
     except (OSError, UnicodeDecodeError, YAMLError, AttributeError) as error:
         raise UsageError(f"cannot find state_dir in `{config}` ({type(error).__name__}); give --socket") from None
+    if isinstance(path, str):
+        return config.absolute().parent / path
     if not isinstance(found, str):
         raise UsageError(f"state_dir in `{config}` is no path; give --socket")
-    return config.absolute().parent / found
+    return config.absolute().parent / found / SOCKET_NAME
 
 
 def token(args: argparse.Namespace, environment: os._Environ[str] = os.environ) -> str:

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from protocols.kubernetes.terminal import Safe
+from scripts import removed
 from scripts.terminal import (
     cell,
     clean,
@@ -76,6 +77,7 @@ def session(value: Row) -> None:
         _command(row)
     if value.get("next") is not None:
         screen.print(f"\nthere are more: --after {value['next']}", style="yellow")
+    removed.tell(value.get("removed") or ())
 
 
 def _command(row: Row) -> None:
@@ -192,9 +194,14 @@ class Player:
         elif kind == "response":
             for line in event.get("lines", ()):
                 self._screen.print(Text(clean(line)), soft_wrap=True)
-            if event.get("truncated"):
+            if event.get("removed"):
+                self._screen.print(f"... {removed.of_event(event['removed'])}", style="yellow", markup=False)
+            elif event.get("truncated"):
                 self._screen.print("... the record keeps no more of this response", style="yellow")
             self._screen.print(Text(f"{clock}{_outcome(event)}", style="dim"))
+        elif event.get("removed"):
+            said = f" {removed.of_event(event['removed'])}"
+            self._screen.print(Text.assemble((clock, "dim"), (clean(kind), "magenta"), (said, "yellow")))
         elif kind == "cast":
             self._screen.file.write(self._shown.feed(printed(str(event.get("cast") or ""))))
             self._screen.file.flush()
@@ -240,6 +247,8 @@ def approval(row: Row) -> None:
     screen = console()
     details = row["details"]
     who = [*row["approvers"]["groups"], *row["approvers"]["subjects"]]
+    issuers = row["approvers"].get("issuers") or ()
+    whose = f" ({', '.join(issuers)})" if issuers else ""
     facts(
         {
             "request": row["id"],
@@ -255,7 +264,7 @@ def approval(row: Row) -> None:
             "digest": row["digest"],
             "requested_at": row["requested_at"],
             "expires_at": row["expires_at"],
-            "approvers": f"{row['approvers']['count']} of {', '.join(who) or 'everybody with the role approver'}",
+            "approvers": f"{row['approvers']['count']} of {', '.join(who) or 'every approver'}{whose}",
         }
     )
     screen.print(Panel(Text(clean(row["text"], lines=True), style="cyan"), title="statement", title_align="left"))
@@ -281,7 +290,8 @@ def contained(rows: Sequence[Row]) -> None:
     """A table of contained identities."""
     table = _table("who", "since", "by", "reason")
     for row in rows:
-        table.row(cell(row["subject"], "bold"), cell(moment(row["at"])), cell(row["by"]), cell(row["reason"]))
+        since = moment(row["at"]) if row["stored"] else f"{moment(row['at'])}, not stored yet"
+        table.row(cell(row["subject"], "bold"), cell(since), cell(row["by"]), cell(row["reason"]))
     _print(table, rows, "nobody is contained")
 
 
@@ -300,17 +310,21 @@ def incident(report: Row) -> None:
     if not found:
         screen.print("no session of this identity is recorded in that time; subjects are compared letter by letter")
         _turned_away(report)
+        _missing(report)
         return
     screen.print("\nwho issued the commands", style="bold")
     seen = {name: _distinct(found, name) for name in ("issuer", "groups", "client", "application", "resource")}
     facts({**seen, "first_at": summary["first_at"], "last_at": summary["last_at"]})
     screen.print("\nwhat data was accessed", style="bold")
-    table = _table("relation", "access", "commands", "refused")
+    table = _table("relation", "access", "ran", "refused", "held")
     for row in summary["relations"]:
-        refused = row.get("stopped")  # of a gateway that is older than this command line, nothing
-        table.row(
-            cell(row["relation"]), cell(row["access"]), cell(row["commands"]), cell(refused, "red" if refused else "")
-        )
+        refused, held = (
+            row.get("stopped"),
+            row.get("held"),
+        )  # of a gateway that is older than this command line, nothing
+        ran = row["commands"] - (refused or 0) - (held or 0)
+        stopped = (cell(refused, "red" if refused else ""), cell(held, "yellow" if held else ""))
+        table.row(cell(row["relation"]), cell(row["access"]), cell(ran), *stopped)
     _print(table, summary["relations"], "no relation")
     facts({"rows": summary["rows"], "bytes": summary["bytes"], "masked": summary["masked"] or "nothing"})
     screen.print("\ndid it comply", style="bold")
@@ -322,10 +336,17 @@ def incident(report: Row) -> None:
         screen.print("\nwhat was stopped or held, newest first", style="bold")
         commands(report["not_allowed"])
     _turned_away(report)
+    _missing(report)
     screen.print("\nsessions, newest first", style="bold")
     sessions(found)
     if not report["contained"]:
         screen.print(Text(f"\ncut it off: sluicegate contain {clean(subject)} --reason ...", style="bold"))
+
+
+def _missing(report: Row) -> None:
+    if gone := report.get("removed"):
+        console().print("\nwhat is not in this answer any more", style="bold")
+        removed.tell(gone)
 
 
 def _turned_away(report: Row) -> None:
@@ -385,6 +406,11 @@ class Listing(Table):
 
 _LONG = frozenset({"statement", "why", "reason"})  # on a line of their own
 _PLAIN = frozenset({"session", "who", "status", "decision"})  # that say what they are
+
+
+def listing(table: Listing, rows: Sequence[Any], empty: str) -> None:
+    """A table, or what to say where it has no rows."""
+    _print(table, rows, empty)
 
 
 def _table(*columns: str) -> Listing:

@@ -6,6 +6,7 @@ None of them needs a running gateway. Commands are analysed and judged by the co
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import sys
 import time
@@ -13,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,16 +27,19 @@ from protocols.contract import (
     Action,
     Analysis,
     Decision,
+    Effect,
     Principal,
     ProtocolName,
     Resource,
     SessionFacts,
 )
 from scripts.policy_help import CHECK_EPILOG, EXPLAIN_EPILOG, JUDGE_EPILOG, POLICY_EPILOG
+from scripts.terminal import console
 
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
 _IDENTITIES = {"admin": ("platform", "oncall", "security"), "analyst": ("analysts",), "agent": ("agents",)}
 _JUDGED: tuple[str, ...] = get_args(ProtocolName)
+_USAGE = 2  # exit code: wrong usage
 _COLOURS = {"allow": "green", "hold": "yellow", "deny": "red", "terminate": "bold red", "alert": "magenta"}
 
 
@@ -119,6 +122,9 @@ def _add_session_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--claim", action="append", default=[], metavar="NAME=VALUE", help="an attribute of the identity"
+    )
+    parser.add_argument(
+        "--issuer", default="https://issuer.test", metavar="URL", help="who vouches for the identity (`who: {issuers}`)"
     )
     parser.add_argument("--resource", default="any", metavar="NAME", help="the resource's name")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="a label of the resource")
@@ -225,17 +231,21 @@ def _test_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def run_explain(args: argparse.Namespace) -> int:
-    """Print which rule decides about one command."""
+    """Print which rule decides about one command; 2 where an option makes no sense."""
     from addons.catalog_client import CatalogError
     from scripts.policy_judging import CatalogSource, analyse_request, analyse_text
 
     now = time.time()
     try:
+        principal, resource = _asked(args)
+    except _Usage as error:
+        print(error, file=sys.stderr)
+        return _USAGE
+    try:
         policies = PolicySet.load(args.policy)
-        principal, resource, facts = _principal(args), _resource(args), SessionFacts(client_address=args.address)
+        facts = SessionFacts(client_address=args.address)
         session = policies.for_session(principal, resource, facts)
         if args.protocol in HTTP_PROTOCOLS:
-            _without_catalog(args)
             analysis = analyse_request(session, args.text, facts, now)
         else:
             catalog = CatalogSource(args.catalog, args.protocol).since(time.monotonic())
@@ -246,21 +256,24 @@ def run_explain(args: argparse.Namespace) -> int:
     decision = session.decide(analysis, now=now, facts=facts)
     traces = session.explain(analysis, now, facts)
     if args.json:
-        print(json.dumps(_explanation(analysis, decision, traces)))
+        print(json.dumps(_explanation(analysis, session.effects(analysis), decision, traces)))
     else:
         shown = [one for one in traces if args.all or one.outcome != "silent"]
-        _print_explanation(principal, resource, analysis, decision, shown, len(traces) - len(shown))
+        effects = session.effects(analysis)
+        _print_explanation(principal, resource, analysis, effects, decision, shown, len(traces) - len(shown))
     return 0
 
 
-def _explanation(analysis: Analysis, decision: Decision, traces: Sequence[RuleTrace]) -> dict[str, Any]:
+def _explanation(
+    analysis: Analysis, effects: frozenset[Effect], decision: Decision, traces: Sequence[RuleTrace]
+) -> dict[str, Any]:
     facts = {name: list(values) for name, values in sorted(analysis.facts.items())}
     return {
         "decision": decision.action.label,
         "rule": decision.rule,
         "why": decision.why,
         "alerts": list(decision.alerts),
-        "effects": sorted(analysis.effects),
+        "effects": sorted(effects),
         "reads": list(analysis.reads),
         "writes": list(analysis.writes),
         "where": analysis.where.value,
@@ -274,23 +287,27 @@ def _print_explanation(
     principal: Principal,
     resource: Resource,
     analysis: Analysis,
+    effects: frozenset[Effect],
     decision: Decision,
     traces: Sequence[RuleTrace],
     hidden: int,
 ) -> None:
-    console = Console(highlight=False)
+    screen = console()
     label = decision.action.label
-    console.print(Text(label.upper(), style=_COLOURS[label]) + Text(f"  {decision.why}", style="default"))
+    screen.print(Text(label.upper(), style=_COLOURS[label]) + Text(f"  {decision.why}", style="default"))
     if decision.action is Action.HOLD and decision.hold is not None:
         who = ", ".join(sorted(decision.hold.approver_groups | decision.hold.approver_subjects)) or "any approver"
-        console.print(Text(f"      released by {decision.hold.count} of: {who}, within {decision.hold.expires_s:g} s"))
+        issuers = sorted(decision.hold.approver_issuers)
+        whose = f" ({', '.join(issuers)})" if issuers else ""
+        within = f"within {decision.hold.expires_s:g} s"
+        screen.print(Text(f"      released by {decision.hold.count} of: {who}{whose}, {within}"))
     groups = ", ".join(sorted(principal.groups)) or "none"
     facts = Table.grid(padding=(0, 2))
     for name, value in [
         ("who", f"{principal.subject} (groups: {groups})"),
         ("resource", resource.name),
         ("command", analysis.kind),
-        ("effects", ", ".join(sorted(analysis.effects)) or "none"),
+        ("effects", ", ".join(sorted(effects)) or "none"),
         ("reads", ", ".join(analysis.reads) or ("" if analysis.facts else "nothing")),
         ("writes", ", ".join(analysis.writes) or ("" if analysis.facts else "nothing")),
         ("filter", "" if analysis.facts else analysis.where.value),
@@ -300,7 +317,7 @@ def _print_explanation(
     ]:
         if value:
             facts.add_row(Text(name, style="dim"), Text(value))
-    console.print(facts)
+    screen.print(facts)
     rules = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("", "rule", "verb", "because"):
         rules.add_column(column)
@@ -309,9 +326,9 @@ def _print_explanation(
         style = "dim" if one.outcome == "silent" else ""
         verb = Text(one.verb, style=_COLOURS.get(one.verb, ""))
         rules.add_row(mark, Text(one.rule, style=style), verb, Text(one.reason, style=style))
-    console.print(rules)
+    screen.print(rules)
     if hidden:
-        console.print(Text(f"{hidden} more rules say nothing about it (--all shows why)", style="dim"))
+        screen.print(Text(f"{hidden} more rules say nothing about it (--all shows why)", style="dim"))
 
 
 def run_judge(args: argparse.Namespace) -> int:
@@ -320,14 +337,18 @@ def run_judge(args: argparse.Namespace) -> int:
     from scripts.policy_judging import CatalogSource, Judge, LineJudge, judge_stream
 
     try:
+        principal, resource = _asked(args)
+    except _Usage as error:
+        print(error, file=sys.stderr)
+        return _USAGE
+    try:
         policies = PolicySet.load(args.policy)
         facts = SessionFacts(client_address=args.address)
-        session = policies.for_session(_principal(args), _resource(args), facts)
+        session = policies.for_session(principal, resource, facts)
         judge: LineJudge
         if args.protocol in HTTP_PROTOCOLS:
             from scripts.policy_requests import RequestJudge
 
-            _without_catalog(args)
             judge = RequestJudge(session, facts)
         else:
             judge = Judge(args.protocol)
@@ -349,25 +370,28 @@ def run_judge(args: argparse.Namespace) -> int:
     return 0
 
 
-def _without_catalog(args: argparse.Namespace) -> None:
-    if args.catalog is not None or args.database:
-        raise ValueError(f"--catalog, --database: requests of {args.protocol} have neither")
+class _Usage(ValueError):
+    """An option that makes no sense; the text says what is expected."""
 
 
-def _principal(args: argparse.Namespace) -> Principal:
+def _asked(args: argparse.Namespace) -> tuple[Principal, Resource]:
+    """Who asks, and for what. Raises `_Usage`."""
+    if args.protocol in HTTP_PROTOCOLS and (args.catalog is not None or args.database):
+        raise _Usage(f"--catalog, --database: requests of {args.protocol} have neither")
     subject, colon, groups = args.identity.rpartition(":") if ":" in args.identity else (args.identity, "", "")
     listed = tuple(name for name in groups.split(",") if name) if colon else _IDENTITIES.get(subject, ())
     if not subject:
-        raise ValueError("--as: expected SUBJECT or SUBJECT:GROUP,GROUP")
-    return Principal(subject, "https://issuer.test", frozenset(listed), _pairs(args.claim, "--claim"))
-
-
-def _resource(args: argparse.Namespace) -> Resource:
-    return Resource(args.resource, args.protocol, _pairs(args.label, "--label"), args.database)
+        raise _Usage("--as: expected SUBJECT or SUBJECT:GROUP,GROUP")
+    try:
+        ipaddress.ip_address(args.address)
+    except ValueError:
+        raise _Usage(f"--address: `{args.address}` is no IP address") from None
+    principal = Principal(subject, args.issuer, frozenset(listed), _pairs(args.claim, "--claim"))
+    return principal, Resource(args.resource, args.protocol, _pairs(args.label, "--label"), args.database)
 
 
 def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
     pairs = [one.partition("=") for one in given]
     if any(not name or not equals for name, equals, _ in pairs):
-        raise ValueError(f"{option}: expected NAME=VALUE")
+        raise _Usage(f"{option}: expected NAME=VALUE")
     return {name: value for name, _, value in pairs}

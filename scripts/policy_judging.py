@@ -119,6 +119,7 @@ def _either(one: Analysis, other: Analysis) -> Analysis:
         columns=_all(one.columns, other.columns),
         predicates=_all(one.predicates, other.predicates),
         functions=_all(one.functions, other.functions),
+        stores=tuple(dict.fromkeys((*one.stores, *other.stores))),
         where=max(one.where, other.where, key=_WORST.index),
         why="; ".join(_all((one.why,), (other.why,))).strip("; "),
         clear_columns=one.clear_columns & other.clear_columns,

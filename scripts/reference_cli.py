@@ -29,7 +29,7 @@ HEAD = """\
 
 ## Commands that talk to the gateway
 
-They find it by `--socket`, by `SLUICEGATE_SOCKET`, or by the `state_dir` of the configuration (`--config`,
+They find it by `--socket`, by `SLUICEGATE_SOCKET`, or by what the configuration says (`--config`,
 `SLUICEGATE_CONFIG`, `./sluicegate.yaml`). Who acts is the principal of the caller's own token.
 
 | option or variable | meaning |

@@ -98,7 +98,8 @@ rules:
    allows it (`*` does not), and whoever grants it grants everything: a stopping rule sees only what was proved.
    In a stopping rule `*` includes `unknown`.
 6. **Masks and alerts accumulate**, and decide nothing. A filter on a column that is masked for this identity
-   gives the command the effect `probe`: allow it, deny it, or alert on it.
+   gives the command the effect `probe`: allow it, deny it, or alert on it. Putting what such a column holds
+   where this identity could read it in the clear gives it the effect `mask.copy`, on each relation written.
 7. **What cannot be evaluated never helps**: a client address that is none matches a stopping rule's networks,
    no allow's, no `unless`.
 

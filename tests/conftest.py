@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+if sys.dont_write_bytecode:  # as in scripts/_bootstrap; before the first import of ours, and for the processes we start
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = sys.pycache_prefix or str(Path(__file__).parents[1] / ".cache" / "pyc")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
+from hypothesis import settings
 
 from scripts.support import mysql, postgres
 from scripts.support.issuer import Issuer
@@ -20,15 +29,27 @@ FAST_E2E = frozenset({"test_denial.py", "test_psycopg.py"})
 SLOW_FILES = {
     "attacks": frozenset({"test_adversary_load.py", "test_adversary_identity.py", "test_identity_control.py"}),
     "docs": frozenset({"test_blocks.py"}),
-    "support": frozenset({"test_demo.py"}),
+    "support": frozenset({"test_demo.py", "test_lab.py", "test_postgres.py", "test_mysql.py"}),  # what tests stand on
 }
+# ... and as many examples for a property: `tests/support/examples.py`
+settings.register_profile("fast", max_examples=25)
+
+
+def _slow(path: Path) -> bool:
+    """Whether all of a file is left out of the fast lane."""
+    folder, name = path.parent.name, path.name
+    return (folder == "e2e" and name.startswith("test_") and name not in FAST_E2E) or name in SLOW_FILES.get(folder, ())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file whose every test is left out is not even imported: each worker would do it."""
+    return True if config.option.markexpr == "not slow" and _slow(collection_path) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder, name = item.path.parent.name, item.path.name
-        if (folder == "e2e" and name not in FAST_E2E) or name in SLOW_FILES.get(folder, ()):
+        if _slow(item.path):
             item.add_marker(pytest.mark.slow)
     # several minutes for one worker: begun last, the other would wait for it
     items.sort(key=lambda item: item.path.parent.name not in ("scripts", "support", "docs"))
@@ -67,7 +88,10 @@ def tls_installation() -> Installation:
     for found in postgres.available():
         if found.tls:
             return found
-    pytest.skip("no PostgreSQL with TLS here: install Debian's `postgresql`")
+    missing = "no PostgreSQL with TLS here: install Debian's `postgresql`"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,15 @@ def desk(shop: Lab, tmp_path: Path) -> Desk:
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/operator.md", "docs/policy-author.md", "docs/responder.md", "docs/client.md", "docs/approver.md"]
+    "name",
+    [
+        "docs/operator.md",
+        "docs/policy-author.md",
+        "docs/responder.md",
+        "docs/client.md",
+        "docs/approver.md",
+        "docs/identity.md",
+    ],
 )
 def test_the_blocks_of_a_page_work(name: str, desk: Desk, shop: Lab) -> None:
     for block in page(name).blocks:
@@ -156,7 +164,7 @@ def test_the_blocks_of_the_page_about_mysql_work(mysql_shop: Lab, tmp_path: Path
 
 def test_every_page_with_blocks_to_run_is_run_here() -> None:
     done = {"README.md", "docs/operator.md", "docs/policy-author.md", "docs/responder.md", "docs/client.md"}
-    done |= {"docs/mysql.md", "docs/http.md", "docs/kubernetes.md"}
+    done |= {"docs/mysql.md", "docs/http.md", "docs/kubernetes.md", "docs/identity.md"}
     asked = {path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "<!-- run" in path.read_text()}
     assert {str(path.relative_to(ROOT)) for path in asked} == done
 

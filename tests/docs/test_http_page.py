@@ -22,25 +22,18 @@ from ruamel.yaml import YAML
 
 from guard.config import check
 from tests.support.http_lab import HttpLab
-from tests.support.http_site import packages
+from tests.support.http_site import LOCAL_POLICY, packages
 from tests.support.markdown import ROOT, Block, page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-POLICY = """
-version: 1
-name: page
-description: everything on this machine
-rules:
-  - {id: all, description: reading and writing, allow: {effects: [http.read, http.write], http: {hosts: [localhost]}}}
-"""
 PAGE = page("docs/http.md")
 _NEEDS = {"npm": "npm ", "git": "git ", "jq": "jq "}
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[HttpLab]:
-    with HttpLab(policy=POLICY) as running:
+    with HttpLab(policy=LOCAL_POLICY) as running:
         yield running
 
 

@@ -58,6 +58,8 @@ def records() -> Iterator[list[dict[str, Any]]]:
         admin = lab.tokens["admin"]
         with psycopg.connect(lab.dsn("analyst"), autocommit=True) as analyst:
             analyst.execute("SELECT id, email FROM customers WHERE email > %s ORDER BY id LIMIT 2", ["a"])
+            analyst.execute("PREPARE named AS SELECT 1")
+            analyst.execute("EXECUTE named")
             for refused in ("DROP TABLE orders", "SELECT 1/0"):
                 with pytest.raises(psycopg.Error):
                     analyst.execute(refused)
@@ -107,6 +109,7 @@ def _held(lab: Lab, *, approve: bool) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_record_is_as_described(records: list[dict[str, Any]]) -> None:
     envelope = set(re.findall(r"`(\w+)`", TEXT[TEXT.index("| `seq` |") : TEXT.index("## Fields of every payload")]))
     for record in records:
@@ -119,16 +122,19 @@ def test_every_record_is_as_described(records: list[dict[str, Any]]) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_life_was_eventful(records: list[dict[str, Any]]) -> None:
     """What the test above has looked at: all kinds but those that take a failure to appear."""
     seen = {record["kind"] for record in records}
     rare = {"session.failed", "cancel.refused", "notify.failed", "approval.withdrawn", "approval.deferred"}
     rare |= {"client.flood"}  # tests/addons/test_http_resets.py
+    rare |= {f"retention.{what}" for what in ("intended", "done", "hold", "release")}  # tests/guard/record/retention/
     rare |= {"message", "tls.refused"}  # HTTP: tests/e2e/test_http_sockets.py, tests/e2e/test_http_web.py
     assert DESCRIBED.keys() - rare <= seen
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.slow
 def test_described_fields_of_commands_and_responses_exist(records: list[dict[str, Any]]) -> None:
     """A field that is described and never written would mislead a reader."""

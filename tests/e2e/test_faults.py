@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ import pytest
 
 from scripts.support.lab import DEFAULT_POLICY, Lab
 from tests.support import wire
+from tests.support.disk import full_for
 from tests.support.journal import await_records, verify
 from tests.support.raw import Closed, Raw, through
+from tests.support.wait import until
 from tests.support.wire import query
 
 pytestmark = pytest.mark.e2e
@@ -53,13 +54,6 @@ def lives(broken: Lab) -> Iterator[None]:
         assert connection.execute("SELECT count(*) FROM orders").fetchone() == (720,)
 
 
-def until(done: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def serves(lab: Lab) -> bool:
     try:
         with through(lab, "agent") as client:
@@ -80,16 +74,9 @@ def reached(lab: Lab, tag: str) -> bool:
     return any(tag in text for text in lab.server.statements())
 
 
-@contextmanager
-def full_disk(lab: Lab) -> Iterator[None]:
-    """The kernel lets the gateway write no file any further."""
-    pid = lab.gateway.process.pid
-    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+def full_disk(lab: Lab) -> AbstractContextManager[None]:
+    """The gateway can write no file any further."""
+    return full_for(lab.gateway.process.pid)
 
 
 @pytest.mark.parametrize("how", ["simple", "extended"])

@@ -16,17 +16,14 @@ import psycopg
 import pytest
 
 from scripts.support import sample
-from scripts.support.gateway import ROOT
 from scripts.support.issuer import Issuer
 from scripts.support.postgres import PostgresServer
-from scripts.support.process import free_port
 from scripts.support.tls import Authority
 from tests.support.bytewise import eventually
-from tests.support.watched import Watched, shown
+from tests.support.watched import WEB_PASSWORD, Watched, shown, tokens_of
 
 pytestmark = pytest.mark.e2e
 
-WEB_PASSWORD = "the-password-of-this-mitmweb"
 ROLE_PASSWORD = "a-role-password-in-a-statement"
 
 
@@ -40,21 +37,13 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def tokens(issuer: Issuer) -> dict[str, str]:
-    return {
-        "admin": issuer.token("admin", ["platform", "oncall", "security"]),
-        "analyst": issuer.token("analyst", ["analysts"]),
-        "agent": issuer.token("agent", ["agents"]),
-    }
+    return tokens_of(issuer)
 
 
 @pytest.fixture(scope="module")
 def watched(server: PostgresServer, issuer: Issuer, authority: Authority, tmp_path_factory: Any) -> Iterator[Watched]:
-    web = {"port": str(free_port()), "password": WEB_PASSWORD}
     folder: Path = tmp_path_factory.mktemp("live")
-    policy = [ROOT / "policies" / "demo.yaml"]
-    with Watched(
-        folder / "gateway", server, [issuer], policy, authority, tls="optional", launcher="mitmweb", web=web
-    ) as running:
+    with Watched(folder / "gateway", server, issuer, authority, tls="optional") as running:
         yield running
 
 

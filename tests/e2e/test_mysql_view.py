@@ -15,16 +15,13 @@ import pytest
 
 from scripts.support import mysql as servers
 from scripts.support import sample
-from scripts.support.gateway import ROOT
 from scripts.support.issuer import Issuer
-from scripts.support.process import free_port
 from scripts.support.tls import Authority
 from tests.support.bytewise import eventually
-from tests.support.watched import Watched, shown
+from tests.support.watched import WEB_PASSWORD, Watched, shown, tokens_of
 
 pytestmark = pytest.mark.e2e
 
-WEB_PASSWORD = "the-password-of-this-mitmweb"
 USER_PASSWORD = "a-password-in-a-statement"
 CUSTOMERS = list(sample.customers())
 READ = "SELECT id, name, email, card, national_id FROM customers ORDER BY id LIMIT 3"
@@ -34,23 +31,17 @@ type Connect = Callable[..., contextlib.AbstractContextManager[Any]]
 
 @pytest.fixture(scope="module")
 def tokens(issuer: Issuer) -> dict[str, str]:
-    return {
-        "admin": issuer.token("admin", ["platform", "oncall", "security"]),
-        "analyst": issuer.token("analyst", ["analysts"]),
-        "agent": issuer.token("agent", ["agents"]),
-    }
+    return tokens_of(issuer)
 
 
 @pytest.fixture(scope="module")
 def watched(
     mysql_installation: servers.Installation, issuer: Issuer, authority: Authority, tmp_path_factory: Any
 ) -> Iterator[Watched]:
-    web = {"port": str(free_port()), "password": WEB_PASSWORD}
     folder: Path = tmp_path_factory.mktemp("view")
-    policy = [ROOT / "policies" / "demo.yaml"]
     with servers.MySQLServer(mysql_installation, authority=authority) as server:
         server.load_sample()
-        with Watched(folder / "gateway", server, [issuer], policy, authority, launcher="mitmweb", web=web) as running:
+        with Watched(folder / "gateway", server, issuer, authority) as running:
             yield running
 
 

@@ -77,6 +77,7 @@ def session(data: bytes) -> None:
             talk.session.client(part)
         elif kind < 6:
             talk.session.server(part.replace(SECRET, b"") if not masked else part)
+            talk.session.catch_up()
         elif kind == 6:
             talk.session.resume([Outcome.APPROVED, Outcome.DENIED, None][operation % 3])
         else:

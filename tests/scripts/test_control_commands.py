@@ -180,8 +180,8 @@ def held(gateway):
     analysis = Analysis(kind="drop table", effects=frozenset({Effect.DDL_DROP}), writes=("public.orders",))
     terms = HoldTerms(frozenset({"oncall"}), count=1)
     text = "DROP TABLE   orders --\x1b[2J hidden\n"
-    return gateway.in_loop(
-        lambda: gateway.book.request(
+    return gateway.run(
+        gateway.book.request(
             "s1", AGENT, Resource("shop", "postgres"), terms, text, b"d" * 32, analysis, "hold-ddl", ("a",)
         )
     )
@@ -270,7 +270,7 @@ def test_incident(run):
         assert part in shown
     assert json.loads(run("security", "incident", "agent-7", "--json"))["summary"]["rows"] == 5
     [touched] = [line for line in shown.splitlines() if line.startswith("public.orders")]
-    assert touched.split() == ["public.orders", "write", "1", "1"], "what was refused is not what was accessed"
+    assert touched.split() == ["public.orders", "write", "0", "1"], "what was refused is not what was accessed"
     refused = shown[shown.index("logins that were refused") :]
     assert "agent-7" in refused.splitlines()[2]
     assert "this is not a token" in refused.splitlines()[2]

@@ -96,14 +96,49 @@ class TestExplain:
         assert outcomes["demo/agents-delete-with-approval"] == "decides"
         assert outcomes["demo/administrators"] == "silent"
 
+    def test_whose_word_it_is_can_be_asked(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        bundle = tmp_path / "p.yaml"
+        bundle.write_text(
+            "version: 1\nname: p\ndescription: d\nrules:\n"
+            "  - {id: r, description: d, who: {groups: [a], issuers: ['https://idp']}, hold: [data.delete],\n"
+            "     approvers: {groups: [oncall], issuers: ['https://idp']}}\n"
+        )
+        asked = ["policy", "explain", "--policy", str(bundle), "--as", "ann:a", "DELETE FROM t"]
+        assert main([*asked, "--issuer", "https://idp"]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "HOLD" in printed
+        assert "released by 1 of: oncall (https://idp), within" in printed
+        assert main([*asked, "--issuer", "https://other"]) == 0
+        assert "DENY" in capsys.readouterr().out
+
     def test_markup_in_a_command_stays_text(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["policy", "explain", "--policy", DEMO, "--as", "admin", 'DROP TABLE "[red]t[/nope]"']) == 0
         assert "[red]t[/nope]" in capsys.readouterr().out
 
     @pytest.mark.parametrize("identity", [":", ":a"])
     def test_an_identity_without_subject_is_refused(self, identity: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["policy", "explain", "--policy", DEMO, "--as", identity, "SELECT 1"]) == 1
+        assert main(["policy", "explain", "--policy", DEMO, "--as", identity, "SELECT 1"]) == 2
         assert "--as: expected SUBJECT" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "words", [["--label", "env"], ["--claim", "=x"], ["--as", ""], ["--address", "here"], ["--label", "=prod"]]
+    )
+    @pytest.mark.parametrize("verb", ["explain", "judge"])
+    def test_an_option_that_makes_no_sense_is_wrong_usage(
+        self, verb: str, words: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        asked = ["SELECT 1"] if verb == "explain" else []
+        assert main(["policy", verb, "--policy", DEMO, *words, *asked]) == 2
+        told = capsys.readouterr()
+        assert told.err.startswith(f"{words[0]}: ")
+        assert told.out == ""
+
+    @pytest.mark.parametrize(
+        ("text", "effect"), [("LOCK TABLE orders", "admin.lock"), ("VACUUM orders", "admin.maint")]
+    )
+    def test_a_denial_says_a_thing_once(self, text: str, effect: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["policy", "explain", "--json", "--policy", DEMO, "--as", "analyst", text]) == 0
+        assert json.loads(capsys.readouterr().out)["why"].count(f"{effect} on public.orders") == 1
 
     def test_a_broken_policy_is_told_with_its_place(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "p.yaml").write_text("version: 3\n")

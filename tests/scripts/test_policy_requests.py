@@ -284,8 +284,8 @@ def test_judge_answers_line_by_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_a_catalog_is_not_for_requests(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--policy", str(EGRESS), "--protocol", "http", "--catalog", "postgresql://localhost/a"]
-    assert main(["policy", "judge", *words]) == 1
-    assert main(["policy", "explain", *words, "GET https://a.example/"]) == 1
+    assert main(["policy", "judge", *words]) == 2
+    assert main(["policy", "explain", *words, "GET https://a.example/"]) == 2
     assert "have neither" in capsys.readouterr().err
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -73,3 +78,43 @@ def test_times():
     assert moment(None) == moment("x") == moment(True) == moment(1e300) == "-"
     assert moment(0).startswith(("1970-01-01", "1969-12-31"))
     assert [duration(value) for value in (5.55, 64, 3720)] == ["5.5 s", "1 m 04 s", "1 h 02 m"]
+
+
+# ---------------------------------------------------------------- colours
+
+DEMO = Path(__file__).parents[2] / "policies" / "demo.yaml"
+
+
+def on_a_terminal(**environment: str) -> bytes:
+    """What `policy explain` writes to a terminal of its own."""
+    ours, theirs = pty.openpty()
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLORTERM")}
+    argv = [sys.executable, "-m", "scripts.cli", "policy", "explain", "--policy", str(DEMO), "--as", "agent"]
+    process = subprocess.Popen(
+        [*argv, "DROP TABLE t"], stdin=theirs, stdout=theirs, stderr=theirs, env={**kept, **environment}
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while piece := os.read(ours, 65_536):
+            said += piece
+    except OSError:
+        pass  # how Linux says that nobody has the other end any more
+    finally:
+        os.close(ours)
+    assert process.wait(30) == 0
+    return said
+
+
+def test_a_terminal_gets_colours():
+    said = on_a_terminal(TERM="xterm-256color")
+    assert b"\x1b[31mDENY" in said
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1", "TERM": "xterm-256color"}, {"TERM": "dumb"}])
+def test_who_wants_no_colours_gets_none(environment):
+    said = on_a_terminal(**environment)
+    assert b"DENY" in said
+    # NO_COLOR is about colours: bold and dim may stay (no-color.org)
+    assert not [code for code in (b"\x1b[3", b"\x1b[4", b"\x1b[9", b";3", b";38", b";48") if code in said]
+    assert environment["TERM"] != "dumb" or b"\x1b" not in said

@@ -90,3 +90,17 @@ def test_each_script_explains_itself_from_any_folder(name: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "examples:" in done.stdout
     assert done.stderr == ""
+
+
+def test_compiled_files_that_must_not_lie_beside_the_sources_lie_elsewhere(tmp_path: Path) -> None:
+    """Without any, each start of Python compiles all that it imports: seconds, for every gateway of every test."""
+    environment = program(tmp_path / "bin", "python", "exit 0").parent.parent
+    say = 'CACHE=/c; prepare; echo "${PYTHONDONTWRITEBYTECODE-none} ${PYTHONPYCACHEPREFIX-none}"'
+    fixed = {"UV_NO_SYNC": "1", "UV_PROJECT_ENVIRONMENT": str(environment), "home": tmp_path}
+
+    def told(**env: str) -> str:
+        return shell(say, **fixed, **env).stdout.strip()  # type: ignore[arg-type]
+
+    assert told() == "none none"
+    assert told(PYTHONDONTWRITEBYTECODE="1") == "none /c/pyc"
+    assert told(PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX="/mine") == "none /mine"

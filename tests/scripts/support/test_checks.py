@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_a_failed_stage_fails_the_run_even_when_the_tests_pass(
     monkeypatch.setattr(checks.subprocess, "run", fake_pytest)
     monkeypatch.delenv("CI", raising=False)
     assert checks.main(["--fast", "tests/guard", "-x"]) == 1
-    assert ran[0][1:] == ["-m", "pytest", "-m", "not slow", "tests/guard", "-x"]
+    fast = ["-m", "not slow", "--hypothesis-profile", "fast"]
+    assert ran[0][1:] == ["-m", "pytest", *fast, "tests/guard", "-x"]
     assert prepared == [False]  # nobody waits for packages in the fast lane
     out = capsys.readouterr().out
     assert "FAILED before the tests: docs;" in out
@@ -71,3 +73,29 @@ def test_the_fast_lane_keeps_files_that_exist() -> None:
     folders["support"] = tests / "scripts" / "support"
     for folder, names in ({"e2e": FAST_E2E} | SLOW_FILES).items():
         assert [name for name in names if not (folders[folder] / name).is_file()] == []
+
+
+@pytest.mark.parametrize(("failed", "runs"), [(0, 1), (1, 2), (10, 2), (11, 1)])
+def test_in_ci_a_few_failures_get_a_second_look_and_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, failed: int, runs: int
+) -> None:
+    ran: list[list[str]] = []
+
+    def fake_pytest(argv: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        ran.append(argv)
+        return subprocess.CompletedProcess(argv, 1 if len(ran) == 1 else 0)
+
+    remembered = tmp_path / ".pytest_cache/v/cache/lastfailed"
+    if failed:
+        remembered.parent.mkdir(parents=True)
+        remembered.write_text(json.dumps({f"tests/test_x.py::test_{n}": True for n in range(failed)}))
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    monkeypatch.setattr(checks.subprocess, "run", fake_pytest)
+    monkeypatch.setenv("CI", "true")
+    assert checks.run_tests(False, ()) == (0 if runs == 2 else 1)
+    assert len(ran) == runs
+    assert ("tests/test_x.py::test_0" in capsys.readouterr().out) is (runs == 2)
+    monkeypatch.delenv("CI")
+    ran.clear()
+    assert checks.run_tests(False, ()) == 1
+    assert len(ran) == 1
