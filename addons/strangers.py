@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 
-_SHARE = 4  # one address has a quarter of the places: logins behind a balancer are short, and a flood leaves the rest
+_SHARE = 2  # one address has half of the places: logins behind a balancer are short, and a flood leaves the rest
 _LEAST = 16
 
 

@@ -33,8 +33,8 @@ def memory(lab: Lab) -> int:
 
 
 def serves(lab: Lab) -> None:
-    """A session of somebody else works as ever."""
-    with session(lab, "admin") as s:
+    """A session of somebody else, from elsewhere, works as ever."""
+    with session(lab, "admin", source="127.0.0.2") as s:
         assert wire.rows(bytes_of(s.ask("SELECT 42"))) == [[b"42"]]
 
 

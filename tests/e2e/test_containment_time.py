@@ -82,12 +82,13 @@ def test_row_30_http_sessions_end_within_a_second() -> None:
 
         @contextlib.contextmanager
         def connect(subject: str) -> Iterator[None]:
-            argv = ["curl", "-sN", "--limit-rate", "200k", "-o", os.devnull, "--cacert", str(lab.proxy_ca), "--noproxy"]
+            argv = ["curl", "-sN", "--limit-rate", "1M", "-o", os.devnull, "--cacert", str(lab.proxy_ca), "--noproxy"]
             words = ["", "--proxy", lab.proxy(lab.token(subject)), lab.secure.url("/size/50000000")]
             with contextlib.ExitStack() as stack:
                 downloads = [stack.enter_context(running(subprocess.Popen([*argv, *words]))) for _ in range(IDLE)]
                 yield
-                assert all(download.wait(20) != 0 for download in downloads)  # cut, not only noted
+                # cut, not only noted: what is in curl's own buffers it still reads
+                assert all(download.wait(60) != 0 for download in downloads)
 
         contain = containing(lab.cli, lab.token("sam", "security"))
         assert best_of_rounds(lab.state, "http", IDLE, connect, contain) < WITHIN_NS

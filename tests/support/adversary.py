@@ -37,9 +37,13 @@ ANALYZE;
 class Session:
     """One raw session of an identity."""
 
-    def __init__(self, lab: Lab, who: str = "analyst", token: str = "") -> None:
-        self.raw = Raw(lab.gateway.listeners[LISTENER])
-        self.greeting = self.raw.log_in(token or lab.tokens[who], user=who)
+    def __init__(self, lab: Lab, who: str = "analyst", token: str = "", source: str = "127.0.0.1") -> None:
+        self.raw = Raw(lab.gateway.listeners[LISTENER], source)
+        try:
+            self.greeting = self.raw.log_in(token or lab.tokens[who], user=who)
+        except BaseException:
+            self.raw.close()
+            raise
 
     def say(self, *parts: bytes, answers: int = 1) -> Answer:
         """Sends it all at once; everything up to so many ReadyForQuery, or up to the notice that a command is held."""
@@ -59,8 +63,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(lab: Lab, who: str = "analyst", token: str = "") -> Iterator[Session]:
-    made = Session(lab, who, token)
+def session(lab: Lab, who: str = "analyst", token: str = "", source: str = "127.0.0.1") -> Iterator[Session]:
+    """`source`: the address that the client connects from."""
+    made = Session(lab, who, token, source)
     try:
         yield made
     finally:

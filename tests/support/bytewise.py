@@ -45,8 +45,8 @@ class Greeting:
 class Raw:
     """One connection. `receive` and `messages` raise EOFError where the peer has closed."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket: socket.socket | ssl.SSLSocket = socket.create_connection(address, timeout=PATIENCE)
+    def __init__(self, address: tuple[str, int], source: str = "127.0.0.1") -> None:
+        self.socket: socket.socket | ssl.SSLSocket = socket.create_connection(address, PATIENCE, (source, 0))
         self._buffer = b""
 
     def send(self, *parts: bytes) -> None:
