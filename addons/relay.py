@@ -26,6 +26,7 @@ class Outbox:
         self._flush = flush
         self._barrier = barrier
         self.strict = barrier is not None
+        self.crowded = False  # several sessions had something to send in the last turn
         self._ready: list[Relay] = []
         self._syncing: asyncio.Task[None] | None = None
         self._scheduled = False
@@ -39,6 +40,7 @@ class Outbox:
     def _turn(self) -> None:
         self._scheduled = False
         ready, self._ready = self._ready, []
+        self.crowded = len(ready) > 1
         if self._barrier is not None:
             self._syncing = asyncio.ensure_future(self._synced(ready))
             return
@@ -162,6 +164,11 @@ class Relay:
             self._outbox.add(self)
             if self._outbox.strict and self._syncing + sum(map(len, up)) > self._hold_buffer:
                 self.client_leg.pause("sync")
+        if session.late and self._outbox.crowded:
+            # clients that are woken early take the CPU from the sessions that are still to be served
+            self._catch_up()
+            if self._over:
+                return
         if down:
             self._send_down()
         if session.late:
@@ -182,7 +189,7 @@ class Relay:
         down.clear()
 
     def _catch_up(self) -> None:
-        """The client has its bytes: now they go on record."""
+        """What the client is sent goes on record."""
         try:
             self.session.catch_up()
         except Exception:

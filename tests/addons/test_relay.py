@@ -129,6 +129,28 @@ def test_an_answer_goes_to_the_client_and_then_on_record() -> None:
     run(play)
 
 
+def test_of_many_sessions_each_is_recorded_before_its_client_is_woken() -> None:
+    async def play() -> None:
+        one, two = World(), World()
+        two.relay._outbox = one.relay._outbox
+        for world in (one, two):
+            world.says(query("SELECT 1"))
+        await turns(2)
+        on_record: list[int] = []
+        send = one.client.send
+
+        def sends(data: bytes) -> None:
+            on_record.append(len(one.talk.port.records))
+            send(data)
+
+        one.client.send = sends  # type: ignore[method-assign]
+        one.answers(ONE)
+        assert on_record == [2]
+        assert one.client.sent == ONE
+
+    run(play)
+
+
 def test_no_answer_reaches_the_client_while_nothing_can_be_recorded() -> None:
     async def play() -> None:
         world = World()
