@@ -7,6 +7,7 @@ no second look-up can lead it elsewhere.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import time
@@ -68,7 +69,7 @@ class Destinations:
                         f"`{host}` leads to an address that is not public; it must be named in the resource's "
                         "`private_networks` to be reached"
                     )
-                if port in self._ports and (meant.is_loopback or str(meant) in _own_addresses()):
+                if port in self._ports and (meant.is_loopback or _is_own(meant)):
                     raise DestinationRefused(f"`{host}:{port}` is the gateway itself")
         return addresses[0]
 
@@ -91,10 +92,12 @@ def _meanings(address: Address) -> list[Address]:
     return found
 
 
-def _own_addresses() -> frozenset[str]:
-    """The machine's own addresses, as far as its name leads to them."""
+def _is_own(address: Address) -> bool:
+    """Whether this machine has the address, on whichever interface: only its own can be bound."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None)
-    except OSError:
-        return frozenset()
-    return frozenset(str(entry[4][0]) for entry in found)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True

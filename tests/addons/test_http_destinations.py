@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from typing import Any
 
 import pytest
@@ -35,6 +36,35 @@ def test_named_networks_are_open_but_for_our_own_ports() -> None:
     assert here.choose("localhost", 9000, ["127.0.0.1"]) == "127.0.0.1"
     with pytest.raises(DestinationRefused):
         here.choose("localhost", 8080, ["127.0.0.1"])
+
+
+def _interface() -> str:
+    """An address of this machine that is not loopback, where it has one: the one it would send from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.77"
+        return str(probe.getsockname()[0])
+
+
+def test_row_9_the_gateways_own_ports_on_any_of_its_addresses() -> None:
+    everywhere = Destinations([ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")], [8080])
+    for own in (_interface(), "127.0.0.1", "::1", f"::ffff:{_interface()}"):
+        with pytest.raises(DestinationRefused, match="the gateway itself"):
+            everywhere.choose("me.example", 8080, [own])
+        assert everywhere.choose("me.example", 9000, [own]) == own
+    for other in ("192.0.2.7", "2001:db8::7"):
+        assert everywhere.choose("it.example", 8080, [other]) == other
+
+
+def test_row_9_what_cannot_be_told_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "denied")
+
+    monkeypatch.setattr(socket, "socket", denied)
+    with pytest.raises(DestinationRefused, match="the gateway itself"):
+        Destinations([ipaddress.ip_network("192.0.2.0/24")], [8080]).choose("it.example", 8080, ["192.0.2.7"])
 
 
 @pytest.mark.parametrize("answer", ["hangs", "raises", "nothing"])
