@@ -29,6 +29,18 @@ _HOST_FLAGS = 0x4 | 0x20  # X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_CHECK_FLA
 _H2, _H1 = b"h2", b"http/1.1"
 _UPSTREAMS = 1000  # connections to one server that a client connection may have: each watch can need one
 
+_HANDSHAKE = b"\x16"  # the first byte of a TLS connection
+_TOLD = (
+    b"this listener speaks TLS only: use https:// in its address, and have the token revoked that was sent in clear\n"
+)
+_IN_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+    % (
+        len(_TOLD),
+        _TOLD,
+    )
+)
+
 _gates: dict[str, HttpGate] = {}
 
 
@@ -51,6 +63,8 @@ class HttpFront(layer.Layer):
         elif isinstance(event, events.DataReceived):
             child = self._choose(event.data)
             if child is None:
+                if event.data[:1] != _HANDSHAKE:
+                    yield commands.SendData(self.context.client, _IN_TLS)
                 yield commands.CloseConnection(self.context.client)
                 return
             self._child = child
@@ -75,10 +89,13 @@ class HttpFront(layer.Layer):
         gate = self.gate
         if gate is None:
             return None
-        secure = data[:1] == b"\x16"
+        secure = data[:1] == _HANDSHAKE
         mode = gate.listener.tls.mode
-        if (secure and mode == "off") or (not secure and mode == "required"):
-            log.info("%s: %s", gate.listener.name, "TLS is not offered here" if secure else "TLS is required here")
+        if secure and mode == "off":
+            gate.refuse_connection("TLS is not offered here: name http:// in the address")
+            return None
+        if not secure and mode == "required":
+            gate.refuse_connection("TLS is required here; what came in clear may have held a token: have it revoked")
             return None
         http_mode = HTTPMode.regular
         if not gate.forward_proxy:

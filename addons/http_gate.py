@@ -272,6 +272,10 @@ class HttpGate:
             },
         )
 
+    def refuse_connection(self, why: str) -> None:
+        """Puts on record that a connection ends before anything of it was read."""
+        self._refused(why, "", "", "")
+
     def _refused(self, public: str, detail: str, subject: str, application: str) -> None:
         if detail:
             log.info("%s: refused %s: %s", self.listener.name, self.peer, detail)

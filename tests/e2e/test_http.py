@@ -389,3 +389,19 @@ def test_smuggling_and_nonsense_are_refused(lab: HttpLab, raw: bytes) -> None:
     assert not answer or answer.split()[1] >= b"400"
     assert len(lab.plain.requests) + len(lab.secure.requests) == before
     assert split(lab.curl(lab.plain.url("/hello")).stdout)[0] == 200  # the process lives
+
+
+def test_what_comes_in_clear_where_tls_is_required_is_told_so_and_on_record(lab: HttpLab) -> None:
+    token = lab.token()
+    with socket.create_connection(("127.0.0.1", lab.ports["api"]), timeout=20) as client:
+        client.sendall(f"CONNECT api.example:443 HTTP/1.1\r\nProxy-Authorization: Bearer {token}\r\n\r\n".encode())
+        answer = b""
+        while data := client.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"use https:// in its address" in answer
+    (refused,) = await_records(
+        lab.state, lambda r: r["t"] == "session.refused" and str(r["why"]).startswith("TLS is required here"), 1
+    )
+    assert refused["listener"] == "api"
+    assert token not in json.dumps(records(lab.state))
