@@ -14,7 +14,7 @@ from typing import Any
 from mitmproxy.net.free_port import get_free_port
 from mitmproxy.proxy import context, layer, mode_servers, mode_specs
 
-from addons.http_addon import HttpFront
+from addons.web.addon import HttpFront
 from addons.wire_layer import WireLayer
 from protocols.contract import HTTP_PROTOCOLS
 from protocols.registry import PROTOCOLS

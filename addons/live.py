@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from addons.catalogs import CatalogKeeper
 from addons.holds import Hold
@@ -21,6 +21,7 @@ from guard.record.redact import redact_params, redact_sql
 from protocols.contract import (
     Action,
     Analysis,
+    Apart,
     CatalogSnapshot,
     Decision,
     HoldRefused,
@@ -42,29 +43,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("sluicegate.session")
 
 WARN_BEFORE = 60.0  # seconds before its end that a session is told
+NO_LONGER = "the policy no longer gives you this resource"
+
+
+class Opened(NamedTuple):
+    """What a session is made of, once a policy opens a resource to somebody."""
+
+    session_id: str
+    principal: Principal
+    resource: Resource
+    facts: SessionFacts
+    policy: SessionPolicy
 
 
 class LiveSession:
     """Implements `protocols.contract.SessionPort` for one session."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        session_id: str,
-        principal: Principal,
-        resource: Resource,
-        facts: SessionFacts,
-        policy: SessionPolicy,
-        keeper: CatalogKeeper,
-    ) -> None:
+    fixed_masks = True  # statements that the server has planned were described under the masks of that time
+
+    def __init__(self, runtime: Runtime, opened: Opened, keeper: CatalogKeeper) -> None:
         self.runtime = runtime
-        self.id = session_id
-        self.principal = principal
-        self.resource = resource
-        self.facts = facts
-        self.policy = policy
+        self.id, self.principal, self.resource, self.facts, self.policy = opened
         self.keeper = keeper
         self.masker: ResultMasker | None = self._masker()
+        self.apart = True
         self.listener = ""
         self.hold_wait: float | None = None  # seconds after which a held command is deferred; None: never
         self.claimed_user = ""
@@ -146,6 +148,17 @@ class LiveSession:
         if self.recent is not None:
             self.recent.append(kind, body)
 
+    def analyse_apart(self, asked: Apart) -> None:
+        self.runtime.analysts.ask(self.identity, self.resource.protocol, asked, self._analysed)
+
+    def _analysed(self, asked: Apart, read: object, why: str) -> None:
+        relay, session = self.relay, self.session
+        if relay is not None and session is not None:
+            relay.step(lambda: session.analysed(asked, read, why))
+
+    def forget_apart(self, asked: Apart) -> None:
+        self.runtime.analysts.forget(asked)
+
     def hold(self, request: HoldRequest) -> HoldTicket:
         try:
             self.runtime.approvals.check(self.principal, request.text, request.params)
@@ -215,7 +228,9 @@ class LiveSession:
     def at_work(self) -> bool:
         """In a transaction or a statement; one that waits for people does not count."""
         session = self.session
-        return session is not None and session.busy and session.waiting is not Wait.HOLD
+        if session is None or session.waiting is Wait.HOLD:
+            return False
+        return session.busy or session.waiting is Wait.ANALYSIS
 
     def refusal(self) -> str:
         """Why this session may not go on; empty: it may."""
@@ -248,12 +263,12 @@ class LiveSession:
     def new_policy(self, policy: SessionPolicy) -> None:
         """A reload: later commands are judged by it; a session that lost its resource ends.
 
-        A change of masks ends the session too: statements that the server has planned were described under the old.
+        A change of masks ends the session too, where they are fixed.
         """
         if not policy.may_connect:
-            self.terminate("the policy no longer gives you this resource")
+            self.terminate(NO_LONGER)
             return
-        if policy.masks != self.policy.masks:
+        if self.fixed_masks and policy.masks != self.policy.masks:
             self.terminate("what is masked for you has changed; connect again")
             return
         self.policy = policy

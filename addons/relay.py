@@ -19,11 +19,18 @@ class Outbox:
     """Record before forward, for all sessions at once: one write to the journal per turn of the event loop.
 
     `flush` puts everything recorded so far into the journal and raises where it cannot. `barrier` (durability: strict)
-    is awaited after it. What was recorded later waits for the next turn.
+    is awaited after it. What was recorded later waits for the next turn. `prepare` does of `flush` what can be done
+    ahead, when nobody waits.
     """
 
-    def __init__(self, flush: Callable[[], object], barrier: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        flush: Callable[[], object],
+        barrier: Callable[[], Awaitable[None]] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         self._flush = flush
+        self.prepare = prepare
         self._barrier = barrier
         self.strict = barrier is not None
         self.crowded = False  # several sessions had something to send in the last turn
@@ -46,7 +53,7 @@ class Outbox:
             return
         if self._flushed(ready):
             for relay in ready:
-                relay.forward_or_end(None)
+                relay.forward_or_end()
 
     def _flushed(self, ready: list[Relay]) -> bool:
         try:
@@ -75,7 +82,7 @@ class Outbox:
                             relay.unrecorded()
                     else:
                         for relay, up in held:
-                            relay.forward_or_end(up)
+                            relay.forward_synced(up)
                 for relay in ready:
                     relay.end_sync()
                 ready, self._ready = self._ready, []
@@ -192,6 +199,8 @@ class Relay:
         """What the client is sent goes on record."""
         try:
             self.session.catch_up()
+            if not self._outbox.crowded and self._outbox.prepare is not None:
+                self._outbox.prepare()
         except Exception:
             self._crashed()
             return
@@ -212,22 +221,24 @@ class Relay:
     def forward(self) -> None:
         """Sends `up`: called by the outbox once everything recorded is in the journal."""
         up = self.session.up
-        self.forward_bytes(up)
+        if up and not self._over:
+            self.upstream_leg.send(up[0] if len(up) == 1 else b"".join(up))
         up.clear()
 
-    def forward_or_end(self, up: list[bytes] | None) -> None:
-        """Sends these bytes, or `up`. What goes wrong with one session ends that one and keeps no other waiting."""
+    def forward_or_end(self) -> None:
+        """As `forward`. What goes wrong with one session ends that one and keeps no other waiting."""
         try:
-            if up is None:
-                self.forward()
-            else:
-                self.forward_bytes(up)
+            self.forward()
         except Exception:
             self._crashed()
 
-    def forward_bytes(self, up: list[bytes]) -> None:
-        if up and not self._over:
-            self.upstream_leg.send(up[0] if len(up) == 1 else b"".join(up))
+    def forward_synced(self, up: list[bytes]) -> None:
+        """Sends what `begin_sync` gave out."""
+        try:
+            if up and not self._over:
+                self.upstream_leg.send(b"".join(up))
+        except Exception:
+            self._crashed()
 
     def forward_last(self) -> None:
         """What was allowed before the end still goes, if it can be recorded (a client's Terminate, for one)."""

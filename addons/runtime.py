@@ -1,7 +1,6 @@
-"""The process around the sessions: builds every part of the guard from the configuration, and keeps them going.
+"""The process around the sessions: builds every part of the guard from the configuration, starts and stops them.
 
-INVARIANT: what fails here closes. A part that cannot be built stops the start; a store or recorder that stops answering
-stops the traffic (`stopped` says why) until it answers again.
+INVARIANT: what fails here closes: a part that cannot be built stops the start.
 """
 
 from __future__ import annotations
@@ -13,30 +12,33 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from mitmproxy.connection import Client
 
-from addons import takeover, tls
+from addons import controlled, takeover, tls
+from addons.analysts import Analysts
 from addons.busy_poll import BusyPoll
-from addons.catalog_client import CatalogClient, new_login
-from addons.catalogs import CatalogKeeper
 from addons.gate import Gate
-from addons.http_gate import HttpGate
-from addons.http_runtime import HttpRuntime
+from addons.index_process import IndexProcess
 from addons.live import LiveSession
 from addons.live_view import LiveView
 from addons.refusals import KINDS, Refusals
 from addons.registrar import Registrar
+from addons.regular_look import RegularLook
 from addons.relay import Outbox
 from addons.strangers import Strangers
+from addons.upstreams import Upstreams
+from addons.web.gate import HttpGate
+from addons.web.runtime import HttpRuntime
 from guard.approve import ApprovalBook, Webhooks
-from guard.config import Config, load
-from guard.config.schema import ResourceConfig
-from guard.control import ControlServer, Handlers, Roles
+from guard.config import Config
+from guard.config.schema import ListenerConfig, ResourceConfig
 from guard.control.evidence import Evidence
+from guard.control.handlers import Handlers
+from guard.control.roles import Roles
+from guard.control.server import ControlServer
 from guard.enforce import PolicySet
 from guard.identity import Verifier
 from guard.leak import Fingerprints
@@ -45,21 +47,16 @@ from guard.record.errors import RecordError
 from guard.record.journal import Recorder
 from guard.record.retention.desk import RetentionDesk
 from guard.record.retention.rules import RetentionRules
-from guard.secrets import Secrets
-from guard.state import LoopJournal, StateAccess, StateError, StateStore
+from guard.state import LoopJournal, StateAccess, StateStore
 from guard.state.blocklist import Blocklist
 from guard.state.housekeeping import forget_regularly
-from protocols.contract import HTTP_PROTOCOLS, Credential, CredentialRefused, UpstreamLogin
-from protocols.registry import PROTOCOLS, WireProtocol
+from protocols.contract import HTTP_PROTOCOLS
+from protocols.registry import PROTOCOLS, render
 
 log = logging.getLogger("sluicegate")
 
-_ROOT = Path(__file__).resolve().parent.parent
 _SWITCH = 0.0005  # seconds
-_TICK = 0.2  # seconds between looks at approvals, containment and deadlines
-_EARLY_UPSTREAMS = 8
 _STATE_GRACE = 3.0  # seconds at the stop for what is still to be written to the state store
-_LOST_AFTER = 5.0  # seconds without the state store after which nothing passes
 
 _current: Runtime | None = None
 
@@ -68,14 +65,6 @@ def current() -> Runtime | None:
     """The runtime, while it serves."""
     runtime = _current
     return None if runtime is None or runtime.draining else runtime
-
-
-def gate(protocol: str, listener: str, peer: str) -> Gate | None:
-    """The gate of one new connection; None while the gateway is not serving."""
-    runtime = _current
-    if runtime is None or runtime.draining:
-        return None
-    return runtime.gate(protocol, listener, peer)
 
 
 class Runtime:
@@ -93,20 +82,14 @@ class Runtime:
         # by the id that its client was told; without a session while that is still to come, and for good without a
         # secret where the protocol has none: nobody can present it then
         self.cancel_keys: dict[int, tuple[LiveSession | None, bytes]] = {}
-        self.secrets = Secrets()
-        self.stale_credentials: set[str] = set()  # resources whose upstream did not take theirs
         self.started_at = time.time()
-        self._keepers: dict[tuple[str, str], CatalogKeeper] = {}
-        self._caches: dict[str, Any] = {}
-        self._refusals = Refusals(self._note)
+        self.upstreams = Upstreams(self)
+        self.refusals = Refusals(self._note)
         self._registrar: Registrar | None = None
         self._registering: set[asyncio.Future[None]] = set()
-        self._early_upstreams: dict[str, asyncio.Semaphore] = {}
-        self._looking: asyncio.Task[None] | None = None
-        self._store_error = ""
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._ticker: asyncio.Task[None] | None = None
-        self._indexer: asyncio.subprocess.Process | None = None
+        self._look = RegularLook(self)
+        self._indexer = IndexProcess(self)
 
     # ------------------------------------------------------------ start and stop
 
@@ -119,8 +102,10 @@ class Runtime:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.policies = PolicySet.load(config.policies)
         self.recorder = Recorder(config.record, state)
+        self.analysts = Analysts()
         self.busy_poll = BusyPoll(config.limits.busy_poll)
-        self.outbox = Outbox(self.recorder.flush, self.recorder.sync_barrier if self.recorder.strict else None)
+        barrier = self.recorder.sync_barrier if self.recorder.strict else None
+        self.outbox = Outbox(self.recorder.flush, barrier, self.recorder.prepare)
         self.store = StateStore(state / "state.db", journal=LoopJournal(self.recorder.event))
         self.state = StateAccess(self.store)
         self.blocklist = Blocklist(self.state)
@@ -150,16 +135,16 @@ class Runtime:
         self.fingerprints = self._remembered()
         self.http = HttpRuntime(self)
         self.view = LiveView(self) if self.watched else None
-        self.evidence = Evidence(state, lambda protocol, wire: PROTOCOLS[protocol].render(wire), self.recorder.flush)
+        self.evidence = Evidence(state, render, self.recorder.flush)
         self.handlers = Handlers(
             roles=self.roles,
             state=self.state,
             blocklist=self.blocklist,
             book=self.approvals,
-            live=LiveSessions(self),
+            live=controlled.LiveSessions(self),
             evidence=self.evidence,
-            status=self.status,
-            reload=self.reload,
+            status=lambda: controlled.status(self),
+            reload=lambda: controlled.reload(self),
             notifier=self.webhooks,
             retention=self.retention,
         )
@@ -177,9 +162,8 @@ class Runtime:
         self.recorder.event(
             "gateway.start", {"pid": os.getpid(), "policy": self.policies.version, "gateway": self.name}
         )
-        self._ticker = asyncio.create_task(self._tick(), name="sluicegate ticker")
-        self._ticker.add_done_callback(self._ticker_ended)
-        self.background(self._run_indexer(), "indexer")
+        self._look.start()
+        self.background(self._indexer.run(), "indexer")
         self.background(self.retention.run(), "retention")
         self.background(forget_regularly(self.state), "the session registry's housekeeping")
         _current = self
@@ -225,17 +209,14 @@ class Runtime:
             live.terminate("the gateway shuts down")
         await asyncio.sleep(0)
         _current = None
-        for look in (self._ticker, self._looking):
-            if look is not None:
-                look.cancel()
+        self._look.stop()
+        self.analysts.close()
         await self.control.stop()
         self.evidence.close()
         await self.verifier.stop()
         await self.webhooks.stop()
-        for keeper in self._keepers.values():
-            keeper.close()
-        if self._indexer is not None and self._indexer.returncode is None:
-            self._indexer.terminate()
+        self.upstreams.close()
+        self._indexer.stop()
         for task in list(self._tasks):
             task.cancel()
         (self.config.state_dir / "ready.json").unlink(missing_ok=True)
@@ -243,95 +224,32 @@ class Runtime:
             await asyncio.wait(list(self._registering), timeout=_STATE_GRACE)
         self.registrar.close()
         await self.state.close(_STATE_GRACE)
-        self._refusals.flush(everything=True)
+        self.refusals.flush(everything=True)
         self.recorder.event("gateway.stop", {"pid": os.getpid(), "gateway": self.name})
         self.recorder.close()
         self.store.close()
 
-    async def _run_indexer(self) -> None:
-        """The index is made by a child process: it shares neither our loop nor our GIL."""
-        pause = 1.0
-        while not self.draining:
-            self._indexer = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "guard.record.indexer",
-                "--state",
-                str(self.config.state_dir),
-                "--parent",
-                str(os.getpid()),
-                *self.retention.arguments(),
-                cwd=_ROOT,
-                stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we end
-            )
-            code = await self._indexer.wait()
-            if self.draining:
-                return
-            log.error("the indexer ended with %s; starting it again in %g s", code, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 60.0)
-
     # ------------------------------------------------------------ what connections need
 
-    def http_gate(self, protocol: str, listener: str, client: Client) -> HttpGate | None:
-        found = next((x for x in self.config.listeners if x.name == listener and x.protocol == protocol), None)
-        return None if found is None else self.http.gate(found, self.config.resource(found.resource), client)
-
     def gate(self, protocol: str, listener: str, peer: str) -> Gate | None:
-        found = next((x for x in self.config.listeners if x.name == listener and x.protocol == protocol), None)
-        if found is None:
-            return None
-        resource = next(r for r in self.config.resources if r.name == found.resource)
-        return Gate(self, PROTOCOLS[protocol], found, resource, peer)
+        """The gate of one new connection; None: this is no listener of ours."""
+        found = self._listener(protocol, listener)
+        return None if found is None else Gate(self, PROTOCOLS[protocol], *found, peer)
 
-    async def login(self, config: ResourceConfig, database: str, bound: float) -> UpstreamLogin:
-        """How a connection of the gateway's own logs in at this moment. Raises `SecretError`."""
-        credential = await self.credential(config)
-        return new_login(credential, database, self.upstream_tls[config.name] is not None, bound)
+    def http_gate(self, protocol: str, listener: str, client: Client) -> HttpGate | None:
+        """See `gate`."""
+        found = self._listener(protocol, listener)
+        return None if found is None else self.http.gate(*found, client)
 
-    async def credential(self, config: ResourceConfig) -> Credential:
-        """What the gateway logs in with; read anew where the upstream has refused it. Raises `SecretError`."""
-        secret = await self.secrets.resolve(config.credential, fresh=config.name in self.stale_credentials)
-        self.stale_credentials.discard(config.name)
-        self.http.outbound.learn(config.name, secret.password)
-        return Credential(config.credential.user or secret.username or "", secret.password)
-
-    def keeper(self, config: ResourceConfig, database: str) -> CatalogKeeper:
-        # where a connection sees one database only, each has a catalog of its own
-        world = database if config.one_database else config.database or ""
-        key = (config.name, world)
-        keeper = self._keepers.get(key)
-        if keeper is None:
-
-            async def connect() -> CatalogClient:
-                login = await self.login(config, world, config.catalog.timeout)
-                source = PROTOCOLS[config.protocol].catalog_source()
-                client = CatalogClient(source, self.upstream_tls[config.name], config.tls.server_name or config.server)
-                try:
-                    await client.connect(config.server, config.port, login)
-                except CredentialRefused:
-                    self.stale_credentials.add(config.name)
-                    raise
-                return client
-
-            name = f"{config.name}/{world}" if world else config.name
-            keeper = self._keepers[key] = CatalogKeeper(name, connect, config.catalog.max_age)
-        return keeper
-
-    def cache(self, protocol: WireProtocol, resource: str) -> Any:
-        if resource not in self._caches:
-            self._caches[resource] = protocol.cache()
-        return self._caches[resource]
-
-    def early_upstreams(self, resource: str) -> asyncio.Semaphore:
-        """Upstream connections of clients that nobody knows yet, at a time: more wait, or a crowd of strangers could
-        take all that the server has, or have it lock us out for logins that were never finished."""
-        return self._early_upstreams.setdefault(resource, asyncio.Semaphore(_EARLY_UPSTREAMS))
+    def _listener(self, protocol: str, name: str) -> tuple[ListenerConfig, ResourceConfig] | None:
+        config = self.config
+        found = next((x for x in config.listeners if x.name == name and x.protocol == protocol), None)
+        return None if found is None else (found, config.resource(found.resource))
 
     def note(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Records what happened outside a session; a failure is logged: nothing was let through."""
         if kind in KINDS:
-            self._refusals.add(kind, payload)
+            self.refusals.add(kind, payload)
         else:
             self._note(kind, payload)
 
@@ -358,17 +276,15 @@ class Runtime:
             self.view.begin(live, client)
 
     def session_ended(self, live: LiveSession, reason: str) -> None:
-        self.note_end(live, reason)
-        if self.view is not None:
-            self.view.end(live, reason)
-
-    def note_end(self, live: LiveSession, reason: str) -> None:
+        """On record, in the registry, and in what people look at."""
         payload = {"commands": live.commands, "reason": reason}
         try:
             self.recorder.session_end(live.id, payload)
         except RecordError as e:
             log.error("the end of session %s is not recorded: %s", live.id, e)
         self.deregister(live.id, reason)
+        if self.view is not None:
+            self.view.end(live, reason)
 
     @property
     def registrar(self) -> Registrar:
@@ -387,116 +303,3 @@ class Runtime:
                 log.error("the end of session %s is not in the registry: %s", session_id, e)
 
         work.add_done_callback(done)
-
-    # ------------------------------------------------------------ the regular look
-
-    async def _look_at_store(self) -> None:
-        """What others changed. It may wait for the disk, and then the rest of the look does not."""
-        try:
-            await self.blocklist.look()
-            await self.approvals.poll()
-        except StateError as e:
-            if str(e) != self._store_error:
-                log.error("the state store: %s", e)
-            self._store_error = str(e)
-        else:
-            self._store_error = ""
-
-    def _looked(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
-        if not task.cancelled() and task.exception() is not None:
-            self._ticker_ended(task)
-
-    def look(self) -> None:
-        """Containment, revocation, approvals, deadlines, checkpoints: one round."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_at_store(), name="look at the state store")
-            self._looking.add_done_callback(self._looked)
-        self.approvals.tick()
-        store = ""
-        if time.monotonic() - self.blocklist.seen > _LOST_AFTER:
-            store = f"the gateway's state store does not answer: {self._store_error or 'its disk hangs'}"
-        try:
-            self.recorder.tick()
-            record = ""
-        except RecordError as e:
-            record = "the gateway cannot record; nothing passes until it can"
-            if self.recorder.recover():
-                record = ""
-            elif not self.stopped:
-                log.error("recording stopped: %s", e)
-        stopped = store or record
-        if stopped != self.stopped:
-            self.stopped = stopped
-            log.error("stopped: %s", stopped) if stopped else log.warning("serving again")
-            for live in list(self.sessions.values()):
-                live.forget_decisions()
-        self._refusals.flush()
-        now = time.time()
-        for live in list(self.sessions.values()):
-            live.check(now)
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK)
-            self.look()
-
-    def _ticker_ended(self, task: asyncio.Task[None]) -> None:
-        """Without the regular look containment would not reach anybody: nothing may pass."""
-        if task.cancelled():
-            return
-        log.critical("the regular look failed; everything stops", exc_info=task.exception())
-        self.stopped = "internal error in the gateway; nothing passes until it is restarted"
-        self.draining = True
-        for live in list(self.sessions.values()):
-            live.terminate("internal error in the gateway")
-
-    # ------------------------------------------------------------ for the control API
-
-    async def reload(self) -> dict[str, Any]:
-        """Loads the policies anew; where that fails the old ones stay, and the error says why."""
-        policies = await asyncio.to_thread(lambda: PolicySet.load(load(self.config.path).policies))
-        old, self.policies = self.policies.version, policies
-        self.recorder.event("policy.loaded", {"version": policies.version, "before": old})
-        for live in list(self.sessions.values()):
-            live.new_policy(policies.for_session(live.principal, live.resource, live.facts))
-        return {"version": policies.version, "before": old, "changed": old != policies.version}
-
-    def status(self) -> dict[str, Any]:
-        return {
-            "gateway": self.name,
-            "pid": os.getpid(),
-            "started_at": self.started_at,
-            "connections": self.connections,
-            "policy": self.policies.version,
-            "stopped": self.stopped or None,
-            "space": self.retention.warning,
-            "contained": sorted(self.blocklist.contained),
-            "catalogs": {k.name: k.error or "fresh" for k in self._keepers.values()},
-            "issuers": self.verifier.status(),
-        }
-
-
-class LiveSessions:
-    """What the control API may see of, and do to, the sessions of this process."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def list(self) -> Sequence[Mapping[str, Any]]:
-        return [live.summary() for live in self._runtime.sessions.values()]
-
-    def terminate(self, session_id: str, reason: str) -> bool:
-        live = self._runtime.sessions.get(session_id)
-        if live is None:
-            return False
-        live.terminate(reason)
-        return True
-
-    def contain(self, subject: str) -> int:
-        ended = 0
-        for live in list(self._runtime.sessions.values()):
-            if live.principal.subject == subject:
-                live.terminate(f"`{subject}` is contained: every access is cut until a responder releases it")
-                ended += 1
-        return ended

@@ -8,11 +8,10 @@ each hook that could is wrapped.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from mitmproxy.dns import DNSFlow
 from mitmproxy.net.free_port import get_free_port
 
 from addons import listeners, live_view, takeover
-from addons.http_addon import HttpAddon
+from addons.fail_closed import closed
 from addons.runtime import Runtime
 from addons.tls import TlsError
+from addons.web.addon import HttpAddon
 from guard.config import ConfigError, load
 from guard.config.schema import ListenerConfig
 from guard.detect import DetectError
@@ -89,23 +89,6 @@ def _options() -> Any:
 
 def _addons() -> Any:
     return ctx.master.addons
-
-
-def closed(refuse: Callable[[Any], None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Wraps a hook: when it raises, `refuse` is applied to what it was given, and the exception is logged."""
-
-    def wrap(hook: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(hook)
-        def guarded(self: Any, data: Any) -> None:
-            try:
-                hook(self, data)
-            except Exception:
-                log.exception("hook %s failed; refused", hook.__name__)
-                refuse(data)
-
-        return guarded
-
-    return wrap
 
 
 def _refuse_client(client: Client) -> None:

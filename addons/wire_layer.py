@@ -28,7 +28,9 @@ from protocols.contract import (
     CredentialRefused,
     KeepKey,
     PeerGone,
+    Permit,
     Refused,
+    Register,
     ReserveId,
     Side,
     StartTls,
@@ -39,6 +41,7 @@ from protocols.registry import PROTOCOLS
 log = logging.getLogger("sluicegate.wire")
 
 _NONCE = 32  # random bytes that a handshake may use
+_UNRECORDED = "the gateway cannot record; nothing passes until it can"
 _CONNECT_TIMEOUT = 10.0  # seconds until an upstream has accepted
 
 
@@ -56,6 +59,7 @@ class WireLayer(layer.Layer):
         self._client: Leg | None = None
         self._upstream: Leg | None = None
         self._connecting = False
+        self._registered = False  # its session, with the handshake's last step but one
         self._connected: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._gate: Gate | None = None
@@ -98,7 +102,8 @@ class WireLayer(layer.Layer):
     async def _run(self) -> None:
         assert self._client is not None
         address = self.context.client.peername
-        gate = runtime.gate(self._protocol, self._listener, str(address[0]) if address else "")
+        peer, current = str(address[0]) if address else "", runtime.current()
+        gate = current.gate(self._protocol, self._listener, peer) if current is not None else None
         if gate is None:
             words = "the gateway takes no connections at the moment; try again later"
             self._client.send(PROTOCOLS[self._protocol].refusal(words, "57P03"))
@@ -125,8 +130,8 @@ class WireLayer(layer.Layer):
                 why = "a cancel request"
             else:
                 assert self._upstream is not None
-                async with asyncio.timeout(gate.auth_timeout):
-                    await gate.register()
+                if not self._registered:
+                    raise RuntimeError("a handshake that did not have its session registered")
                 gate.start(handover, self._client, self._upstream, self.context.client)
                 return
         except PeerGone as e:
@@ -142,14 +147,14 @@ class WireLayer(layer.Layer):
             self._say(last_words(handshake, Refused("the login took too long", "57014")))
         except WireError as e:
             why = f"protocol error: {e}"
-        except (RecordError, StateError) as e:
+        except RecordError as e:
             why = f"not recorded: {e}"
             log.error("%s: %s", self._listener, why)
-            self._say(gate.refusal("the gateway cannot record; nothing passes until it can", "58030"))
+            self._say(gate.last_words(_UNRECORDED, "58030"))
         except Exception as e:
             why = f"{type(e).__name__} in the handshake"
             log.exception("%s: %s", self._listener, why)
-            self._say(gate.refusal("internal error in the gateway", "XX000"))
+            self._say(gate.last_words("internal error in the gateway", "XX000"))
         gate.failed(why, refused=refused)
         self._client.close()
         if self._upstream is not None:
@@ -195,6 +200,15 @@ class WireLayer(layer.Layer):
                 raise Refused("the gateway cannot reach the upstream in time", "08001") from None
         if isinstance(asked, KeepKey):
             return gate.keep_key(asked)
+        if isinstance(asked, Permit):
+            return gate.permit(asked)
+        if isinstance(asked, Register):
+            try:
+                await gate.register()
+            except StateError as e:
+                raise Refused(_UNRECORDED, "58030") from e
+            self._registered = True
+            return None
         if isinstance(asked, Cancel):
             return await gate.cancel(asked)
         raise TypeError(f"a handshake asked for {type(asked).__name__}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from typing import Protocol
 
 import orjson
 
@@ -19,6 +20,7 @@ from protocols.contract import Analysis, Decision, RecordFailed, SessionPort
 MAX_PARAM = 1024  # characters of one parameter that are put on record
 # what the record's redaction looks for in bind values, as a superset: without it only a value's place makes it secret
 SECRET_VALUES = re.compile(rb"://|-----|(?i:passw|pwd|bearer)")
+SUSPECT = re.compile(rb"[:\-wWrR]")  # one of these is in whatever `SECRET_VALUES` finds: a quick first look
 MAX_TEXT = 1 << 24  # characters of one statement, all that is judged by default; longer ones are cut and say so
 
 
@@ -100,6 +102,13 @@ def response(
     )
 
 
+class Kept(Protocol):
+    """What becomes of a client's input: `protocols.intake.Intake`."""
+
+    def fields(self, parts: Sequence[bytes], complete: bool, port: SessionPort) -> bytes:
+        """Members of the response record, each behind a comma. Never raises."""
+
+
 class Answered:
     """What is gathered of the answer to one command until it is complete. Sessions keep more of it in a subclass.
 
@@ -112,6 +121,7 @@ class Answered:
     size = 0  # bytes
     parts: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of the response
     input: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of what the client sent for it
+    intake: Kept | None = None  # how much of that may be kept
     room = 0  # bytes that still go into `parts`; below 0: it was cut
     columns = b""  # of the response record
     tag = b""
@@ -160,8 +170,9 @@ class Recording:
         extra = (
             b',"sqlstate":' + orjson.dumps(sqlstate) if sqlstate else b""
         )  # the upstream's word: it may hold anything
-        if entry.input:
-            extra += b',"input":"%b"' % b64encode(b"".join(entry.input))
+        if entry.input and entry.intake is not None:
+            extra += entry.intake.fields(entry.input, entry.room >= 0, self.port)
+            entry.input, entry.intake = (), None
         micros = (now - entry.started) // 1000
         self.late.append(
             (

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
-from protocols.contract import Admission, CatalogSource, ListenerTerms, Session, SessionPort, UpstreamLogin
+from protocols.contract import (
+    HTTP_PROTOCOLS,
+    Admission,
+    CatalogSource,
+    ListenerTerms,
+    Session,
+    SessionPort,
+    UpstreamLogin,
+)
+from protocols.http.evidence import render as render_http
+from protocols.judging import StatementJudge
 from protocols.mysql.protocol import PROTOCOL as MYSQL
 from protocols.postgres.protocol import PROTOCOL as POSTGRES
 
@@ -29,6 +39,7 @@ class WireProtocol(Protocol):
     dsn_schemes: tuple[str, ...]  # of a URL that names a server of this protocol
     password_variable: str  # the environment variable in which its own clients look for a password
     alpn: tuple[str, ...]  # what a listener offers in TLS (RFC 7301); empty: the protocol has none
+    judge: type[StatementJudge[Any, Any, Any]]  # verdicts on its texts
 
     def handshake(self, terms: ListenerTerms, nonce: bytes, cache: Any) -> Generator[Any, Any, Any]:
         """From the first byte to a `Handover`, or None where nothing is to be relayed."""
@@ -56,3 +67,8 @@ PROTOCOLS: Mapping[str, WireProtocol] = {
     "postgres": POSTGRES,
     "mysql": MYSQL,
 }
+
+
+def render(protocol: str, wire: bytes) -> list[str]:
+    """Recorded bytes of an answer as lines for a person, of any protocol. Raises KeyError for a name that is none."""
+    return render_http(wire) if protocol in HTTP_PROTOCOLS else PROTOCOLS[protocol].render(wire)

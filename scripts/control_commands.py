@@ -14,6 +14,7 @@ from guard.control.wire import ControlError
 from scripts import control_display as display
 from scripts import issuer_health, removed
 from scripts.control_connection import HELP, UsageError, add_options, talking
+from scripts.player import Player
 from scripts.terminal import clean, console, parse_when, print_json
 
 Work = Callable[[argparse.Namespace, ControlClient], int]
@@ -254,7 +255,7 @@ def _cast(args: argparse.Namespace, client: ControlClient) -> int:
 def _replay(args: argparse.Namespace, client: ControlClient) -> int:
     if args.cast is not None:
         return _cast(args, client)
-    player = display.Player(
+    player = Player(
         speed=float("inf") if args.instant or args.json else args.speed, max_pause=args.max_pause, json=args.json
     )
     for page in _pages(args, client):

@@ -175,7 +175,7 @@ def _as_json(problem: Problem) -> dict[str, Any]:
 def run_test(args: argparse.Namespace) -> int:
     """Run tests; 1 where one fails or a file cannot be read, or where there is none."""
     # imported here: `check` should not wait for a SQL parser
-    from scripts.policy_judging import analyse_request, analyse_text
+    from scripts.policy_offline import analyse_request, analyse_text
 
     failed = passed = 0
     files, missing = _test_files(args.files or [POLICIES])
@@ -233,7 +233,7 @@ def _test_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def run_explain(args: argparse.Namespace) -> int:
     """Print which rule decides about one command; 2 where an option makes no sense."""
     from addons.catalog_client import CatalogError
-    from scripts.policy_judging import CatalogSource, analyse_request, analyse_text
+    from scripts.policy_offline import DsnCatalog, analyse_request, analyse_text
 
     now = time.time()
     try:
@@ -248,7 +248,7 @@ def run_explain(args: argparse.Namespace) -> int:
         if args.protocol in HTTP_PROTOCOLS:
             analysis = analyse_request(session, args.text, facts, now)
         else:
-            catalog = CatalogSource(args.catalog, args.protocol).since(time.monotonic())
+            catalog = DsnCatalog(args.catalog, args.protocol).since(time.monotonic())
             analysis = analyse_text(args.protocol, args.text, catalog, database=args.database)
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)
@@ -334,7 +334,7 @@ def _print_explanation(
 def run_judge(args: argparse.Namespace) -> int:
     """Judge commands from standard input until it ends."""
     from addons.catalog_client import CatalogError
-    from scripts.policy_judging import CatalogSource, Judge, LineJudge, judge_stream
+    from scripts.policy_offline import DsnCatalog, Judge, LineJudge, judge_stream
 
     try:
         principal, resource = _asked(args)
@@ -352,7 +352,7 @@ def run_judge(args: argparse.Namespace) -> int:
             judge = RequestJudge(session, facts)
         else:
             judge = Judge(args.protocol)
-        catalog = CatalogSource(args.catalog, args.protocol)
+        catalog = DsnCatalog(args.catalog, args.protocol)
         catalog.since(time.monotonic())  # a database that cannot be reached is an error of the run, not of a line
     except (ConfigError, ValueError, CatalogError, OSError) as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,6 @@
 """HTTP and Kubernetes requests, judged without a gateway: the exchange of the data path, on a gate that leads nowhere.
 
-Every request goes through `addons.http_exchange` (or `addons.kube_exchange`) from its head to its last byte, with the
+Every request goes through `addons.web.exchange` (or `addons.kube.exchange`) from its head to its last byte, with the
 detectors and the codings of bodies: what is answered is what would be on record. Nothing is resolved, sent or kept.
 """
 
@@ -22,20 +22,21 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of mitmproxy's own dependencies: nothing for a terminal
     from mitmproxy import connection, http
 
-    from addons.http_destinations import Destinations
-    from addons.http_exchange import HttpExchange
-    from addons.http_gate import HttpGate
-    from addons.http_inspect import Outbound
-    from addons.http_live import HttpSession
-    from addons.http_port import Collect, Ended, Forward, Opaque, Refuse, Verdict
-    from addons.kube_exchange import KubeExchange
-    from addons.kube_gate import KubeGate, Refusals
+    from addons.kube.exchange import KubeExchange
+    from addons.kube.gate import KubeGate, Refusals
+    from addons.live import Opened
+    from addons.web.destinations import Destinations
+    from addons.web.exchange import HttpExchange
+    from addons.web.gate import HttpGate
+    from addons.web.inspect import Outbound
+    from addons.web.live import HttpSession
+    from addons.web.port import Collect, Ended, Forward, Opaque, Refuse, Verdict
 from guard.config.schema import LimitsConfig, ListenerConfig, RecordConfig, ResourceConfig
 from guard.enforce import SessionPolicy
 from guard.leak import Fingerprints
 from protocols.contract import Action, Analysis, Decision, Effect, HoldRefused, SessionFacts
 from protocols.http.targets import BadTarget, split_authority
-from protocols.judged import JudgeError
+from protocols.judge_lines import JudgeError
 from scripts.policy_texts import request_of
 
 _PIECE = 65_536
@@ -193,7 +194,7 @@ class RequestJudge:
         given = (runtime, listener, resource, client, Destinations())
         gate = _NoGate(*given) if forward else _NoKubeGate(*given, KubeExchange, refusals=Refusals())
         session = _Session(
-            runtime, "judged", self._principal, self._resource, self._facts, self._policy, lambda _why: None
+            runtime, Opened("judged", self._principal, self._resource, self._facts, self._policy), lambda _why: None
         )
         session.judged, session.noted = [], None
         session.now = time.time() if self._now is None else self._now

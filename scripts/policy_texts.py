@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
-from protocols.judged import JudgeError
+from protocols.judge_lines import JudgeError
 
 type Asked = dict[str, Any]  # the `request` of a line of `policy judge`
 

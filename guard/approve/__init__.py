@@ -6,17 +6,14 @@ tells people that something waits. The store is the truth: nothing is released b
 INVARIANT: a held command is released by `spend` returning, and by nothing else; every failure on the way is a refusal.
 """
 
-from guard.approve.book import ApprovalBook, ApprovalError, Held, Notifier, Outcome
-from guard.approve.webhooks import SIGNATURE_HEADER, Webhooks, sign, verify_signature
+from guard.approve.book import ApprovalBook
+from guard.approve.held import ApprovalError, Held, Notifier
+from guard.approve.webhooks import Webhooks
 
 __all__ = [
-    "SIGNATURE_HEADER",
     "ApprovalBook",
     "ApprovalError",
     "Held",
     "Notifier",
-    "Outcome",
     "Webhooks",
-    "sign",
-    "verify_signature",
 ]

@@ -88,9 +88,6 @@ def iban(value: bytes) -> bool:
     return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
 
-_NEVER_SSN = frozenset({"078051120", "219099999", "123456789"})  # printed on sample cards
-
-
 def ssn(value: bytes) -> bool:
     """A US number as the SSA gives them out (or did for taxpayers: 9xx with group 50 to 99)."""
     number = digits(value)

@@ -46,11 +46,6 @@ class Scanner:
         own_forms = self._known.forms if self._known is not None else []
         self._own = Expressions([(b"".join(b"\\x%02x" % b for b in form), 0) for _, form in own_forms])
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        found = dict.fromkeys(pattern.name for pattern in self._patterns)
-        return (*found, OWN) if self._known is not None else tuple(found)
-
     def find(self, data: bytes) -> list[Finding]:
         """Everything in a whole text, in order. Findings of different detectors may overlap."""
         return self._found(data, 0)[0]

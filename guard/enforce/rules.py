@@ -19,7 +19,6 @@ from guard.enforce.schema import From, Match, On, RuleModel, When, Who, seconds
 from protocols.contract import Effect, HoldTerms, MaskRule, Principal, Resource, SessionFacts, Where
 
 GRANTS = frozenset({"allow", "hold"})
-STOPS = frozenset({"hold", "deny", "terminate"})
 _EVERYTHING = frozenset(Effect)
 
 

@@ -150,13 +150,6 @@ class Fingerprints:
         strong = sum(entry.strong for entry in map(entries.get, found) if entry is not None)
         return Leak(strong, len(found) - strong)
 
-    def forget(self, principal: str) -> None:
-        """Drop everything kept for an identity."""
-        owner = self._owners.pop(principal, None)
-        if owner is not None:
-            self._count -= len(owner.entries)
-            self._lately.clear()
-
     # ------------------------------------------------------------ keeping
 
     def _digest(self, principal: str, joined: bytes) -> bytes:

@@ -46,11 +46,6 @@ class MaskPlan:
 
     columns: tuple[ColumnMask | None, ...]
 
-    @property
-    def rules(self) -> tuple[str | None, ...]:
-        """For the record: which rule masked which column."""
-        return tuple(c.rule if c else None for c in self.columns)
-
 
 class _Compiled:
     """One rule with its patterns compiled."""

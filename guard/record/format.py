@@ -46,6 +46,7 @@ NO_CHAIN = bytes(32)  # `previous_chain` of the first segment
 PREFIX = struct.Struct(">IIB")
 HEAD = struct.Struct(">QQIB32s32s")
 CHAINED = struct.Struct(">QQIB32s")  # the head without its chain
+BEGINNING = struct.Struct(">IIBQQIB32s")  # prefix and head, without the chain
 HEADER = struct.Struct(">8s16sIQ32s")
 PREFIX_SIZE, HEAD_SIZE, HEADER_SIZE = PREFIX.size, HEAD.size, HEADER.size
 MAX_SIZE = HEAD_SIZE + 255 + SALT_SIZE + MAX_PAYLOAD
@@ -187,34 +188,54 @@ class Checkpoint:
         )
 
 
-class MerkleTree:
-    """The root over a growing list of leaf hashes (RFC 6962, section 2.1), in logarithmic memory."""
+_UNSETTLED = 64  # leaves: hashed together they take some tens of microseconds
 
-    __slots__ = ("_peaks", "size")
+
+class MerkleTree:
+    """The root over a growing list of leaf hashes (RFC 6962, section 2.1), in logarithmic memory once it is settled."""
+
+    __slots__ = ("_new", "_peaks", "_settled")
 
     def __init__(self) -> None:
-        self.size = 0
-        self._peaks: list[bytes] = []  # roots of the complete subtrees, largest first: one per bit set in `size`
+        self._settled = 0  # leaves that are in `_peaks`
+        self._peaks: list[bytes] = []  # roots of the complete subtrees, largest first: one per bit set in `_settled`
+        self._new: list[bytes] = []  # leaves that are in none of them yet
+
+    @property
+    def size(self) -> int:
+        """How many leaves it has."""
+        return self._settled + len(self._new)
 
     def add(self, leaf: bytes) -> None:
-        size, peaks, sha256 = self.size, self._peaks, hashlib.sha256
-        while size & 1:
-            leaf = sha256(b"\x01" + peaks.pop() + leaf).digest()
-            size >>= 1
-        peaks.append(leaf)
-        self.size += 1
+        self.extend((leaf,))
 
     def extend(self, leaves: Iterable[bytes]) -> None:
-        for leaf in leaves:
-            self.add(leaf)
+        self._new.extend(leaves)
+        if len(self._new) >= _UNSETTLED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Does the hashing that is left to do: `root` would, and might be in more of a hurry."""
+        size, peaks, sha256 = self._settled, self._peaks, hashlib.sha256
+        for leaf in self._new:
+            rest, root = size, leaf
+            while rest & 1:
+                root = sha256(b"\x01" + peaks.pop() + root).digest()
+                rest >>= 1
+            peaks.append(root)
+            size += 1
+        self._settled = size
+        self._new.clear()
 
     def copy(self) -> MerkleTree:
+        self.settle()
         copied = MerkleTree()
-        copied.size, copied._peaks = self.size, list(self._peaks)
+        copied._settled, copied._peaks = self._settled, list(self._peaks)
         return copied
 
     def root(self) -> bytes:
         """H() of nothing for an empty tree."""
+        self.settle()
         if not self._peaks:
             return hashlib.sha256().digest()
         root = self._peaks[-1]

@@ -38,6 +38,7 @@ from guard.record.reader import Cursor
 from guard.record.writer import Item, JournalWriter
 
 _MAX_PENDING = 8 * 1024 * 1024  # bytes of buffered responses before they are written without waiting for a command
+_PREPARED = 64  # buffered records; more are not what one answer leaves
 _INTERNAL = ("checkpoint", "journal.")  # kinds that only this package writes
 _HEAD_INTERVAL = 1_000_000_000  # ns between two heads at least: each costs an fsync
 
@@ -132,6 +133,11 @@ class Recorder:
         self._pending_bytes += len(body)
         if self._pending_bytes > _MAX_PENDING:
             self._write()
+
+    def prepare(self) -> None:
+        """Hash what is buffered, so that the next flush() has less to do: for a moment when nobody waits."""
+        if 0 < len(self._pending) <= _PREPARED and self._failed is None:
+            self._writer.prepare(self._pending)
 
     def flush(self) -> int:
         """Write what is buffered. Returns the last sequence number. The record-before-forward point of a batch."""

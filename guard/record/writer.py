@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from guard.record import checkpoints
 from guard.record.durable import sync_folder, write_head
 from guard.record.errors import RecordError
 from guard.record.format import (
-    CHAINED,
+    BEGINNING,
     CHECK,
     HEAD_SIZE,
     HEADER_SIZE,
     NO_CHAIN,
-    PREFIX,
+    PREFIX_SIZE,
     SALT_SIZE,
     Checkpoint,
     MerkleTree,
@@ -36,6 +36,23 @@ from guard.record.recovery import HEAD_FILE, Tail, find_tail
 _SALT_BLOCK = 4096
 
 type Item = tuple[bytes, int, bytes]  # kind, at (ns), payload
+
+
+class _Sealed:
+    """Records that are hashed, to come right behind record `seq` of this chain."""
+
+    __slots__ = ("after", "chain", "items", "leaves", "pieces", "seq")
+
+    def __init__(self, chain: bytes, seq: int) -> None:
+        self.after = (chain, seq)
+        self.chain, self.seq = chain, seq  # of the last of them
+        self.items: list[Item] = []
+        self.pieces: list[bytes] = []  # of the file
+        self.leaves: list[bytes] = []
+
+    def begins(self, items: Sequence[Item], chain: bytes, seq: int) -> bool:
+        """Whether `items`, behind this record, begin with these."""
+        return self.after == (chain, seq) and items[: len(self.items)] == self.items
 
 
 class JournalWriter:
@@ -51,6 +68,7 @@ class JournalWriter:
         self._journal_id = b""
         self._keys = keys
         self._salts, self._salt_at = b"", 0
+        self._sealed: _Sealed | None = None
 
     def open(self, at: int) -> dict[str, Any]:
         """Lock, find and repair the journal's end, start the next segment.
@@ -80,33 +98,50 @@ class JournalWriter:
         sync_folder(self.folder)
         return found
 
-    def append(self, items: Iterable[Item]) -> None:
+    def append(self, items: Sequence[Item]) -> None:
         """Hash and write records in one write(). Raises OSError; then nothing has moved and `cut_back()` is due."""
-        sha256 = hashlib.sha256
-        chain, seq = self._chain, self.seq
-        pieces: list[bytes] = []
-        leaves: list[bytes] = []
-        for kind, at, payload in items:
-            seq += 1
-            start = self._salt_at
-            if start >= len(self._salts):
-                self._salts, start = os.urandom(_SALT_BLOCK), 0
-            self._salt_at = start + SALT_SIZE
-            salt = self._salts[start : start + SALT_SIZE]
-            size = len(payload)
-            chained = CHAINED.pack(seq, at, size, len(kind), sha256(salt + payload).digest())
-            chain = sha256(b"\x00" + chain + chained + kind).digest()
-            size += HEAD_SIZE + len(kind) + SALT_SIZE
-            pieces += (PREFIX.pack(size, size ^ CHECK, 0), chained, chain, kind, salt, payload)
-            leaves.append(chain)
-        data = b"".join(pieces)
+        sealed, self._sealed = self._sealed, None
+        if sealed is None or not sealed.begins(items, self._chain, self.seq):
+            sealed = _Sealed(self._chain, self.seq)
+        self._seal(sealed, items)
+        data = b"".join(sealed.pieces)
         _write_all(self.file, data)
-        self._chain, self.seq = chain, seq
+        self._chain, self.seq = sealed.chain, sealed.seq
         self.offset += len(data)
         self.appended += len(data)
-        add = self._tree.add
-        for leaf in leaves:
-            add(leaf)
+        self._tree.extend(sealed.leaves)
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        """Does ahead what `append` will have to do with these and more behind them, but for the write. To be called
+        where there is time: `append` is waited for. Nothing of the journal moves."""
+        self._tree.settle()
+        sealed, self._sealed = self._sealed, None
+        if sealed is None or not sealed.begins(items, self._chain, self.seq):
+            sealed = _Sealed(self._chain, self.seq)
+        self._seal(sealed, items)
+        self._sealed = sealed  # only now: one that failed half way is never written
+
+    def _seal(self, sealed: _Sealed, items: Sequence[Item]) -> None:
+        """Hashes those of `items` that are not in `sealed` yet."""
+        sha256, pack = hashlib.sha256, BEGINNING.pack
+        chain, seq, salts, start = sealed.chain, sealed.seq, self._salts, self._salt_at
+        pieces, leaves = sealed.pieces, sealed.leaves
+        new = items[len(sealed.items) :] if sealed.items else items
+        for kind, at, payload in new:
+            seq += 1
+            if start >= len(salts):
+                salts, start = os.urandom(_SALT_BLOCK), 0
+                self._salts = salts
+            salted = salts[start : start + SALT_SIZE] + payload
+            start += SALT_SIZE
+            size = len(salted) + len(kind) + HEAD_SIZE
+            head = pack(size, size ^ CHECK, 0, seq, at, len(payload), len(kind), sha256(salted).digest())
+            chain = sha256(b"".join((b"\x00", chain, head[PREFIX_SIZE:], kind))).digest()
+            pieces += (head, chain, kind, salted)
+            leaves.append(chain)
+        self._salt_at = start  # a salt is never used twice, whatever becomes of the write
+        sealed.chain, sealed.seq = chain, seq
+        sealed.items += new
 
     @property
     def has_records(self) -> bool:

@@ -119,16 +119,12 @@ class Approvals:
         with self._database.read(snapshot=True) as connection:
             return _fetch(connection, approval_id)
 
-    def list(
-        self, *, status: ApprovalStatus | None = None, session_id: str | None = None, limit: int = 1000
-    ) -> Sequence[Approval]:
+    def list(self, *, status: ApprovalStatus | None = None, limit: int = 1000) -> Sequence[Approval]:
         """Newest first."""
         table = schema.approvals
         query = select(table).order_by(table.c.requested_at.desc(), table.c.id).limit(limit)
         if status is not None:
             query = query.where(table.c.status == status.value)
-        if session_id is not None:
-            query = query.where(table.c.session_id == session_id)
         with self._database.read(snapshot=True) as connection:  # rows and their votes belong together
             return [_from_row(values(row), _votes(connection, row.id)) for row in connection.execute(query).all()]
 
@@ -224,17 +220,10 @@ class Approvals:
         """Expire everything past its time; what was approved and never used, too. Returns what expired."""
         return self._close(_overdue(at), ApprovalStatus.EXPIRED, at, "nobody decided in time")
 
-    def withdraw_session(self, session_id: str, *, at: float, reason: str) -> Sequence[Approval]:
-        """The session is gone: nothing of it may be released any more."""
-        return self._withdraw(schema.approvals.c.session_id == session_id, at, reason)
-
     def withdraw_gateway(self, gateway: str, *, at: float, reason: str) -> Sequence[Approval]:
         """Called when a gateway starts: the sessions of its earlier life are dead, and what they waited for is too."""
         table = schema.approvals
-        return self._withdraw((table.c.gateway == gateway) & ~table.c.deferred, at, reason)
-
-    def _withdraw(self, condition: Any, at: float, reason: str) -> Sequence[Approval]:
-        query = select(schema.approvals.c.id).where(schema.approvals.c.status.in_(_OPEN), condition)
+        query = select(table.c.id).where(table.c.status.in_(_OPEN), table.c.gateway == gateway, ~table.c.deferred)
         return self._close(query, ApprovalStatus.WITHDRAWN, at, reason)
 
     def _close(self, ids: Any, status: ApprovalStatus, at: float, reason: str) -> Sequence[Approval]:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import batched
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import select, update
 
 from guard.state import schema
-from guard.state.database import Database, StateError, values
+from guard.state.database import Database, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,6 @@ class SessionEnd:
     reason: str
 
 
-# Made once: every connection of a client goes through these two, and building a statement costs more than running it.
-_START = insert(schema.sessions)
-_END = (
-    update(schema.sessions)
-    .where(schema.sessions.c.id == bindparam("which"), schema.sessions.c.ended_at.is_(None))
-    .values(ended_at=bindparam("at"), end_reason=bindparam("why"))
-)
-
-
 _ROWS = 500  # in one statement; SQLite takes 32766 parameters
 _NAMES = tuple(schema.sessions.c.keys())
 _INSERT = f"INSERT INTO sessions ({', '.join(_NAMES)}) VALUES {{}}"  # noqa: S608 - columns of the schema, and marks
@@ -69,22 +60,6 @@ def _flat(rows: Iterable[object], names: Sequence[str]) -> list[object]:
 class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def start(self, entry: SessionEntry) -> None:
-        """Register a live session. Raises StateError, also when the id is taken."""
-        with self._database.write(durable=False) as connection:
-            row = {name: getattr(entry, name) for name in schema.sessions.c.keys()}  # noqa: SIM118 - a column collection is no mapping
-            connection.execute(_START, row)
-
-    def end(self, session_id: str, at: float, reason: str) -> None:
-        """Note the end. Ending twice keeps the first end; an unknown id is an error."""
-        table = schema.sessions
-        with self._database.write(durable=False) as connection:
-            done = connection.execute(_END, {"which": session_id, "at": at, "why": reason})
-            if not done.rowcount:
-                known = connection.execute(select(table.c.id).where(table.c.id == session_id)).first()
-                if known is None:
-                    raise StateError(f"session `{session_id}` is not registered")
 
     def write(self, started: Sequence[SessionEntry], ended: Sequence[SessionEnd]) -> None:
         """Starts and then ends of several sessions in one transaction. Raises StateError: then none is noted.
@@ -119,18 +94,12 @@ class Sessions:
             row = connection.execute(select(schema.sessions).where(schema.sessions.c.id == session_id)).first()
         return None if row is None else SessionEntry(**values(row))
 
-    def list(
-        self, *, live: bool = True, subject: str | None = None, resource: str | None = None, limit: int = 1000
-    ) -> Sequence[SessionEntry]:
+    def list(self, *, live: bool = True, limit: int = 1000) -> Sequence[SessionEntry]:
         """Newest first. live: only those that have not ended."""
         table = schema.sessions
         query = select(table).order_by(table.c.started_at.desc(), table.c.id).limit(limit)
         if live:
             query = query.where(table.c.ended_at.is_(None))
-        if subject is not None:
-            query = query.where(table.c.subject == subject)
-        if resource is not None:
-            query = query.where(table.c.resource == resource)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [SessionEntry(**values(row)) for row in rows]

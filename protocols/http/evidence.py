@@ -97,7 +97,7 @@ def render(wire: bytes, limit: int = MAX_LINES) -> list[str]:
     start, _, body = wire.partition(b"\r\n\r\n")
     lines = start.decode("utf-8", "replace").splitlines()
     text = body.decode("utf-8", "replace")
-    if text and sum(c.isprintable() or c in "\r\n\t" for c in text[:1000]) < 0.8 * len(text[:1000]):
+    if text and sum((c.isprintable() and c != "\ufffd") or c in "\r\n\t" for c in text[:1000]) < 0.8 * len(text[:1000]):
         lines.append(f"({len(body)} bytes that are no text)")
     elif text:
         lines += ["", *text.splitlines()]

@@ -2,8 +2,8 @@
 
 Relations are `NAMESPACE.RESOURCE[.GROUP][/SUBRESOURCE]`, as kubectl writes resources behind a namespace:
 `shop.deployments.apps`, `shop.pods/exec`. A request over all namespaces has `*` as its namespace, a cluster-scoped
-object `-`; a path that is no resource is `-.path:/healthz`. Facts (`kube.*`) are in `fact_names`. What a request does
-is decided by lists of what is known; everything else is also UNKNOWN.
+object `-`; a path that is no resource is `-.path:/healthz`. Facts begin with `kube.`. What a request does is
+decided by lists of what is known; everything else is also UNKNOWN.
 """
 
 from __future__ import annotations
@@ -56,16 +56,6 @@ _CLUSTER_SCOPED = frozenset(
     }
 )  # fmt: skip
 _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105 - a Secret's type: the cluster fills in a token
-_NAMES = ("verb", "group", "resource", "subresource", "namespace", "name", "dry_run", "field_selector", "selector",
-          "command", "container", "stream", "port", "path", "impersonate", "image", "privileged", "host_path",
-          "host_network", "host_pid", "host_ipc", "privilege_escalation", "capability", "service_account", "node",
-          "runtime_class", "secret_ref", "container_command", "ephemeral_container", "secret_type", "role_ref",
-          "subject")  # fmt: skip
-
-
-def fact_names() -> frozenset[str]:
-    """Every fact that an analysis of this protocol can have."""
-    return frozenset(f"kube.{name}" for name in _NAMES)
 
 
 def analyse(

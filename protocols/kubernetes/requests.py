@@ -58,12 +58,10 @@ class RequestInfo:
     dry_run: bool = False
     field_selector: str = ""
     label_selector: str = ""
-    follow: bool = False  # logs that go on
     command: tuple[str, ...] = ()  # exec
     container: str = ""
     streams: frozenset[str] = field(default_factory=frozenset)  # exec, attach: of stdin, stdout, stderr, tty
     ports: tuple[int, ...] = ()  # port-forward over the old WebSocket protocol
-    as_table_object: str = ""  # includeObject: None, Metadata, Object
 
     @property
     def watches(self) -> bool:
@@ -146,10 +144,10 @@ def _resource_request(method: str, target: Target, group: str, version: str, par
     return RequestInfo(
         verb=verb, path=target.path, resource_request=True, group=group, version=version, namespace=namespace,
         resource=resource, subresource=subresource, name=name, rest=rest, dry_run=_dry_run(target),
-        field_selector=field_selector, label_selector=label_selector, follow=_truth(target, "follow"),
+        field_selector=field_selector, label_selector=label_selector,
         command=target.values("command"), container=_one(target, "container"),
         streams=frozenset(s for s in ("stdin", "stdout", "stderr", "tty") if _truth(target, s)),
-        ports=_ports(target), as_table_object=_one(target, "includeObject"),
+        ports=_ports(target),
     )  # fmt: skip
 
 

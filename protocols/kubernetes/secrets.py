@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from protocols.kubernetes import objects
@@ -59,11 +59,10 @@ class MaskedObjects:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """An answer with its values masked. `fields` is for the record, `values` for telling them again elsewhere."""
+    """An answer with its values masked, and where they stood."""
 
     body: bytes
     fields: tuple[str, ...] = ()  # `NAMESPACE/NAME data.KEY`
-    values: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def mask_answer(
@@ -106,7 +105,7 @@ def _mask_text(body: bytes, content_type: str, request: RequestInfo, what: Maske
         return Masked(body)
     # JSON is YAML too
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    return Masked(text + b"\n" * body.endswith(b"\n"), tuple(walk.fields), tuple(walk.values))
+    return Masked(text + b"\n" * body.endswith(b"\n"), tuple(walk.fields))
 
 
 class Walk:

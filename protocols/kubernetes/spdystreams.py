@@ -30,7 +30,6 @@ from protocols.kubernetes.errors import StreamError
 MAX_PORT_STREAMS = 1024  # open at once; two to a connection
 MAX_DATA = 64 * 1024  # bytes of a frame that is made here
 
-_PROTOCOL_ERROR = 1
 _CANCEL = 5
 _TYPES = {"stdin": Channel.STDIN, "stdout": Channel.STDOUT, "stderr": Channel.STDERR, "error": Channel.ERROR,
           "resize": Channel.RESIZE}  # fmt: skip

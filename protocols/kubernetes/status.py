@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.kubernetes.errors import RequestRefused
 from protocols.kubernetes.requests import RequestInfo
 
 CONTENT_TYPE = "application/json"
@@ -49,21 +48,15 @@ def status(
     request: RequestInfo | None = None,
     *,
     reason: str = "",
-    retry_after: int | None = None,
     causes: tuple[tuple[str, str], ...] = (),
 ) -> Answer:
-    """A Failure. `retry_after` (seconds) also becomes the header that client libraries obey: they then retry.
-
-    `causes` are pairs of reason and message (`("PolicyRule", "no-prod-exec")`).
-    """
+    """A Failure. `causes` are pairs of reason and message (`("PolicyRule", "no-prod-exec")`)."""
     details: dict[str, Any] = {}
     if request is not None and request.resource_request:
         given = {"name": request.name, "group": request.group, "kind": request.resource}
         details |= {key: value for key, value in given.items() if value}
     if causes:
         details["causes"] = [{"reason": kind, "message": text} for kind, text in causes]
-    if retry_after is not None:
-        details["retryAfterSeconds"] = retry_after
     body: dict[str, Any] = {
         "kind": "Status",
         "apiVersion": "v1",
@@ -74,8 +67,7 @@ def status(
         **({"details": details} if details else {}),
         "code": code,
     }
-    retry = () if retry_after is None else (("retry-after", str(retry_after)),)
-    headers = (("content-type", CONTENT_TYPE), ("cache-control", "no-cache, private"), *retry)
+    headers = (("content-type", CONTENT_TYPE), ("cache-control", "no-cache, private"))
     return Answer(code, json.dumps(body, separators=(",", ":")).encode(), headers)
 
 
@@ -86,11 +78,6 @@ def denied(request: RequestInfo, subject: str, rule: str, why: str, request_id: 
     tail = f" (request {request_id})" if request_id else ""
     text = f"`{subject}` may not {request.verb} {what}{where}: rule `{rule}`: {why}{tail}"
     return status(403, text, request, causes=(("PolicyRule", rule),))
-
-
-def refused(error: RequestRefused) -> Answer:
-    """A request that was not in the one form that is judged."""
-    return status(error.code, str(error), reason=error.reason)
 
 
 def held(request: RequestInfo, ticket: str, why: str) -> Answer:

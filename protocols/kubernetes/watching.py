@@ -5,13 +5,13 @@ from __future__ import annotations
 from protocols.kubernetes import objects
 from protocols.kubernetes.errors import Withheld
 from protocols.kubernetes.requests import RequestInfo
-from protocols.kubernetes.secrets import Masked, MaskedObjects, mask_event
+from protocols.kubernetes.secrets import MaskedObjects, mask_event
 
 MAX_EVENT = 4 * 1024 * 1024  # bytes of one event: an object is at most 1.5 MiB in the store, and may be pretty-printed
 
 
 class WatchMasker:
-    """`feed` and `flush` give what may go to the client; `fields` and `values` collect what was masked since `take`.
+    """`feed` and `flush` give what may go to the client.
 
     Raises `Withheld` for an event that cannot be read or is too long: the stream must end there.
     """
@@ -28,7 +28,6 @@ class WatchMasker:
         self._parts: list[bytes] = []  # of an event that is not complete
         self._size = 0
         self._broken = False
-        self._masked: list[Masked] = []
 
     @property
     def buffered(self) -> int:
@@ -52,11 +51,6 @@ class WatchMasker:
             raise Withheld("the watch has ended")
         return self._event()
 
-    def take(self) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-        """Fields and values masked since the last call."""
-        taken, self._masked = self._masked, []
-        return tuple(f for m in taken for f in m.fields), tuple(v for m in taken for v in m.values)
-
     def _keep(self, piece: bytes) -> None:
         if piece:
             self._size += len(piece)
@@ -75,8 +69,6 @@ class WatchMasker:
         except Withheld as error:
             self._break(str(error))
             raise
-        if masked.fields:
-            self._masked.append(masked)
         return masked.body
 
     def _break(self, why: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from protocols.contract import Effect
+from protocols.mysql import file_input
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.framing import HEADER, packet, payload
 from protocols.mysql.masking import Masking
@@ -86,6 +87,7 @@ class Answers(Masking):
         if asked is None or Effect.DATA_COPY_IN not in asked.analysis.effects or not _names(asked, name):
             raise ProtocolError("the upstream asks for a file that no statement names")
         self._capture(entry, buf[pos:stop])
+        entry.intake = file_input.intake_of(asked, self.state, self._snapshot(), self.port)
         entry.room = max(entry.room, self.limits.response_max)
         self._begin_input(entry, self._from_server.expected)
         return None

@@ -49,6 +49,9 @@ class Backend(RoundTrip):
         if entry is None:
             self._unasked(data)
             return
+        if not framer.buffered and self._answered_again(entry, data):
+            self.down.append(data)
+            return
         framer.limit = _STREAMED if entry.awaited in _ROWS and entry.rewriter is None else self.limits.inspect_max
         buf, packets, end = framer.feed(data)
         if packets and not framer.buffered and not framer.large and self._whole(entry, buf, packets, end):

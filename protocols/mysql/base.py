@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from protocols.contract import Decision, HoldTicket, Side, Wait
+from protocols.contract import Decision, HoldTicket, Outcome, Side, Wait
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import NET_READ_ERROR, Code, ProtocolError, err_packet
@@ -20,6 +20,10 @@ from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Pending, Prepared, Verdict
 from protocols.mysql.state import SessionState
 from protocols.records import Recording
+
+if TYPE_CHECKING:
+    from protocols.mysql.parameters import StmtExecute
+    from protocols.mysql.repeats import Answer
 
 
 @dataclass(slots=True)
@@ -54,6 +58,8 @@ class SessionBase(Recording):
     number: int  # of the last command on record
     _later: list[bytes]  # client bytes behind a command in flight or a wait
     _later_size: int
+    _front = 0  # bytes of the command with which they begin, where that waits
+    _outcome: tuple[Outcome, str] | None = None  # of what is held, while it is analysed once more
     _from_client: Framer
     _from_server: Framer
 
@@ -65,6 +71,7 @@ class SessionBase(Recording):
     status = 0  # the server's last status flags
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _epoch: object = None
+    answers: dict[tuple[int, int], Answer]  # to commands, by the identity of their analysis and their first byte
     _names: Catalog | None = None  # the snapshot by which the last command was judged
     _passing = False  # a packet above the limit is on its way to the client in pieces
     _ran = 0  # of the buffer at hand: what is before it has been passed on, or replaced
@@ -96,6 +103,14 @@ class SessionBase(Recording):
         """
         raise NotImplementedError
 
+    def _why_unmasked(self, entry: Pending) -> object:
+        """What the last `_masks` went by, which found nothing to mask in the result of `entry`."""
+        raise NotImplementedError
+
+    def _unmasked_still(self, entry: Pending, why: object) -> bool:
+        """Whether all of that is so now, for another result with the same definitions."""
+        raise NotImplementedError
+
     def _masked(self, rewriter: Any, buf: bytes, packets: list[tuple[int, int, int]]) -> bytes:
         """A run of rows as the client may see them, with their headers: `packets` are (sequence, start, end) in `buf`.
 
@@ -105,6 +120,15 @@ class SessionBase(Recording):
 
     def _scrub(self, body: bytes) -> bytes:
         """An ERR payload without what quotes data."""
+        raise NotImplementedError
+
+    def _again(self, data: bytes) -> bool:
+        raise NotImplementedError
+
+    def _remember_execution(self, message: bytes, run: StmtExecute, prepared: Prepared) -> None:
+        raise NotImplementedError
+
+    def _codec(self) -> str:
         raise NotImplementedError
 
     def _begin_input(self, entry: Pending, sequence: int) -> None:

@@ -47,10 +47,7 @@ class Column:
 @dataclass(frozen=True, slots=True)
 class Trigger:
     name: str
-    timing: str  # before | after
     event: str  # insert | update | delete
-    body: str = field(repr=False)
-    sql_mode: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,6 @@ class Relation:
     kind: str  # table | view | system view | sequence
     columns: tuple[Column, ...] = ()
     definition: str | None = field(default=None, repr=False)  # of a view; None: the account may not see it
-    charset: str = ""  # of the client that made the view
     triggers: tuple[Trigger, ...] | None = ()  # None: the account may not see them
     _by_name: Mapping[str, Column] = field(default_factory=dict, repr=False, hash=False, compare=False)
 
@@ -87,15 +83,11 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Routine:
-    """A stored or loadable function, or a procedure. `body` None: the account may not see it, or there is no text."""
+    """A stored or loadable function, or a procedure: what it does is not looked into."""
 
     schema: str  # "" for a loadable function: it belongs to none
     name: str
     kind: str  # function | procedure | loadable | package
-    body: str | None = field(default=None, repr=False)
-    deterministic: bool = False
-    data_access: str = ""  # contains sql | no sql | reads sql data | modifies sql data: what its author claims
-    sql_mode: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +115,7 @@ class Catalog:
 
     __slots__ = (
         "_keys", "_memo", "_relations", "_routines", "character_sets", "charset_client", "charset_server", "collations",
-        "flavour", "loadable_known", "lower_case_table_names", "open_world", "routines_known", "schemas",
+        "flavour", "loadable_known", "lower_case_table_names", "open_world", "routines_known",
         "server_version", "sql_mode", "version",
     )  # fmt: skip
 
@@ -137,7 +129,6 @@ class Catalog:
         sql_mode: frozenset[str] = frozenset(),
         charset_server: str = "utf8mb4",
         charset_client: str = "utf8mb4",
-        schemas: Sequence[str] = (),
         relations: Sequence[Relation] = (),
         routines: Sequence[Routine] = (),
         foreign_keys: Mapping[tuple[str, str], Sequence[ForeignKey]] | None = None,
@@ -158,7 +149,6 @@ class Catalog:
         self.loadable_known = loadable_known  # the list of loadable functions could be read
         self.routines_known = routines_known  # the account sees every routine of every schema
         self.open_world = open_world
-        self.schemas = frozenset(self._fold(s) for s in schemas)
         self._relations = {self._key(r.schema, r.name): r for r in relations}
         self._routines: dict[tuple[str, str], list[Routine]] = {}
         for routine in routines:
@@ -175,13 +165,6 @@ class Catalog:
     def _key(self, schema: str, name: str) -> tuple[str, str]:
         folded = self._fold(schema)
         return folded, name.lower() if self.lower_case_table_names or folded in _CASELESS_SCHEMAS else name
-
-    def same_table(self, one: str, other: str) -> bool:
-        """Whether two table names or aliases are the same on this server."""
-        return one == other or (bool(self.lower_case_table_names) and one.lower() == other.lower())
-
-    def has_schema(self, name: str) -> bool:
-        return self._fold(name) in self.schemas
 
     def relation(self, schema: str, name: str) -> Relation | None:
         """None: not known (it may not exist, or the gateway's account may not see it)."""
@@ -207,10 +190,6 @@ class Catalog:
     @property
     def relations(self) -> Sequence[Relation]:
         return tuple(self._relations.values())
-
-    @property
-    def routines(self) -> Sequence[Routine]:
-        return tuple(r for found in self._routines.values() for r in found)
 
     def memo(self) -> dict[Hashable, Any]:
         """What others worked out of this snapshot (bounded by its number of names): the lineage of views."""
@@ -263,9 +242,9 @@ def build(rows: CatalogRows) -> Catalog:
         )
         columns.setdefault((_text(schema), _text(table)), []).append(column)
     triggers: dict[tuple[str, str], list[Trigger]] = {}
-    for schema, table, trigger_name, timing, events, body, mode in rows["triggers"]:
+    for schema, table, trigger_name, events in rows["triggers"]:
         for event in _text(events).lower().split(","):
-            trigger = Trigger(_text(trigger_name), _text(timing).lower(), event.strip(), body or "", modes(mode))
+            trigger = Trigger(_text(trigger_name), event.strip())
             triggers.setdefault((_text(schema), _text(table)), []).append(trigger)
     views = {(row[0], row[1]): row for row in rows["views"]}
     relations = []
@@ -279,14 +258,10 @@ def build(rows: CatalogRows) -> Catalog:
                 _KINDS.get((kind or "").upper(), "table"),
                 tuple(columns.get(at, ())),
                 (view[2] or None) if view is not None else None,
-                (view[3] or "") if view is not None else "",
                 tuple(triggers.get(at, ())) if visible else None,
             )
         )
-    routines = [
-        Routine(_text(r[0]), _text(r[1]), _text(r[2]).lower(), r[3], r[4] == "YES", _text(r[5]).lower(), modes(r[6]))
-        for r in rows["routines"]
-    ]
+    routines = [Routine(_text(r[0]), _text(r[1]), _text(r[2]).lower()) for r in rows["routines"]]
     loadable = {_text(r[0]) for name in ("loadable", "loadable_now") for r in rows.get(name, ())}
     routines += [Routine("", name, "loadable") for name in sorted(loadable)]
     collations = [*rows["collations"], *rows.get("collations_full", ())]
@@ -298,7 +273,6 @@ def build(rows: CatalogRows) -> Catalog:
         sql_mode=modes(server[3]),
         charset_server=_text(server[4]),
         charset_client=_text(server[6]),
-        schemas=[_text(row[0]) for row in rows["schemas"]],
         relations=relations,
         routines=routines,
         foreign_keys=_foreign_keys(rows),
@@ -376,7 +350,6 @@ def builtin_catalog(flavour: str = "mysql", version: tuple[int, ...] | None = No
         f"builtin {flavour} {'.'.join(map(str, numbers))}",
         flavour,
         numbers,
-        schemas=sorted(SYSTEM_SCHEMAS),
         relations=relations,
         loadable_known=False,
         routines_known=False,

@@ -90,7 +90,6 @@ def catalog_queries(flavour: str) -> Mapping[str, Question]:
             "SELECT VERSION(), @@GLOBAL.version_comment, @@GLOBAL.lower_case_table_names, @@GLOBAL.sql_mode,"
             f" @@GLOBAL.character_set_server, {partial}, @@GLOBAL.character_set_client"
         ),
-        "schemas": Question("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA"),
         "tables": Question("SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES"),
         "columns": Question(
             "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, GENERATION_EXPRESSION,"
@@ -99,16 +98,15 @@ def catalog_queries(flavour: str) -> Mapping[str, Question]:
             " ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION"
         ),
         "views": Question(
-            "SELECT TABLE_SCHEMA, TABLE_NAME, VIEW_DEFINITION, CHARACTER_SET_CLIENT"
-            " FROM information_schema.VIEWS WHERE TABLE_SCHEMA <> 'sys'"
+            "SELECT TABLE_SCHEMA, TABLE_NAME, VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA <> 'sys'"
         ),
         "triggers": Question(
-            "SELECT EVENT_OBJECT_SCHEMA, EVENT_OBJECT_TABLE, TRIGGER_NAME, ACTION_TIMING, EVENT_MANIPULATION,"
-            " ACTION_STATEMENT, SQL_MODE FROM information_schema.TRIGGERS"
+            "SELECT EVENT_OBJECT_SCHEMA, EVENT_OBJECT_TABLE, TRIGGER_NAME, EVENT_MANIPULATION"
+            " FROM information_schema.TRIGGERS"
         ),
         "routines": Question(
-            "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_TYPE, ROUTINE_DEFINITION, IS_DETERMINISTIC,"
-            " SQL_DATA_ACCESS, SQL_MODE FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'"
+            "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_TYPE"
+            " FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'"
         ),
         "foreign_keys": Question(
             "SELECT CONSTRAINT_SCHEMA, CONSTRAINT_NAME, TABLE_NAME, UPDATE_RULE, DELETE_RULE"

@@ -13,7 +13,8 @@ from typing import Self
 from protocols.mysql.auth import SCRAMBLE
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.errors import HANDSHAKE_ERROR, NOT_SUPPORTED_AUTH_MODE, ProtocolError
-from protocols.mysql.messages import EOF, Reader, string
+from protocols.mysql.fields import Reader, string
+from protocols.mysql.messages import EOF
 
 C = Capability
 

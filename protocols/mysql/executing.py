@@ -13,6 +13,7 @@ from protocols.mysql import errors, evidence
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import Code, ProtocolError
 from protocols.mysql.framing import packet
+from protocols.mysql.judging import ELSEWHERE
 from protocols.mysql.messages import Command, StmtFetch, StmtId, StmtSendLongData
 from protocols.mysql.parameters import StmtExecute
 from protocols.mysql.pending import Awaited, Pending, Prepared, Verdict
@@ -131,17 +132,20 @@ class Executing(Settling):
         prepared.cursor = None
         values: tuple[str | None, ...] = ()
         params = b""
-        if run.values:
+        if run.values and not verdict.failed:  # of a text that nobody has read nobody knows which are secrets
             values = run.texts(self._codec())
             cut = tuple(None if v is None else evidence.shown(v) for v in values)
             if verdict.redacted or SECRET_VALUES.search(body) is not None:
-                cut = self.port.redact_params(verdict.text.decode("utf-8", "replace"), cut)
+                cut = self.judge.params(verdict, cut)
             params = b',"params":' + orjson.dumps(cut)
         self._command(entry, b"execute", params)
+        as_it_came = not prepared.long_packets
         if run.types and not run.rebinds and run.types != prepared.server_types:
+            as_it_came = False
             # the client named them with an execution that was refused: the server would read the values by older ones
             message = packet(0, replace(run, statement=prepared.id, rebinds=True).encode())
         elif statement != prepared.id:
+            as_it_came = False
             # said as -1: the server gets the id that was meant here, so that both mean the same
             message = packet(0, body[:1] + struct.pack("<I", prepared.id) + body[5:])
         messages = [message]
@@ -149,6 +153,8 @@ class Executing(Settling):
             messages = [*prepared.long_packets, message]
             self._forget_long(prepared)
         self._settle(entry, messages, sequence, values, lambda: self._execute_digest(prepared, run, verdict))
+        if as_it_came and self.current is entry and not verdict.redacted:
+            self._remember_execution(message, run, prepared)
         return True
 
     def _unreadable(self, prepared: Prepared, body: bytes) -> tuple[Code, str] | None:
@@ -198,6 +204,10 @@ class Executing(Settling):
         if prepared.meant(self.state):
             return self.judge.judge(prepared.text, catalog)
         now = prepared.there(self.state, lexing=False)
+        if self.judge.apart(prepared.text):
+            if prepared.lexing != (self.state.charset, self.state.sql_mode):
+                return self.judge.verdict(prepared.text, _AMBIGUOUS, prepared.verdict)
+            return self.judge.judge(prepared.text, catalog, ELSEWHERE, now)
         command = analyse(prepared.text, now, catalog)
         if prepared.lexing != (self.state.charset, self.state.sql_mode):
             then = analyse(prepared.text, prepared.there(self.state, lexing=True), catalog)

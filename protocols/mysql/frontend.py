@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from protocols.contract import Wait
+from protocols.intake import unasked
 from protocols.mysql import errors
 from protocols.mysql.commands import Commands
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.framing import HEADER, MAX_PART, parts
 from protocols.mysql.messages import Command
 from protocols.mysql.pending import Awaited, Pending
+from protocols.verdicts import NotYet
 
 
 class Frontend(Commands):
@@ -31,6 +33,8 @@ class Frontend(Commands):
             self._dropped()
             if not data:
                 return
+        if not framer.buffered and self._again(data):
+            return
         buf, packets, end = framer.feed(data)
         for at, (_, pos, stop) in enumerate(packets, 1):
             if framer.large and at == len(packets):
@@ -42,8 +46,15 @@ class Frontend(Commands):
                 continue
             if stop - pos == HEADER:
                 raise ProtocolError("a command without a command byte")
-            if not self._command_packet(buf, pos, stop):  # it waits, and everything behind it: read again later
+            try:
+                done = self._command_packet(buf, pos, stop)
+            except NotYet as wanted:
+                self.judge.ask(wanted)
+                self.waiting = Wait.ANALYSIS
+                done = False
+            if not done:  # it waits, and everything behind it: read again later
                 self._put_back(buf[pos:end])
+                self._front = stop - pos
                 return
             if self.current is not None or self.waiting is not None or self.ended:
                 self._put_back(buf[stop:end])
@@ -136,9 +147,12 @@ class Frontend(Commands):
         self.up.append(data)
 
     def _keep_input(self, entry: Pending, data: bytes) -> None:
-        """Content goes on record, capped; not where masks are in force: it may be what they cover."""
-        if entry.room > 0 and not self.masking:
+        """Content goes on record, capped; `protocols.intake` says how much of it."""
+        if entry.room > 0:
             if not entry.input:
                 entry.input = []
+                entry.intake = entry.intake or unasked(self.masking)
             entry.input.append(data[: entry.room])  # type: ignore[union-attr]  # a list since above
             entry.room -= len(data)
+        elif entry.room == 0 and data:
+            entry.room = -1  # more came than there was room for

@@ -18,6 +18,7 @@ from protocols.contract import (
     KeepKey,
     ListenerTerms,
     Refused,
+    Register,
     ReserveId,
     Send,
     Side,
@@ -132,6 +133,7 @@ def _serve(client: Exchange, terms: ListenerTerms, nonce: bytes, cache: Remember
         # what the upstream did wrong is for the log; to the client it would read as its own fault
         raise Refused("the gateway could not log in to the upstream; its log says why", _CANNOT_CONNECT) from e
     yield KeepKey(fresh.connection, b"", 0)
+    yield Register()
     yield from client.send(ready.ok_payload)
     return Handover(
         admission,

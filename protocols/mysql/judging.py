@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 from protocols.contract import Analysis
-from protocols.judging import SESSION_TEXTS, AnalysisCache, StatementJudge, StatementVerdict
-from protocols.mysql.catalog import Catalog
-from protocols.mysql.origins import reach
+from protocols.crossing import LeftOut
+from protocols.judging import SESSION_TEXTS, AnalysisCache, StatementJudge
+from protocols.mysql.catalog import Catalog, Column, Relation
+from protocols.mysql.origins import reach, traced
 from protocols.mysql.state import SessionState
 from protocols.mysql.statements import CommandAnalysis, analyse, shape_key
+from protocols.mysql.statements.model import unknown
+from protocols.verdicts import Read, StatementVerdict
 
-__all__ = ["SESSION_TEXTS", "AnalysisCache", "Judge", "Verdict"]
+__all__ = ["ELSEWHERE", "SESSION_TEXTS", "AnalysisCache", "Judge", "Read", "Verdict"]
 
 Verdict = StatementVerdict[CommandAnalysis]
+
+ELSEWHERE = "elsewhere"  # a variant: in the database that was the default when it was prepared
 
 
 class Judge(StatementJudge[CommandAnalysis, Catalog, SessionState]):
@@ -20,9 +28,29 @@ class Judge(StatementJudge[CommandAnalysis, Catalog, SessionState]):
     __slots__ = ()
 
     PLACEHOLDER = b"?"
+    LEFT_OUT: ClassVar[LeftOut] = {
+        SessionState: {"judged": {}, "_key": None},
+        Catalog: {"_memo": {}},
+        Relation: {},
+        Column: {},
+    }
 
-    def _analyse(self, text: bytes, catalog: Catalog | None) -> CommandAnalysis:
-        return analyse(text, self._state, catalog)
+    def _analyse(self, text: bytes, catalog: Catalog | None, state: SessionState, variant: str) -> CommandAnalysis:
+        return analyse(text, state, catalog)
+
+    def _unread(self, why: str, text: bytes) -> CommandAnalysis:
+        return unknown(why, text=text)
+
+    def _light(self, command: CommandAnalysis, catalog: Catalog | None, state: SessionState) -> CommandAnalysis:
+        statements, ahead = [], state.fork()
+        for one in command.statements:
+            tree = None if one.tree is None else traced(one, catalog, ahead)
+            statements.append(dataclasses.replace(one, tree=tree))
+            ahead.applied(one)  # the first ones change what the others' columns are made of
+        return dataclasses.replace(command, statements=tuple(statements))
+
+    def _named_bytes(self, text: bytes, state: SessionState) -> int:
+        return sum(len(prepared.text or b"") for prepared in state.prepared.values())
 
     def _shape_key(self, text: bytes) -> bytes | None:
         return shape_key(text)

@@ -52,6 +52,7 @@ class Masking(SessionBase):
     """Mixed into `MysqlSession`."""
 
     known_results: dict[bytes, _Known]  # by binary form and definitions; made with the first
+    _went_by: _Known | None = None
     insert_id = False  # LAST_INSERT_ID(expression) ran over masked columns: its value may come from one of them
 
     def _masks(self, entry: Pending) -> tuple[RowRewriter | None, bytes]:
@@ -69,6 +70,7 @@ class Masking(SessionBase):
             self.known_results = {}
         known = self.known_results.get(key)
         if known is not None and statement is not None and known.same(now):
+            self._went_by = known
             return known.rewriter, known.columns
         definitions = [ColumnDefinition.decode(body) for body in entry.definitions]
         verdict = entry.verdict
@@ -93,7 +95,24 @@ class Masking(SessionBase):
             if len(self.known_results) >= _MAX_KNOWN:
                 self.known_results.clear()
             self.known_results[key] = now
+        self._went_by = now
         return now.rewriter, now.columns
+
+    def _why_unmasked(self, entry: Pending) -> object:
+        return self._went_by
+
+    def _unmasked_still(self, entry: Pending, why: object) -> bool:
+        return (
+            isinstance(why, _Known)
+            and why.rewriter is None
+            and why.statement is not None
+            and why.statement is self._answered(entry)
+            and why.catalog is self._snapshot()
+            and why.masker is self.port.masker
+            and why.tainted == self.tainted
+            and why.insert_id == self.insert_id
+            and why.meaning == self.state.meaning_key()
+        )
 
     @staticmethod
     def _answered(entry: Pending) -> Statement | None:

@@ -10,9 +10,11 @@ INVARIANT: what is not certain is COMPUTED, which the guard withholds wherever a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 from protocols.contract import ANY_RELATION, Analysis, Origin, ResultColumn, ResultShape
+from protocols.judging import NAMED_LONG
 from protocols.mysql.catalog import Catalog, schema_only
 from protocols.mysql.lineage import ANYTHING, NOTHING, Flow, Lineage, Output, Untraceable, opens
 from protocols.mysql.messages import ColumnDefinition
@@ -172,12 +174,47 @@ def trace(
     insert_id: bool = False,
 ) -> Sequence[Output]:
     """The flows into a statement's columns. Raises `Untraceable`."""
+    if isinstance(statement.tree, Traced):
+        return statement.tree.outputs(catalog, state, insert_id=insert_id)
     if statement.tree is not None:
         lineage = Lineage(catalog, state, opens=opens(statement.analysis), insert_id=insert_id)
         return lineage.outputs(statement.tree)
     if statement.kind == "execute":
         return _executed(definitions, statement, catalog, state, tainted=tainted, insert_id=insert_id)
     return _listed(definitions, statement, catalog, state, tainted=tainted, insert_id=insert_id)
+
+
+class Traced(NamedTuple):
+    """What masks need of the tree of a statement that was analysed apart: the flows into its columns, by the names and
+    the session of that time. None: not traceable.
+    """
+
+    version: str  # of the catalog
+    meaning: Hashable
+    plain: tuple[Output, ...] | None
+    own_id: tuple[Output, ...] | None  # with `insert_id`
+
+    def outputs(self, catalog: Catalog, state: SessionState, *, insert_id: bool) -> tuple[Output, ...]:
+        """Raises `Untraceable`, also where names may mean something else by now."""
+        found = self.own_id if insert_id else self.plain
+        if found is None or catalog.version != self.version or state.meaning_key() != self.meaning:
+            raise Untraceable("analysed apart, under other names")
+        return found
+
+
+def traced(statement: Statement, catalog: Catalog | None, state: SessionState) -> Traced | None:
+    """For a statement that has a tree."""
+    if catalog is None:
+        return None
+    found: list[tuple[Output, ...] | None] = []
+    for insert_id in (False, True):
+        try:
+            outputs = trace((), statement, catalog, state, insert_id=insert_id)
+        except Untraceable:
+            found.append(None)
+        else:
+            found.append(tuple(outputs))
+    return Traced(catalog.version, state.meaning_key(), found[0], found[1])
 
 
 def _executed(
@@ -195,6 +232,8 @@ def _executed(
     prepared = state.prepared.get(name.lower())
     if prepared is None or prepared.text is None:
         raise Untraceable("a prepared statement whose text is not known")
+    if len(prepared.text) > NAMED_LONG:
+        raise Untraceable("a prepared statement that is too long to be read while its answer waits")
     inner = analyse(prepared.text, state, catalog).statements
     if len(inner) != 1 or inner[0].kind == "execute":
         raise Untraceable("a prepared statement that is not one statement")

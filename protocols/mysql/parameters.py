@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Self
 
 from protocols.mysql.errors import ProtocolError
-from protocols.mysql.messages import Command, Reader
+from protocols.mysql.fields import Reader
+from protocols.mysql.messages import Command
 from protocols.mysql.rows import STRINGS, TEMPORAL, FieldType, binary_value, encode_binary_value
 
 _FIXED = struct.Struct("<IBI")  # statement, flags, iterations
 UNSIGNED = 0x8000  # in a parameter's type, as the packet has it: the flag byte above the type byte
-MAX_PARAMETERS = 0xFFFF
-
 # Types that both servers read in the same way. Of another type only NULL can be bound: its bytes cannot be measured.
 _BINDABLE = (
     STRINGS

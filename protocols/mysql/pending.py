@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.mysql.judging import Verdict
 from protocols.mysql.state import SessionState
 from protocols.records import Answered
+
+if TYPE_CHECKING:
+    from protocols.mysql.repeats import Repeat
 
 __all__ = ["Awaited", "Cursor", "Pending", "Prepared", "Verdict"]
 
@@ -58,6 +61,7 @@ class Prepared:
         "long_refused",
         "long_size",
         "parameters",
+        "repeats",
         "server_types",
         "text",
         "types",
@@ -73,6 +77,7 @@ class Prepared:
         self.database_known = state.database_known
         self.lexing = (state.charset, state.sql_mode)
         self.parameters = 0
+        self.repeats: dict[bytes, Repeat] = {}  # its executions, by how they begin
         self.types: tuple[int, ...] = ()  # as the client named them last
         self.server_types: tuple[int, ...] = ()  # as the server was told last: it never heard of a refused execution
         self.cursor: Cursor | None = None

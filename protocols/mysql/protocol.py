@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from protocols.contract import ListenerTerms, SessionPort, UpstreamLogin
+from protocols.contract import WIRE, ListenerTerms, SessionPort, UpstreamLogin
+from protocols.judging import StatementJudge
 from protocols.mysql import errors, handshake
 from protocols.mysql.catalog_source import MysqlCatalogSource
 from protocols.mysql.connection import Greeting
 from protocols.mysql.errors import err_packet
 from protocols.mysql.handshake import Handover
-from protocols.mysql.judging import AnalysisCache
+from protocols.mysql.judging import AnalysisCache, Judge
 from protocols.mysql.limits import Limits
 from protocols.mysql.login import cancel
 from protocols.mysql.render import MAX_LINES, render
@@ -32,10 +33,11 @@ class Mysql:
     """See `protocols.registry.WireProtocol`."""
 
     name = "mysql"
-    default_port = 3306
+    default_port = WIRE[name].port
     dsn_schemes: tuple[str, ...] = ("mysql", "mariadb")
     alpn: tuple[str, ...] = ()
     password_variable = "MYSQL_PWD"  # noqa: S105 - a variable's name
+    judge: type[StatementJudge[Any, Any, Any]] = Judge
 
     def handshake(self, terms: ListenerTerms, nonce: bytes, cache: ResourceCache) -> Generator[Any, Any, Handover]:
         return handshake.serve(terms, nonce, cache)

@@ -12,8 +12,9 @@ from typing import Any
 
 from protocols.contract import MaskPlan
 from protocols.mysql import rows
+from protocols.mysql.fields import string
 from protocols.mysql.framing import HEADER, MAX_PART, packet, parts, payload
-from protocols.mysql.messages import ColumnDefinition, string
+from protocols.mysql.messages import ColumnDefinition
 from protocols.mysql.values import MaskError, scalar, value_rewriter
 
 __all__ = ["MaskError", "RowRewriter"]

@@ -7,16 +7,16 @@ last byte goes the long way, before anything has happened.
 
 from __future__ import annotations
 
-from protocols.mysql.answers import Answers
 from protocols.mysql.framing import HEADER
 from protocols.mysql.messages import EOF, Status
 from protocols.mysql.pending import Awaited, Pending
+from protocols.mysql.repeats import Repeats
 
 _OTHER = int(Status.MORE_RESULTS | Status.CURSOR_EXISTS | Status.STATE_CHANGED)
 _MAX_COLUMNS = 0xFA  # as many as one byte says
 
 
-class RoundTrip(Answers):
+class RoundTrip(Repeats):
     """Mixed into `MysqlSession`."""
 
     def _whole(self, entry: Pending, buf: bytes, packets: list[tuple[int, int, int]], end: int) -> bool:
@@ -70,6 +70,7 @@ class RoundTrip(Answers):
         entry.rows = last - head
         entry.tag = b"%d rows" % entry.rows
         self._capture(entry, buf)
+        self._remember_answer(entry, buf, packets[head][1], packets[head][0], packets[last][1], status)
         if status != self.status:
             self._flags(status)
         if verdict.touches:

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 
 from protocols.mysql.errors import ProtocolError
-from protocols.mysql.messages import Reader, lenenc, string
+from protocols.mysql.fields import Reader, lenenc
 
 
 class FieldType(enum.IntEnum):
@@ -126,10 +126,6 @@ def text_row(body: bytes, columns: int) -> list[bytes | None]:
     return out
 
 
-def encode_text_row(values: Sequence[bytes | None]) -> bytes:
-    return b"".join(b"\xfb" if v is None else string(v) for v in values)
-
-
 def binary_value(r: Reader, type_: int) -> bytes:
     """One value that is not NULL, without its length prefix. An unknown type cannot be measured: an error."""
     size = FIXED.get(type_)
@@ -179,16 +175,3 @@ def binary_row(body: bytes, types: Sequence[int]) -> list[bytes | None]:
         out.append(None if nulls[bit >> 3] >> (bit & 7) & 1 else binary_value(r, type_))
     r.end()
     return out
-
-
-def encode_binary_row(values: Sequence[bytes | None], types: Sequence[int]) -> bytes:
-    """The inverse of `binary_row`."""
-    nulls = bytearray((len(types) + 9) >> 3)
-    parts = [b""]
-    for i, (value, type_) in enumerate(zip(values, types, strict=True)):
-        if value is None:
-            nulls[(i + 2) >> 3] |= 1 << ((i + 2) & 7)
-        else:
-            parts.append(encode_binary_value(value, type_))
-    parts[0] = b"\0" + bytes(nulls)
-    return b"".join(parts)

@@ -20,7 +20,9 @@ INVARIANT: no sockets and no clock: time comes from the port.
 
 from __future__ import annotations
 
-from protocols.contract import Outcome, RecordFailed, SessionPort, Side, Wait
+from typing import Any
+
+from protocols.contract import Apart, Outcome, RecordFailed, SessionPort, Side, Wait
 from protocols.mysql import errors
 from protocols.mysql.backend import Backend
 from protocols.mysql.capabilities import Capability
@@ -31,6 +33,7 @@ from protocols.mysql.judging import AnalysisCache, Judge
 from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Awaited, Pending, Prepared
 from protocols.mysql.state import SessionState
+from protocols.verdicts import NotYet
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _QUIT = b"\x01\0\0\0\x01"
@@ -70,6 +73,7 @@ class MysqlSession(Frontend, Backend):
         self.late = []
         self.current: Pending | None = None
         self.prepared: dict[int, Prepared] = {}
+        self.answers = {}
         self.number = 0
         self._later: list[bytes] = []
         self._later_size = 0
@@ -132,20 +136,55 @@ class MysqlSession(Frontend, Backend):
                 self.unrecorded()
 
     def resume(self, outcome: Outcome | None, why: str = "") -> None:
-        if self.ended or self.waiting is None or self.waiting is Wait.SERVER:
+        if self.ended or self.waiting is None or self.waiting in (Wait.SERVER, Wait.ANALYSIS):
             return
         if (self.waiting is Wait.HOLD) != (outcome is not None):
             return
         try:
             self.waiting = None
             if outcome is not None:
-                self._released(outcome, why)
+                self._let_go(outcome, why)
             else:
                 self.catalog_waited = True
-            if self.current is None:
-                self._replay()
-            elif self._later:
-                self.waiting = Wait.SERVER
+            self._after_wait()
+        except ProtocolError as e:
+            self._fail(e.code, str(e))
+        except RecordFailed:
+            self.unrecorded()
+
+    def _after_wait(self) -> None:
+        if self.waiting is not None:
+            return
+        if self.current is None:
+            self._replay()
+        elif self._later:
+            self.waiting = Wait.SERVER
+
+    def _let_go(self, outcome: Outcome, why: str) -> None:
+        """A hold has ended. What it means by now may have to be analysed apart: its outcome is kept until then."""
+        held = self.held
+        try:
+            self._released(outcome, why)
+        except NotYet as wanted:
+            self.held, self._outcome = held, (outcome, why)
+            self.judge.ask(wanted)
+            self.waiting = Wait.ANALYSIS
+
+    def analysed(self, asked: Apart, read: Any, why: str = "") -> None:
+        if self.judge.came(asked, read, why):
+            self.catalog_waited = asked.catalog is None  # a fresh one was waited for already
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """A text was analysed apart, or will not be."""
+        try:
+            self.waiting = None
+            if self._outcome is not None:
+                outcome, self._outcome = self._outcome, None
+                self._let_go(*outcome)
+                if self.waiting is not Wait.ANALYSIS:
+                    self.judge.forget()
+            self._after_wait()
         except ProtocolError as e:
             self._fail(e.code, str(e))
         except RecordFailed:
@@ -161,12 +200,16 @@ class MysqlSession(Frontend, Backend):
         self._fail(errors.ERROR_ON_WRITE, "the gateway cannot record; nothing passes until it can")
 
     def cancelled(self) -> bool:
+        if self.waiting is Wait.ANALYSIS and self.judge.cancel():
+            self._go_on()
+            return True
         if self.waiting is not Wait.HOLD or self.held is None:
             return False
         self.port.withdraw(self.held.ticket, "the client cancelled it")
         return True
 
     def lost(self, side: Side) -> None:
+        self.judge.leave()
         sequence = self._next_sequence()
         held, self.held = self.held, None
         entry, self.current = self.current, None
@@ -213,8 +256,12 @@ class MysqlSession(Frontend, Backend):
         """Goes on with what the client sent during a wait."""
         while self._later and self.waiting is None and self.current is None and not self.ended:
             later = b"".join(self._later)
-            rest = later[_PIECE:]  # in pieces: what another wait puts back is cut into packets again
+            # in pieces: what another wait puts back is cut into packets again. A command that has waited goes alone
+            piece, self._front = self._front or _PIECE, 0
+            rest = later[piece:]
             self._later, self._later_size = [rest] if rest else [], len(rest)
-            self._client(later[:_PIECE])
+            self._client(later[:piece])
+            if self.waiting is not Wait.ANALYSIS and self.waiting is not Wait.CATALOG:
+                self.judge.forget()
         if self._later and self.waiting is None and not self.ended:
             self.waiting = Wait.SERVER

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import orjson
 
-from protocols.contract import Action, Decision, HoldRefused, HoldRequest, Outcome, Side, Wait
+from protocols.contract import Action, Cacheable, Decision, HoldRefused, HoldRequest, Outcome, Side, Wait
 from protocols.mysql import errors, evidence
 from protocols.mysql.base import Held, SessionBase
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import Code
 from protocols.mysql.messages import Command
 from protocols.mysql.pending import Awaited, Pending, Prepared, Verdict
+from protocols.verdicts import CANCELLED
 
 
 class Settling(SessionBase):
@@ -42,8 +43,7 @@ class Settling(SessionBase):
         """Puts a command on record that the gateway itself decides (KILL, commands that are never let pass)."""
         analysis = verdict.command.analysis
         fixed = evidence.command_static(analysis, decision, self.port.redact(analysis.shape))
-        text = self.port.redact(verdict.text.decode("utf-8", "replace"))
-        self._record(entry, phase, fixed + evidence.text_field(text), decision)
+        self._record(entry, phase, fixed + verdict.text_field, decision)
 
     def _record(self, entry: Pending, phase: bytes, fixed: bytes, decision: Decision, params: bytes = b"") -> Pending:
         self.number = entry.number = self.number + 1
@@ -97,7 +97,10 @@ class Settling(SessionBase):
             self.lost(Side.CLIENT)
             return
         if decision.action is Action.DENY or decision.hold is None:
-            self._refuse(entry, sequence, errors.TABLEACCESS_DENIED, denial(verdict))
+            code, text = errors.TABLEACCESS_DENIED, denial(verdict)
+            if decision is CANCELLED:
+                code, text = errors.QUERY_INTERRUPTED, "Query execution was interrupted"
+            self._refuse(entry, sequence, code, text)
             return
         # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
         request = HoldRequest(
@@ -171,7 +174,11 @@ class Settling(SessionBase):
             return False
         if self.judge.epoch(catalog) is held.epoch:
             return True
-        return self._judged_again(held.entry, catalog).command.analysis == held.verdict.command.analysis
+        analysis = held.verdict.command.analysis
+        if self.judge.apart(held.verdict.text) and analysis.cacheable is Cacheable.NO:
+            return False  # what its names mean may change while it is analysed
+        again = self._judged_again(held.entry, catalog)
+        return again.command.analysis == analysis and again.decision.action <= Action.HOLD
 
     def _judged_again(self, entry: Pending, catalog: Catalog) -> Verdict:
         raise NotImplementedError

@@ -39,6 +39,7 @@ class Tables(Expressions):
         """Adds the tables to the scope, in their order; -> what `*` means, None where that is not known."""
         start = len(scope.sources)
         star = self._add(first, scope, ctes)
+        before: list[tuple[str, Flow]] | None = []  # of what is before the last comma: JOIN binds closer
         merged = False
         for join in [*(first.args.get("joins") or ()), *joins]:
             at = len(scope.sources)
@@ -55,10 +56,13 @@ class Tables(Expressions):
                 # a RIGHT JOIN is read as a LEFT JOIN of its sides in the other order
                 sides = (right, star) if side(join) == "RIGHT" else (star, right)
                 star = joined(*sides, common)
+            elif _comma(join):
+                before, star = joined(before, star, None), right
             else:
                 star = joined(star, right, None)
             merged = merged or side(join) == "RIGHT"
             self._condition(join, scope, ctes, at)
+        star = joined(before, star, None)
         if merged and star is not None:
             self._count(len(star) ** 2 // 16)
             # the order of equal names is the server's business: each of them may be any of them
@@ -152,3 +156,8 @@ class Tables(Expressions):
         if found[0] == name or self._catalog.lower_case_table_names:
             return found[1]
         return Result(None, ANYTHING, ANYTHING)  # another table, or the CTE in another case: the servers differ
+
+
+def _comma(join: exp.Expr) -> bool:
+    """`, b`: a JOIN without a condition is spelt CROSS JOIN before it is parsed (`agree`)."""
+    return not any(join.args.get(word) for word in ("kind", "side", "method", "on", "using"))

@@ -64,7 +64,6 @@ _COLLATIONS: Mapping[int, str] = {
     8: "latin1", 11: "ascii", 33: "utf8mb3", 45: "utf8mb4", 46: "utf8mb4", 47: "latin1", 48: "latin1", 65: "ascii",
     83: "utf8mb3", 192: "utf8mb3", 224: "utf8mb4", 246: "utf8mb4", 255: "utf8mb4", 309: "utf8mb4", 2304: "utf8mb4",
 }  # fmt: skip
-_WIDE = frozenset({"utf-16-be", "utf-16-le", "utf-32-be"})  # ASCII is not one byte in these
 
 
 @dataclass(frozen=True, slots=True)

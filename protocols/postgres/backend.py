@@ -34,7 +34,7 @@ _KEEP_NAMES = frozenset(
     }
 )
 _NOBODY = Pending(0)  # stands at the head of an empty queue
-_COPY_DATA = ord("d")
+_COPY_DATA, _CALL_RESULT = b"dV"
 
 
 class Backend(RoundTrip, Masking):
@@ -47,15 +47,21 @@ class Backend(RoundTrip, Masking):
         if framer.large:
             piece, data = data[: framer.large], data[framer.large :]
             framer.large -= len(piece)
-            self._capture(self.queue[0], piece)
-            self.down.append(piece)
+            if not self._withheld:
+                self._capture(self.queue[0], piece)
+                self.down.append(piece)
             if framer.large:
                 return
-            self._server_large = False
+            self._server_large = self._withheld = False
+            if self.queue[0].kind == Kind.CALL:
+                self._called(self.queue[0])
             self.down.extend(self._notices)
             self._notices.clear()
             if not data:
                 return
+        if not framer.buffered and (self._arrive_again(data) if self.trip is not None else self._answered_again(data)):
+            self.down.append(data)
+            return
         buf, messages, end = framer.feed(data)
         if messages and (
             self._arrive(buf, messages, end) if self.trip is not None else self._answered(buf, messages, end)
@@ -98,7 +104,11 @@ class Backend(RoundTrip, Masking):
                 continue
             i += 1
             if stop > end:
-                # a large COPY row: without masks it passes in pieces
+                # a large COPY row, or result of a function: without masks it passes in pieces
+                if kind == _CALL_RESULT:
+                    if self._large_result(buf, run, pos, end):
+                        run = end
+                    continue
                 if kind != _COPY_DATA or not queue or queue[0].copy is not None:
                     raise ProtocolError("a message above the inspection limit")
                 self._capture(queue[0], buf[pos:end])
@@ -266,6 +276,7 @@ class Backend(RoundTrip, Masking):
             elif entry.prepared is not None:
                 entry.prepared.rows = RowDescription.decode(message[5:])
                 entry.prepared.described.clear()
+                entry.prepared.repeat = None
             return b"" if entry.hidden else None
         entry.what = b"T"
         entry.rewriter, entry.columns = self._masks(entry, message)
@@ -429,20 +440,41 @@ class Backend(RoundTrip, Masking):
 
     def _call_result(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.CALL)
-        verdict = entry.verdict
         replaced: bytes | None = None
-        if self.masking and (verdict is None or verdict.touches or not verdict.command.analysis.effects):
-            # a function's result has no columns to trace: it is withheld where masks are in force and it may touch them
+        if self._withholds(entry):
             FunctionCallResponse.decode(buf[pos + 5 : stop])
             replaced = FunctionCallResponse(None).encode()
         self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        self._called(entry)
+        return replaced
+
+    def _withholds(self, entry: Pending) -> bool:
+        """A function's result has no columns to trace: where it may be of masked ones, it is withheld."""
+        verdict = entry.verdict
+        return self.masking and (verdict is None or verdict.touches or not verdict.command.analysis.effects)
+
+    def _large_result(self, buf: bytes, run: int, pos: int, end: int) -> bool:
+        """A function's result above the limit has begun: -> whether it stays here, NULL in its place."""
+        entry = self._head(Kind.CALL)
+        self._server_large = not self._withholds(entry)
+        if self._server_large:
+            self._capture(entry, buf[pos:end])
+            return False
+        self._withheld = True
+        replaced = FunctionCallResponse(None).encode()
+        self._capture(entry, replaced)
+        self.down += (buf[run:pos], replaced)
+        return True
+
+    def _called(self, entry: Pending) -> None:
+        """The function's result is complete, or will never be shown: what it changed is in force."""
+        verdict = entry.verdict
         self._finish(entry, b"ok")
         if verdict is not None and verdict.renames:
             self.port.catalog_changed()
         if verdict is not None and verdict.changes and verdict.command.statements:
             self.state.applied(verdict.command.statements[0])
         entry.number = 0
-        return replaced
 
 
 def _keeps_names(verdict: Verdict, index: int) -> bool:

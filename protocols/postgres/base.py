@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from protocols.contract import CatalogSnapshot, HoldTicket, Wait
+from protocols.contract import CatalogSnapshot, HoldTicket, Outcome, Wait
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import Framer
 from protocols.postgres.judging import Judge
@@ -21,6 +22,9 @@ from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
 from protocols.records import Recording
+
+if TYPE_CHECKING:
+    from protocols.postgres.repeats import Answer
 
 Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
 
@@ -56,18 +60,24 @@ class SessionBase(Recording):
     copy_in: Pending | None  # COPY FROM STDIN runs
     syncs: int
     number: int  # of the last command on record
+    _calm = -1  # of the last one up to which the open transaction surely has only read; not looked at until it matters
     status: str  # of the last ReadyForQuery
     nowhere: bytes  # a name that does not exist on the server
     _later: list[bytes]  # client bytes behind a wait
     _later_size: int
+    _front = 0  # bytes of the message with which they begin, where that waits
+    _alone = False  # that message waits until nothing is in flight
+    _outcome: tuple[Outcome, str] | None = None  # of what is held, while it is analysed once more
     _client_large: str
     _too_large: tuple[Pending, bytes, tuple[str, str, str]] | None = None  # refused at the end of its message
     _server_large: bool
+    _withheld = False  # a message of the server's passes that the client does not get
     _notices: list[bytes]
     _from_client: Framer
     _from_server: Framer
 
     unmasked: dict[bytes, tuple[CommandAnalysis, CatalogSnapshot | None]]  # RowDescriptions that need no mask
+    answers: dict[int, Answer]  # to simple queries, by the identity of their analysis
     trip: Pending | None = None  # a whole exchange, while it is in flight
     open = False  # messages of the extended protocol were sent since the last Sync: a transaction may be open
     held: Held | None = None
@@ -110,6 +120,10 @@ class SessionBase(Recording):
     def _before(self, buf: bytes, run: int, pos: int) -> None:
         if pos > run:
             self.up.append(buf[run:pos])
+
+    def _in_flight(self) -> bool:
+        """Answers are to come."""
+        return any(not entry.maybe for entry in self.queue)
 
     def _sync(self, entry: Pending | None = None) -> Pending:
         """Numbers a message that ends an implicit transaction: what was made before it is gone after its answer."""

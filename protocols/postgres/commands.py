@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import orjson
 
@@ -11,6 +12,7 @@ from protocols.postgres import evidence
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.catalog_queries import FIRST_USER_OID
 from protocols.postgres.errors import ProtocolError
+from protocols.postgres.judging import KEPT
 from protocols.postgres.messages import (
     Bind,
     Describe,
@@ -21,8 +23,9 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.settling import STAND_IN, Settling
-from protocols.postgres.statements import analyse, analyse_function_call, with_parameter_types
+from protocols.postgres.statements import analyse_function_call, with_parameter_types
 from protocols.postgres.statements.names import TEMP
+from protocols.postgres.statements.paths import emptying, only_reads, under_empty_path
 
 _describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
 _executes: dict[bytes, Execute] = {}
@@ -62,7 +65,11 @@ class Commands(Settling):
         if self._naming(verdict):
             self._wait_for_server()
             return None
+        if verdict.changes and verdict.decision.action:
+            verdict = self._emptying(text, verdict)
         entry = self._command(self._sync(Pending(Kind.QUERY, verdict=verdict)), b"query")
+        if self._calm == entry.number - 1 and only_reads(verdict.command.analysis):
+            self._calm = entry.number
         return self._settle(
             buf,
             run,
@@ -73,6 +80,15 @@ class Commands(Settling):
             lambda: Query(STAND_IN).encode(),
             lambda: hashlib.sha256(b"Q" + text).digest(),
         )
+
+    def _emptying(self, text: bytes, verdict: Verdict) -> Verdict:
+        """An emptied search_path is a harmless setting where nothing in the open transaction could run under it."""
+        calm = self.status == "I" or (self.status == "T" and self._calm == self.number)
+        emptied = emptying(text, verdict.command) if calm and not (self.queue or self.open) else None
+        if emptied is None:
+            return verdict
+        self._calm = self.number
+        return self.judge.verdict(text, emptied, verdict)
 
     def _parse(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
         message = Parse.decode(buf[pos + 5 : stop])
@@ -108,7 +124,9 @@ class Commands(Settling):
         if any(oid >= FIRST_USER_OID for oid in oids):
             command = with_parameter_types(verdict.command, oids, catalog)
             if command is not verdict.command:
-                return self.judge.verdict(text, command)
+                if self.state.path_emptied:
+                    command = replace(command, analysis=under_empty_path(command.analysis))
+                return self.judge.verdict(text, command, verdict)
         return verdict
 
     def _kept(self, text: bytes, oids: tuple[int, ...], catalog: Catalog | None) -> Verdict:
@@ -121,8 +139,8 @@ class Commands(Settling):
         analysis = verdict.command.analysis
         if not any(name.startswith(f"{TEMP}.") for name in (*analysis.reads, *analysis.writes)):
             return verdict
-        command = analyse(text, self.state, catalog, kept=True)
-        return self.judge.verdict(text, with_parameter_types(command, oids, catalog))
+        verdict = self.judge.judge(text, catalog, KEPT)
+        return self.judge.verdict(text, with_parameter_types(verdict.command, oids, catalog), verdict)
 
     def _lookup(self, name: bytes) -> tuple[bool, Prepared | None]:
         """-> (may go on, statement).
@@ -181,9 +199,9 @@ class Commands(Settling):
                 verdict = prepared.verdict = self._kept(text, oids, catalog)
         values: tuple[str | None, ...] = ()
         params = b""
-        if message.values:
+        if message.values and not verdict.failed:  # of a text that nobody has read nobody knows which are secrets
             values = evidence.show_values(message.values, message.formats, oids)
-            shown = self.port.redact_params(verdict.text.decode("utf-8", "replace"), values)
+            shown = self.judge.params(verdict, values)
             params = b',"params":' + orjson.dumps(shown)
         entry = Pending(Kind.BIND, verdict=verdict, name=message.portal)
         self._command(entry, b"bind", params)
@@ -276,8 +294,9 @@ class Commands(Settling):
         if portal.policy is not self.port.policy_epoch() or until <= self.port.now_ns() / 1e9:
             # the policy or the hour changed since Bind: decide again, on the analysis that the server planned by
             portal.policy = self.port.policy_epoch()
-            before = portal.verdict.decision.action
-            portal.verdict = verdict = self.judge.verdict(portal.verdict.text, portal.verdict.command)
+            last = portal.verdict
+            before = last.decision.action
+            portal.verdict = verdict = self.judge.verdict(last.text, last.command, last)
             if verdict.decision.action is Action.HOLD > before:
                 # its parameters are not at hand: an approver must see all that would run
                 self._before(buf, run, pos)
@@ -346,6 +365,8 @@ class Commands(Settling):
         if not ready:
             return None
         command = analyse_function_call(message.oid, catalog)
+        if self.state.path_emptied:
+            command = replace(command, analysis=under_empty_path(command.analysis))
         verdict = self.judge.verdict(b"function call of oid %d" % message.oid, command)
         held = verdict.decision.action is Action.HOLD
         values = evidence.show_values(

@@ -15,6 +15,7 @@ from protocols.postgres.results import MaskError
 from protocols.postgres.statements.text import copied_query
 
 _LONGEST = 16_384  # bytes of a COPY whose query is compared; the columns of a longer one count as unknown
+_PARSED = 65_536  # bytes of a text that is parsed while everybody waits; what a longer one copies is not known
 _PLACES = frozenset({"location", "stmt_location", "stmt_len"})
 
 Types = tuple[tuple[int, int], ...]
@@ -23,6 +24,8 @@ Tree = dict[str, Any]
 
 def tree_of(text: bytes, index: int, count: int) -> Tree | None:
     """The parse tree of the COPY that is statement number `index` of a message's `count`; None where it is none."""
+    if len(text) > _PARSED:
+        return None
     try:
         parsed = pgparse.parse(text.decode())
     except (pgparse.PGQueryError, ValueError, RecursionError):
@@ -53,17 +56,17 @@ def shape(
     reads, columns_read = results.reach(analysis, catalog)
     if tree is not None and "relation" in tree and catalog is not None:
         names = [str(item["String"]["sval"]) for item in tree.get("attlist", ())]
-        found = _table_columns(analysis.reads, names, catalog)
+        found = table_columns(analysis.reads, names, catalog)
         if len(found) == width:
             return ResultShape(tuple(c for c, _ in found), reads, columns_read), tuple((oid, -1) for _, oid in found)
     unknown = tuple(ResultColumn(f"column{i + 1}", Origin.COMPUTED) for i in range(width))
     return ResultShape(unknown, reads, columns_read), ()
 
 
-def _table_columns(reads: tuple[str, ...], names: list[str], catalog: Catalog) -> list[tuple[ResultColumn, int]]:
-    """The columns that COPY writes, in order, with their types; empty where the table is not certain."""
-    relations = [r for r in catalog.relations_by_oid.values() if r.qualified in reads]
-    if len(reads) != 1 or len(relations) != 1:
+def table_columns(tables: tuple[str, ...], names: list[str], catalog: Catalog) -> list[tuple[ResultColumn, int]]:
+    """The columns that COPY moves, in order, with their types; empty where the table is not certain."""
+    relations = [r for r in catalog.relations_by_oid.values() if r.qualified in tables]
+    if len(tables) != 1 or len(relations) != 1:
         return []
     relation = relations[0]
     out = []

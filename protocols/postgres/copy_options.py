@@ -1,4 +1,4 @@
-"""How one COPY ... TO writes its rows: the options of the statement, as its parse tree names them."""
+"""How one COPY writes its rows: the options of the statement, as its parse tree names them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from protocols.postgres.values import MaskError
 
 _TRUE, _FALSE = frozenset({"true", "on", "1"}), frozenset({"false", "off", "0"})
-# options that change nothing of how rows are written out, or that the server accepts for COPY FROM only
+# options that change nothing of how rows are cut into fields
 _IRRELEVANT = frozenset(
     {
         "freeze",
@@ -27,7 +27,7 @@ _IRRELEVANT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """How the rows of one COPY TO are written. `types` are `(type oid, type modifier)` of its columns."""
+    """How the rows of one COPY are written. `types` are `(type oid, type modifier)` of its columns."""
 
     format: Literal["text", "csv", "binary"] = "text"
     delimiter: bytes = b"\t"
@@ -54,7 +54,7 @@ class CopyOptions:
             null=_word(given.pop("null", None), "" if csv else "\\N").encode(),
             quote=quote,
             escape=_word(given.pop("escape", None), quote.decode()).encode(),
-            header=_flag(given.pop("header")) if "header" in given else False,
+            header=_flag(given.pop("header"), bool(statement.get("is_from"))) if "header" in given else False,
             encoding=_word(given.pop("encoding"), "") if "encoding" in given else None,
             types=types,
         )
@@ -85,10 +85,10 @@ def _word(arg: Any, default: str) -> str:
     raise MaskError("a copy option has a value of an unknown kind")
 
 
-def _flag(arg: Any) -> bool:
+def _flag(arg: Any, reading: bool) -> bool:
     value = _word(arg, "true").lower()
-    if value in _TRUE:
+    if value in _TRUE or (reading and value == "match"):
         return True
     if value in _FALSE:
         return False
-    raise MaskError("copy option `header` has a value that is not known for COPY TO")
+    raise MaskError("copy option `header` has a value that is not known")

@@ -9,17 +9,13 @@ from protocols.contract import WireError
 # SQLSTATE codes (PostgreSQL documentation, appendix A) that the gateway itself answers with.
 INSUFFICIENT_PRIVILEGE = "42501"
 INVALID_AUTHORIZATION = "28000"
-INVALID_PASSWORD = "28P01"  # noqa: S105 - a SQLSTATE
 PROTOCOL_VIOLATION = "08P01"
 CONNECTION_FAILURE = "08006"
 CANNOT_CONNECT = "08001"
 ADMIN_SHUTDOWN = "57P01"
 QUERY_CANCELED = "57014"
-TOO_MANY_CONNECTIONS = "53300"
 PROGRAM_LIMIT_EXCEEDED = "54000"
 FEATURE_NOT_SUPPORTED = "0A000"
-INVALID_CATALOG_NAME = "3D000"
-INTERNAL_ERROR = "XX000"
 IO_ERROR = "58030"
 
 
@@ -31,10 +27,8 @@ class ProtocolError(WireError):
         self.sqlstate = sqlstate
 
 
-def _fields(severity: str, sqlstate: str, message: str, detail: str, hint: str) -> bytes:
+def _fields(severity: str, sqlstate: str, message: str, hint: str) -> bytes:
     parts = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]
-    if detail:
-        parts.append(("D", detail))
     if hint:
         parts.append(("H", hint))
     # a NUL inside a text would end the field early and let its tail pose as further fields
@@ -42,13 +36,13 @@ def _fields(severity: str, sqlstate: str, message: str, detail: str, hint: str) 
     return body + b"\0"
 
 
-def error_response(sqlstate: str, message: str, *, severity: str = "ERROR", detail: str = "", hint: str = "") -> bytes:
+def error_response(sqlstate: str, message: str, *, severity: str = "ERROR", hint: str = "") -> bytes:
     """One whole ErrorResponse message ('E'), UTF-8."""
-    body = _fields(severity, sqlstate, message, detail, hint)
+    body = _fields(severity, sqlstate, message, hint)
     return b"E" + struct.pack("!I", len(body) + 4) + body
 
 
-def notice_response(message: str, *, sqlstate: str = "00000", severity: str = "NOTICE", hint: str = "") -> bytes:
+def notice_response(message: str, *, hint: str = "") -> bytes:
     """One whole NoticeResponse message ('N'), UTF-8."""
-    body = _fields(severity, sqlstate, message, "", hint)
+    body = _fields("NOTICE", "00000", message, hint)
     return b"N" + struct.pack("!I", len(body) + 4) + body

@@ -78,27 +78,22 @@ class Framer:
     anything else ends the session at the header, before its length is believed.
     """
 
-    __slots__ = ("_default", "_kinds", "_limits", "_need", "_parts", "_size", "large")
+    __slots__ = ("_default", "_kinds", "_limits", "_need", "_parts", "buffered", "large")
 
     def __init__(self, kinds: frozenset[int], limits: Mapping[int, int], default: int) -> None:
         self._kinds = kinds
         self._limits = limits
         self._default = default
         self._parts: list[bytes] = []  # of an incomplete message; joined once it can be complete
-        self._size = 0
+        self.buffered = 0  # bytes held of an incomplete message
         self._need = 5
         self.large = 0  # bytes still to come of a large message that the session has begun to handle
-
-    @property
-    def buffered(self) -> int:
-        """Bytes held of an incomplete message."""
-        return self._size
 
     def take(self) -> bytes:
         """Everything held of an incomplete message, which is the caller's then: it comes with the next `feed` again."""
         held = b"".join(self._parts)
         self._parts.clear()
-        self._size = 0
+        self.buffered = 0
         self._need = 5
         self.large = 0  # announced again when it is read again
         return held
@@ -111,12 +106,12 @@ class Framer:
         """
         if self._parts:
             self._parts.append(data)
-            self._size += len(data)
-            if self._size < self._need:
+            self.buffered += len(data)
+            if self.buffered < self._need:
                 return b"", [], 0
             data = b"".join(self._parts)
             self._parts.clear()
-            self._size = 0
+            self.buffered = 0
         self._need = 5
         out: list[tuple[int, int, int]] = []
         pos, n, kinds = 0, len(data), self._kinds
@@ -139,7 +134,7 @@ class Framer:
         if pos < n:
             rest = data[pos:]
             self._parts.append(rest)
-            self._size = len(rest)
+            self.buffered = len(rest)
         return data, out, pos
 
 

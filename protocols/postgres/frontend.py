@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from protocols.contract import Wait
+from protocols.intake import unasked
 from protocols.postgres import errors
 from protocols.postgres.commands import Commands, check_name
 from protocols.postgres.errors import ProtocolError
@@ -16,6 +18,7 @@ from protocols.postgres.messages import (
 from protocols.postgres.pending import Kind, Pending
 from protocols.postgres.roundtrip import RoundTrip
 from protocols.postgres.settling import STAND_IN
+from protocols.verdicts import NotYet
 
 _Q, _P, _B, _D, _E, _C, _F, _S, _H, _X = b"QPBDECFSHX"
 _COPY_DATA, _COPY_DONE, _COPY_FAIL = b"dcf"
@@ -32,6 +35,7 @@ class Frontend(RoundTrip, Commands):
             piece, data = data[:large], data[large:]
             self._from_client.large -= len(piece)
             if self._client_large == "forward":
+                self._copy_input(piece)
                 self.up.append(piece)
             if self._from_client.large:
                 return
@@ -41,6 +45,9 @@ class Frontend(RoundTrip, Commands):
                 self._refuse(*refused)
             if not data:
                 return
+        if not self._from_client.buffered and self._depart_again(data):
+            self.up.append(data)
+            return
         buf, messages, end = self._from_client.feed(data)
         if 3 <= len(messages) <= 4 and end == len(buf) and self._depart(buf, messages):
             self.up.append(buf)
@@ -53,7 +60,11 @@ class Frontend(RoundTrip, Commands):
             if stop > end:
                 run = self._large(buf, kind, run, pos, stop)
                 return
-            forward = self._message(buf, kind, pos, stop, run)
+            try:
+                forward = self._message(buf, kind, pos, stop, run)
+            except NotYet as wanted:
+                self._analyse_apart(wanted)
+                forward = None
             if forward is None:  # waits: this message and everything behind it are read again later
                 if pos > run:
                     self.up.append(buf[run:pos])
@@ -61,6 +72,7 @@ class Frontend(RoundTrip, Commands):
                     self._want_flush = False
                     self.up.append(FLUSH)
                 self._put_back(buf[pos:end])
+                self._front = stop - pos
                 return
             if not forward:
                 # the handler has put everything before this message, and what stands in for it, into `up`
@@ -72,6 +84,15 @@ class Frontend(RoundTrip, Commands):
                 return
         if end > run:
             self.up.append(buf[run:end] if run or end < len(buf) else buf)
+
+    def _analyse_apart(self, wanted: NotYet) -> None:
+        """A long text waits for its analysis, and first for everything in flight: that may rename what it names."""
+        if self._in_flight():
+            self._alone = True
+            self._wait_for_server()
+        else:
+            self.judge.ask(wanted)
+            self.waiting = Wait.ANALYSIS
 
     def _put_back(self, rest: bytes) -> None:
         """Behind a wait: read again once it is over, before what comes meanwhile."""
@@ -181,8 +202,11 @@ class Frontend(RoundTrip, Commands):
         if entry is None or not entry.number:
             return
         entry.size += len(data)
-        if entry.room > 0 and not self.masking:
+        if entry.room > 0:
             if not entry.input:
                 entry.input = []
+                entry.intake = entry.intake or unasked(self.masking)
             entry.input.append(data[: entry.room])  # type: ignore[union-attr]  # a list since above
             entry.room -= len(data)
+        elif entry.room == 0 and data:
+            entry.room = -1  # more came than there was room for

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,10 @@ from protocols.contract import (
     Connect,
     KeepKey,
     ListenerTerms,
+    Permit,
     Receive,
     Refused,
+    Register,
     Send,
     Side,
     StartTls,
@@ -81,11 +83,7 @@ def _serve(terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Handover |
     parameters = {k: v for k, v in parameters.items() if k not in unknown}
     checked = startup.check(parameters)
     if checked.refused:
-        names_text = ", ".join(f"`{n[:63]}`" for n in checked.refused[:5])
-        raise Refused(
-            f"startup parameters not allowed through this gateway: {names_text}; remove them from the connection",
-            errors.INSUFFICIENT_PRIVILEGE,
-        )
+        raise Refused(_not_allowed(checked.refused), errors.INSUFFICIENT_PRIVILEGE)
     user = parameters.get("user", "")
     if not user:
         raise ProtocolError("no user name in the startup packet", errors.INVALID_AUTHORIZATION)
@@ -93,9 +91,11 @@ def _serve(terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Handover |
     admission: Admission = yield Authenticate(
         token, user, parameters.get("database", user), parameters.get("application_name", "")
     )
+    for analysis, text in checked.asks():
+        yield Permit(analysis, text)
     yield Connect()
     up_tls: TlsFacts | None = None
-    wanted = {**checked.accepted, "user": admission.credential.username, "database": admission.database}
+    wanted = {**checked.settings, "user": admission.credential.username, "database": admission.database}
     wanted.setdefault("client_encoding", "UTF8")
     try:
         if admission.upstream_tls:
@@ -111,8 +111,19 @@ def _serve(terms: ListenerTerms, nonce: bytes) -> Generator[Any, Any, Handover |
         if kind == ord("Z"):
             out.append(BackendKeyData(pid, secret).encode())
         out.append(message)
+    yield Register()
     yield Send(Side.CLIENT, b"".join(out))
     return Handover(admission, state, bytes(buffer), logged_in.rest)
+
+
+def _not_allowed(names: Sequence[str]) -> str:
+    if any(name == "replication" for name in names):
+        return (
+            "replication connections are not allowed through this gateway: they would read past masks and policies;"
+            " connect to the database itself for that, or remove `replication` from the connection"
+        )
+    listed = ", ".join(f"`{name[:63]}`" for name in names[:5])
+    return f"startup parameters not allowed through this gateway: {listed}; remove them from the connection"
 
 
 def _initial_state(wanted: Mapping[str, str], logged_in: login.LoggedIn) -> SessionState:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import orjson
 
-from protocols.postgres import copy_columns, results
+from protocols.contract import Analysis
+from protocols.intake import Intake
+from protocols.postgres import copy_columns, copy_input, results
 from protocols.postgres.base import SessionBase
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.copy import CopyMasker
@@ -14,7 +16,7 @@ from protocols.postgres.messages import (
     RowDescription,
     frame,
 )
-from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.postgres.pending import Kind, Pending, Portal, Verdict
 from protocols.postgres.results import MaskError, RowRewriter
 from protocols.postgres.statements import CommandAnalysis
 
@@ -80,7 +82,8 @@ class Masking(SessionBase):
 
     def _copy_in_response(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.EXECUTE, Kind.QUERY)
-        CopyResponse.decode(buf[pos + 5 : stop])
+        response = CopyResponse.decode(buf[pos + 5 : stop])
+        entry.intake = self._intake(entry, len(response.column_formats))
         entry.what = b"G"
         self.copy_in = entry
         # what the client sent before it knew of the COPY: the server ignores a Sync in here (copyfromparse.c)
@@ -102,6 +105,21 @@ class Masking(SessionBase):
         entry.what = b"H"
         return None
 
+    def _intake(self, entry: Pending, width: int) -> Intake:
+        """How this COPY's input may be kept on record."""
+        verdict = entry.verdict
+        assert verdict is not None
+        catalog = self.port.catalog()
+        assert catalog is None or isinstance(catalog, Catalog)
+        tree, analysis = self._copying(entry, verdict)
+        return copy_input.intake_of(tree, width, analysis, catalog, self.state.encoding, self.port)
+
+    def _copying(self, entry: Pending, verdict: Verdict) -> tuple[copy_columns.Tree | None, Analysis]:
+        """The COPY that the server has begun, and what it does."""
+        statements = verdict.command.statements
+        analysis = statements[entry.index].analysis if entry.index < len(statements) else verdict.command.analysis
+        return copy_columns.tree_of(verdict.text, entry.index, len(statements)), analysis
+
     def _copy_masker(self, entry: Pending, response: CopyResponse) -> CopyMasker | None:
         """How to mask this COPY's rows; None where no column needs it."""
         assert self.port.masker is not None
@@ -109,9 +127,7 @@ class Masking(SessionBase):
         assert verdict is not None
         catalog = self.port.catalog()
         assert catalog is None or isinstance(catalog, Catalog)
-        statements = verdict.command.statements
-        analysis = statements[entry.index].analysis if entry.index < len(statements) else verdict.command.analysis
-        tree = copy_columns.tree_of(verdict.text, entry.index, len(statements))
+        tree, analysis = self._copying(entry, verdict)
         described = entry.prepared.rows if entry.prepared is not None else None
         try:
             width = len(response.column_formats)

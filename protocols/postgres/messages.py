@@ -20,7 +20,7 @@ _U32 = struct.Struct("!I")
 _I32 = struct.Struct("!i")
 _FIELD = struct.Struct("!IhIhih")
 _UNPACK_U16 = _U16.unpack_from
-_UNPACK_I32 = _I32.unpack_from
+UNPACK_I32 = _I32.unpack_from
 
 MAX_LENGTH = 0x7FFFFFFF  # the length field is a signed 32-bit number on the server's side
 
@@ -163,7 +163,7 @@ class Bind:
             at += 2
             values: list[bytes | None] = []
             for _ in range(count):
-                (size,) = _UNPACK_I32(body, at)
+                (size,) = UNPACK_I32(body, at)
                 at += 4
                 if size < 0:
                     if size != -1:

@@ -9,8 +9,8 @@ INVARIANT: what is not certain is COMPUTED, which the guard withholds wherever a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from protocols.contract import ANY_RELATION, Analysis, Effect, Origin, ResultColumn, ResultShape
 from protocols.postgres.messages import FieldDescription, RowDescription
@@ -92,7 +92,7 @@ def shape(
     catalog: OriginCatalog | None,
     analysis: Analysis,
     single: bool = True,
-    tree: Mapping[str, Any] | None = None,
+    tree: Mapping[str, Any] | Assigned | None = None,
 ) -> ResultShape:
     """Where the columns of a result come from.
 
@@ -158,14 +158,31 @@ def _field_origin(field: FieldDescription, catalog: OriginCatalog | None) -> tup
 # ---------------------------------------------------------------- writes
 
 
+class Assigned(NamedTuple):
+    """What masks need of the tree of a statement that was analysed apart: names of columns, None: it could be any."""
+
+    reading: frozenset[str] | None  # where the statement reads something
+    plain: frozenset[str] | None
+
+
+def assigned(tree: Mapping[str, Any], writes: Sequence[str]) -> Assigned:
+    """Names of the columns that a statement's writes fill from something read."""
+    written = frozenset(writes)
+    return Assigned(_assigned(tree, written, reads=True), _assigned(tree, written, reads=False))
+
+
 class _Taint:
     """The columns that a statement itself fills, perhaps from masked ones, before it returns them."""
 
-    def __init__(self, analysis: Analysis, tree: Mapping[str, Any] | None) -> None:
+    def __init__(self, analysis: Analysis, tree: Mapping[str, Any] | Assigned | None) -> None:
         self._written = frozenset(analysis.writes)
         self._assigned = None
         if self._written and tree is not None:
-            self._assigned = _assigned(tree, self._written, reads=bool(analysis.reads) or _opens(analysis))
+            reads = bool(analysis.reads) or _opens(analysis)
+            if isinstance(tree, Assigned):
+                self._assigned = tree.reading if reads else tree.plain
+            else:
+                self._assigned = _assigned(tree, self._written, reads=reads)
 
     def has(self, columns: Iterable[str]) -> bool:
         if not self._written:

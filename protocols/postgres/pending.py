@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.postgres.judging import Verdict
 from protocols.postgres.messages import RowDescription
 from protocols.postgres.results import RowRewriter
 from protocols.records import Answered
+
+if TYPE_CHECKING:
+    from protocols.postgres.repeats import Repeat
 
 __all__ = ["Kind", "Pending", "Portal", "Prepared", "Verdict"]
 
@@ -32,7 +35,7 @@ class Kind(enum.IntEnum):
 class Prepared:
     """A prepared statement of the protocol: its text, and the verdict under the session's present meaning."""
 
-    __slots__ = ("described", "epoch", "name", "oids", "rows", "syncs", "text", "verdict")
+    __slots__ = ("described", "epoch", "name", "oids", "repeat", "rows", "syncs", "text", "verdict")
 
     def __init__(self, name: bytes, text: bytes, verdict: Verdict, epoch: object, oids: tuple[int, ...], syncs: int):
         self.name = name
@@ -43,6 +46,7 @@ class Prepared:
         self.syncs = syncs  # Syncs sent before its Parse
         self.rows: RowDescription | None = None  # as Describe of the statement gave it, all formats 0
         self.described: dict[tuple[int, ...], bytes] = {}  # the same as its portals have it, by result formats
+        self.repeat: Repeat | None = None
 
     def description(self, formats: tuple[int, ...]) -> bytes:
         """RowDescription of a portal with these result formats, for the record; empty while it is not known."""
@@ -88,6 +92,7 @@ class Pending(Answered):
     what = b""
     verdict: Verdict | None = None
     prepared: Prepared | None = None
+    repeat: Repeat | None = None
     portal: Portal | None = None
     denial: tuple[str, str, str] | None = None  # (SQLSTATE, message, hint): a stand-in was sent instead
     hidden = False  # sent by the gateway: its answer is not the client's

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from protocols.contract import ListenerTerms, SessionPort, UpstreamLogin
+from protocols.contract import WIRE, ListenerTerms, SessionPort, UpstreamLogin
+from protocols.judging import StatementJudge
 from protocols.postgres import catalog_source, handshake
 from protocols.postgres.catalog_source import PostgresCatalogSource
 from protocols.postgres.errors import error_response
 from protocols.postgres.handshake import Handover
-from protocols.postgres.judging import AnalysisCache
+from protocols.postgres.judging import AnalysisCache, Judge
 from protocols.postgres.limits import Limits
 from protocols.postgres.render import MAX_LINES, render
 from protocols.postgres.session import PostgresSession
@@ -20,10 +21,11 @@ class Postgres:
     """See `protocols.registry.WireProtocol`."""
 
     name = "postgres"
-    default_port = 5432
+    default_port = WIRE[name].port
     dsn_schemes: tuple[str, ...] = ("postgresql", "postgres")
     alpn: tuple[str, ...] = (handshake.ALPN,)
     password_variable = "PGPASSWORD"  # noqa: S105 - a variable's name
+    judge: type[StatementJudge[Any, Any, Any]] = Judge
 
     def handshake(
         self, terms: ListenerTerms, nonce: bytes, cache: AnalysisCache

@@ -14,11 +14,12 @@ import orjson
 
 from protocols.contract import Action, Cacheable
 from protocols.postgres import evidence
-from protocols.postgres.base import Messages, SessionBase
+from protocols.postgres.base import Messages
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.messages import Bind, CommandComplete
 from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.postgres.repeats import Repeat, Repeats
 from protocols.records import SECRET_VALUES
 
 _B, _D, _E, _S = b"BDES"
@@ -30,7 +31,7 @@ _IN_BLOCK = b"Z\0\0\0\5T"
 _STATUSES = {_IDLE: "I", _IN_BLOCK: "T"}
 
 
-class RoundTrip(SessionBase):
+class RoundTrip(Repeats):
     """Mixed into `PostgresSession`."""
 
     def _depart(self, buf: bytes, messages: Messages) -> bool:
@@ -75,19 +76,9 @@ class RoundTrip(SessionBase):
                 return False  # a value may be a secret by what it is: a connection string, a key, a password
             shown = evidence.show_values(message.values, message.formats, prepared.oids)
             params = b',"params":' + orjson.dumps(shown)
-        self.number = number = self.number + 1
-        self.syncs += 1
-        entry = Pending(Kind.TRIP, number, verdict)
-        entry.prepared = prepared
-        entry.order = self.syncs
-        entry.what = b"P" if len(messages) == 4 else b""
-        entry.formats = message.result_formats
-        entry.started = now = self.port.now_ns()
-        entry.room = self.limits.response_max
-        self._record_command(evidence.command(self.session_id, number, now, b"bind", verdict.fixed, b"", params))
-        self.trip = entry
-        self.open = False
-        self.queue.append(entry)
+        what = b"P" if len(messages) == 4 else b""
+        entry = self._trip(prepared, what, message.result_formats, params)
+        entry.repeat = prepared.repeat = Repeat.of(buf, messages[0][2], message, prepared, what)
         return True
 
     def _arrive(self, buf: bytes, messages: Messages, end: int) -> bool:
@@ -129,14 +120,12 @@ class RoundTrip(SessionBase):
         elif prepared is not None and (known := prepared.description(entry.formats)):
             entry.parts = [known]
         self._capture(entry, buf[messages[first][1] : stop])
-        entry.rows = len(rows) or CommandComplete(tag).rows()
+        told = CommandComplete(tag).rows()
+        entry.rows = len(rows) or told
+        if entry.repeat is not None:
+            self._remember(entry, buf, messages[first][1], messages[-2][1], told, status)
         self._finish(entry, b"ok")
-        self.trip = None
-        self.queue.popleft()
-        self.status = status
-        self.state.ready(status)
-        if self.portals:
-            self.portals.pop(b"", None)
+        self._returned(status)
         return True
 
     def _answered(self, buf: bytes, messages: Messages, end: int) -> bool:
@@ -169,7 +158,9 @@ class RoundTrip(SessionBase):
         if b"\0" in tag or buf[stop - 1]:
             raise ProtocolError("a command tag that is no string")
         self._capture(entry, buf[:stop])
-        entry.rows = len(messages) - 3 or CommandComplete(tag).rows()
+        told = CommandComplete(tag).rows()
+        entry.rows = len(messages) - 3 or told
+        self._remember(entry, buf, messages[0][2], messages[-2][1], told, status)
         self._finish(entry, b"ok")
         self.queue.popleft()
         self._became_ready(entry, status)

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from typing import Any
 
-from protocols.contract import CatalogSnapshot, Outcome, RecordFailed, SessionPort, Side, Wait
+from protocols.contract import Apart, CatalogSnapshot, Outcome, RecordFailed, SessionPort, Side, Wait
 from protocols.postgres import errors
 from protocols.postgres.backend import Backend
 from protocols.postgres.errors import ProtocolError, error_response, notice_response
@@ -31,6 +32,7 @@ from protocols.postgres.limits import Limits
 from protocols.postgres.pending import Pending, Portal, Prepared
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
+from protocols.verdicts import NotYet
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
@@ -58,6 +60,7 @@ class PostgresSession(Frontend, Backend):
         self.parsing: dict[bytes, Prepared] = {}  # sent, not yet confirmed
         self.portals: dict[bytes, Portal] = {}
         self.unmasked: dict[bytes, tuple[CommandAnalysis, CatalogSnapshot | None]] = {}
+        self.answers = {}
         self.skipping = False  # the server ignores everything until Sync
         self.copy_in: Pending | None = None
         self.syncs = 0
@@ -72,7 +75,7 @@ class PostgresSession(Frontend, Backend):
         self._server_large = False
         streamed = dict.fromkeys(b"d", _STREAMED)
         self._from_client = Framer(FRONTEND, streamed, limits.inspect_max)
-        streamed = {} if self.masking else dict.fromkeys(b"Dd", _STREAMED)
+        streamed = {} if self.masking else dict.fromkeys(b"DdV", _STREAMED)
         self._from_server = Framer(BACKEND, streamed, limits.inspect_max)
 
     # ------------------------------------------------------------ the relay's side
@@ -84,7 +87,7 @@ class PostgresSession(Frontend, Backend):
     @property
     def busy(self) -> bool:
         """In a transaction, or with answers to come."""
-        return self.status != "I" or any(not e.maybe for e in self.queue)
+        return self.status != "I" or self._in_flight()
 
     def client(self, data: bytes) -> None:
         if self.ended:
@@ -105,8 +108,9 @@ class PostgresSession(Frontend, Backend):
             return
         try:
             self._server(data)
-            if self.waiting is Wait.SERVER and not self._must_wait():
+            if self.waiting is Wait.SERVER and not (self._alone and self._in_flight()) and not self._must_wait():
                 self.waiting = None
+                self._alone = False
                 self._replay()
         except ProtocolError as e:
             self._fail(errors.CONNECTION_FAILURE, f"the upstream broke the protocol: {e}")
@@ -114,16 +118,47 @@ class PostgresSession(Frontend, Backend):
             self.unrecorded()
 
     def resume(self, outcome: Outcome | None, why: str = "") -> None:
-        if self.ended or self.waiting is None or self.waiting is Wait.SERVER:
+        if self.ended or self.waiting is None or self.waiting in (Wait.SERVER, Wait.ANALYSIS):
             return
         if (self.waiting is Wait.HOLD) != (outcome is not None):
             return
         try:
             self.waiting = None
             if outcome is not None:
-                self._released(outcome, why)
+                self._let_go(outcome, why)
             else:
                 self.catalog_waited = True
+            if self.waiting is None:
+                self._replay()
+        except ProtocolError as e:
+            self._fail(e.sqlstate, str(e))
+        except RecordFailed:
+            self.unrecorded()
+
+    def _let_go(self, outcome: Outcome, why: str) -> None:
+        """A hold has ended. What it means by now may have to be analysed apart: its outcome is kept until then."""
+        held = self.held
+        try:
+            self._released(outcome, why)
+        except NotYet as wanted:
+            self.held, self._outcome = held, (outcome, why)
+            self.judge.ask(wanted)
+            self.waiting = Wait.ANALYSIS
+
+    def analysed(self, asked: Apart, read: Any, why: str = "") -> None:
+        if self.judge.came(asked, read, why):
+            self.catalog_waited = asked.catalog is None  # a fresh one was waited for already
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """A text was analysed apart, or will not be."""
+        try:
+            self.waiting = None
+            if self._outcome is not None:
+                outcome, self._outcome = self._outcome, None
+                self._let_go(*outcome)
+                if self.waiting is not Wait.ANALYSIS:
+                    self.judge.forget()
             if self.waiting is None:
                 self._replay()
         except ProtocolError as e:
@@ -149,12 +184,16 @@ class PostgresSession(Frontend, Backend):
         self._fail(errors.IO_ERROR, "the gateway cannot record; nothing passes until it can")
 
     def cancelled(self) -> bool:
+        if self.waiting is Wait.ANALYSIS and self.judge.cancel():
+            self._go_on()
+            return True
         if self.waiting is not Wait.HOLD or self.held is None:
             return False
         self.port.withdraw(self.held.ticket, "the client cancelled it")
         return True
 
     def lost(self, side: Side) -> None:
+        self.judge.leave()
         if self.held is not None:
             held, self.held = self.held, None
             self.port.withdraw(held.ticket, f"the {side.value} connection is gone")
@@ -188,6 +227,10 @@ class PostgresSession(Frontend, Backend):
         """Goes on with what the client sent during a wait."""
         while self._later and self.waiting is None and not self.ended:
             later = b"".join(self._later)
-            rest = later[_PIECE:]  # in pieces: what another wait puts back is cut into messages again
+            # in pieces: what another wait puts back is cut into messages again. A message that has waited goes alone
+            piece, self._front = self._front or _PIECE, 0
+            rest = later[piece:]
             self._later, self._later_size = [rest] if rest else [], len(rest)
-            self._client(later[:_PIECE])
+            self._client(later[:piece])
+            if self.waiting is not Wait.ANALYSIS and self.waiting is not Wait.CATALOG:
+                self.judge.forget()

@@ -5,6 +5,8 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+import re
+
 from protocols.contract import Effect
 
 
@@ -63,6 +65,10 @@ _LIBRARIES = frozenset(
 
 _ON = frozenset({"on", "true", "yes", "1", "t", "y", "tru", "tr", "ye"})
 _UTF8 = frozenset({"utf8", "unicode"})
+
+
+# a search_path, as its setting holds it, through which nothing is found but PostgreSQL's own
+EMPTY_PATH = re.compile(r'\s*(?:""|"?pg_catalog"?)?\s*', re.ASCII)
 
 
 def canonical(name: str) -> str:

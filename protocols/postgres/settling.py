@@ -19,6 +19,7 @@ from protocols.postgres.messages import (
     Parse,
 )
 from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
+from protocols.verdicts import CANCELLED
 
 STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
 
@@ -98,9 +99,8 @@ class Settling(SessionBase):
         self.number = entry.number = self.number + 1
         entry.started = now = self.port.now_ns()
         entry.room = self.limits.response_max
-        behind = verdict.command.behind
-        runs = b',"runs":' + orjson.dumps([self.port.redact(text) for text in behind]) if behind else b""
-        self._record_command(evidence.command(self.session_id, entry.number, now, phase, verdict.fixed, runs, params))
+        fixed, runs = verdict.fixed, verdict.runs
+        self._record_command(evidence.command(self.session_id, entry.number, now, phase, fixed, runs, params))
         if verdict.decision.alerts:
             self.port.alert(verdict.decision.alerts, entry.number)
         return entry
@@ -283,7 +283,11 @@ class Settling(SessionBase):
             return True
         if catalog is None or held.entry.kind not in (Kind.QUERY, Kind.BIND):
             return False
-        return self.judge.judge(held.verdict.text, catalog).command.analysis == held.verdict.command.analysis
+        analysis, text = held.verdict.command.analysis, held.verdict.text
+        if self.judge.apart(text) and analysis.cacheable is Cacheable.NO:
+            return False  # what its names mean may change while it is analysed
+        again = self.judge.judge(text, catalog)
+        return again.command.analysis == analysis and again.decision.action <= Action.HOLD
 
 
 def unasked(rule: str, why: str) -> str:
@@ -294,6 +298,8 @@ def unasked(rule: str, why: str) -> str:
 def denial(verdict: Verdict) -> tuple[str, str, str]:
     """(SQLSTATE, message, hint) of a denied command."""
     decision, analysis = verdict.decision, verdict.command.analysis
+    if decision is CANCELLED:
+        return errors.QUERY_CANCELED, "canceling statement due to user request", decision.why
     text = f"denied by rule `{decision.rule}`: {decision.why}"
     hint = f"this command is: {', '.join(sorted(analysis.effects))}"
     if analysis.unknown and analysis.why:

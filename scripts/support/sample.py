@@ -174,10 +174,6 @@ def load_mysql(connection: pymysql.Connection[Any]) -> None:
         cursor.execute("ANALYZE TABLE customers, orders, credentials")
 
 
-def _without_zone(value: Any) -> Any:
-    return value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
-
-
 def _copy(cursor: psycopg.Cursor[Any], statement: LiteralString, rows: Iterable[tuple[Any, ...]]) -> None:
     with cursor.copy(statement) as copy:
         for row in rows:

@@ -19,25 +19,33 @@ with warnings.catch_warnings():
     from addons.drive import last_words
     from addons.gate import Gate
     from addons.leg import Leg
-    from addons.live import LiveSession
+    from addons.live import LiveSession, Opened
     from addons.relay import Outbox, Relay
-    from addons.runtime import _EARLY_UPSTREAMS, Runtime
+    from addons.runtime import Runtime
+    from addons.upstreams import EARLY
 
 from guard.config import load
 from guard.enforce import PolicySet
 from guard.mask import keys as mask_keys
 from guard.record.journal import Recorder
-from guard.state import StateError, StateStore
+from guard.state import StateAccess, StateError, StateStore
+from guard.state.blocklist import Blocklist
 from protocols.contract import (
+    Action,
     Admission,
+    Analysis,
     Cancel,
     Connect,
     Credential,
+    Decision,
+    Effect,
     KeepKey,
     ListenerTerms,
+    Permit,
     Principal,
     RecordFailed,
     Refused,
+    Register,
     Resource,
     SessionFacts,
 )
@@ -47,6 +55,7 @@ from protocols.registry import PROTOCOLS
 from tests.addons.test_relay import FakeLeg
 from tests.guard.config.conftest import BASE, POLICY
 from tests.support.handshake import NONCE
+from tests.support.mysql_talk import Talk as MysqlTalk
 from tests.support.talk import Talk
 
 ADA = Principal("ada", "https://idp", expires_at=4e9)
@@ -65,6 +74,7 @@ class Bench:
         self.runtime = runtime = Runtime(config)
         runtime.recorder = Recorder(config.record, self.folder)
         runtime.store = StateStore(self.folder / "state.db", journal=runtime.recorder.event, busy_timeout=0.3)
+        runtime.blocklist = Blocklist(StateAccess(runtime.store))
         runtime.mask_key = mask_keys.load_or_create(self.folder / "keys" / "mask.key")
         runtime.upstream_tls = {"shop": None}
         runtime.policies = PolicySet.load(config.policies)
@@ -77,8 +87,8 @@ class Bench:
         """A session that runs, between two legs without a network."""
         runtime, facts = self.runtime, SessionFacts("10.0.0.7", "job", 1.0)
         policy = runtime.policies.for_session(principal, resource, facts)
-        keeper = runtime.keeper(runtime.config.resources[0], "shop")
-        live = LiveSession(runtime, name, principal, resource, facts, policy, keeper)
+        keeper = runtime.upstreams.keeper(runtime.config.resources[0], "shop")
+        live = LiveSession(runtime, Opened(name, principal, resource, facts, policy), keeper)
         live.session = Talk().session
         live.relay = Relay(
             cast(Leg, FakeLeg()),
@@ -196,7 +206,7 @@ def test_row_19_an_id_without_a_secret_cancels_nothing(bench: Bench) -> None:
 
 def test_few_strangers_have_an_upstream_at_a_time(bench: Bench) -> None:
     async def run() -> None:
-        gates = [bench.gate() for _ in range(_EARLY_UPSTREAMS)]
+        gates = [bench.gate() for _ in range(EARLY)]
         for gate in gates:
             await gate.may_connect()
         last = asyncio.ensure_future(bench.gate().may_connect())
@@ -250,6 +260,64 @@ def test_no_word_where_the_protocol_has_none() -> None:
     next(serving)
     assert last_words(serving, Refused("no")) == b""
     assert last_words(handshake.serve(ListenerTerms("off"), NONCE), Refused("not begun")) == b""
+
+
+@pytest.mark.parametrize("make", [Talk, MysqlTalk], ids=["postgres", "mysql"])
+def test_behind_the_handshake_the_session_says_why_it_ends(bench: Bench, make: Callable[[], Any]) -> None:
+    """The client has been told that it is in: it reads what comes as the answer to its first command."""
+    gate = bench.gate()
+    assert gate.last_words("not yet", "XX000") == PROTOCOLS["postgres"].refusal("not yet", "XX000")
+    gate._live = bench.live("s1")
+    gate._live.session = make().session
+    words = gate.last_words("internal error in the gateway", "XX000")
+    assert b"internal error in the gateway" in words
+    assert words.startswith(b"E" if make is Talk else words[:3] + b"\1\xff")
+    assert make is Talk or words[7:8] == b"#"  # with an SQLSTATE
+    assert gate._live.session.ended
+
+
+# ---------------------------------------------------------------- steps of a handshake
+
+
+def test_a_registry_that_cannot_be_written_is_a_refusal_of_the_protocol_s_own(bench: Bench) -> None:
+    class Locked:
+        async def register(self) -> None:
+            raise StateError("locked")
+
+    async def run() -> None:
+        layer = wire_layer.WireLayer.__new__(wire_layer.WireLayer)
+        layer._gate, layer._registered = cast(Gate, Locked()), False
+        with pytest.raises(Refused, match="nothing passes until it can") as caught:
+            await layer._ask(Register())
+        assert caught.value.code == "58030"
+        assert not layer._registered
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_a_setting_of_the_login_is_judged_as_a_statement(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    gate = bench.gate()
+    gate._live = live = bench.live("s1")
+    alerts: list[Any] = []
+    decision = Decision(action, "r", "ask first", alerts=("r",))
+    monkeypatch.setattr(LiveSession, "decide", lambda self, analysis: decision)
+    monkeypatch.setattr(LiveSession, "alert", lambda self, names, number: alerts.append((names, number)))
+    asked = Permit(Analysis("set", frozenset({Effect.SESSION_OTHER})), "SET app.token = 'hunter2'")
+    if action is Action.ALLOW:
+        gate.permit(asked)
+        assert live.attributes == {"startup 1": "SET app.token = '[redacted]'"}
+    else:
+        with pytest.raises(Refused, match="refused by rule `r`") as caught:
+            gate.permit(asked)
+        assert caught.value.code == "42501"
+        assert "`session.other`" in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+        assert ("needs approval" in str(caught.value)) is (action is Action.HOLD)
+        assert live.attributes == {}
+    assert alerts == [(("r",), 0)]
 
 
 # ---------------------------------------------------------------- one session on another
@@ -403,6 +471,6 @@ def test_a_locked_store_keeps_one_login_waiting_and_nobody_else(bench: Bench) ->
         while bench.runtime._registering:
             await asyncio.sleep(0.01)
         assert list(bench.runtime.store.sessions.list()) == []
-        bench.runtime.keeper(bench.runtime.config.resources[0], "shop").close()
+        bench.runtime.upstreams.keeper(bench.runtime.config.resources[0], "shop").close()
 
     asyncio.run(run())

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # mitmproxy's own dependencies
     from addons.busy_poll import BusyPoll
     from addons.leg import Leg
-    from addons.live import LiveSession
+    from addons.live import LiveSession, Opened
     from addons.relay import Outbox, Relay
     from addons.runtime import Runtime
 
@@ -93,7 +93,8 @@ class Bench:
     def session(self, name: str, client: FakeLeg, upstream: FakeLeg) -> LiveSession:
         facts = SessionFacts("10.0.0.7", "job", 1.0)
         policy = self.runtime.policies.for_session(AGENT, SHOP, facts)
-        live = LiveSession(self.runtime, name, AGENT, SHOP, facts, policy, cast(Any, Catalogs()))
+        live = LiveSession(self.runtime, Opened(name, AGENT, SHOP, facts, policy), cast(Any, Catalogs()))
+        live.apart = False  # long statements are analysed here
         state = SessionState()
         state.startup({"user": "app", "database": "db", "client_encoding": "UTF8"})
         for setting, value in (("client_encoding", "UTF8"), ("standard_conforming_strings", "on")):

@@ -15,6 +15,8 @@ with warnings.catch_warnings():
     from mitmproxy.test import tflow
 
     from addons import listeners, suite
+    from addons.fail_closed import closed
+    from addons.web.addon import HttpAddon
     from guard.config.schema import ListenerConfig
     from protocols.contract import HTTP_PROTOCOLS
     from protocols.registry import PROTOCOLS
@@ -39,16 +41,16 @@ def test_connections_of_our_listeners_are_not() -> None:
 
 
 def test_flows_that_come_about_all_the_same_are_refused() -> None:
-    closed = suite.Closed()
-    for hook in (closed.http_connect, closed.requestheaders):
+    guard = suite.Closed()
+    for hook in (guard.http_connect, guard.requestheaders):
         flow = tflow.tflow()
         hook(flow)
         assert flow.response is not None
         assert flow.response.status_code == 403
     for hook, killed in (
-        (closed.dns_request, tflow.tdnsflow()),
-        (closed.udp_start, tflow.tudpflow()),
-        (closed.tcp_start, tflow.ttcpflow()),
+        (guard.dns_request, tflow.tdnsflow()),
+        (guard.udp_start, tflow.tudpflow()),
+        (guard.tcp_start, tflow.ttcpflow()),
     ):
         killed.live = True
         hook(killed)
@@ -69,7 +71,7 @@ def test_attack_34_a_hook_that_raises_refuses(caplog: pytest.LogCaptureFixture) 
     refused: list[Any] = []
 
     class Broken:
-        @suite.closed(refused.append)
+        @closed(refused.append)
         def requestheaders(self, flow: http.HTTPFlow) -> None:
             raise RuntimeError("a bug")
 
@@ -84,6 +86,8 @@ def test_every_hook_of_the_guard_is_wrapped() -> None:
     hooks = [name for name in vars(suite.Closed) if not name.startswith("_")]
     assert len(hooks) >= 6
     assert [name for name in hooks if not hasattr(getattr(suite.Closed, name), "__wrapped__")] == []
+    leading = (HttpAddon.server_connect, HttpAddon.tls_start_client, HttpAddon.tls_start_server)
+    assert all(hasattr(hook, "__wrapped__") for hook in leading)
 
 
 def test_the_suite_is_made_once() -> None:

@@ -69,7 +69,7 @@ def world() -> Catalog:
         table("shop", "orders", "id", "total"),
         table("shop", "wide", *(f"c{i}" for i in range(1000))),
     ]
-    return Catalog("v1", "mysql", (9, 7, 0), schemas=("shop",), relations=[*tables, *views])
+    return Catalog("v1", "mysql", (9, 7, 0), relations=[*tables, *views])
 
 
 def run(text: str) -> None:
@@ -109,6 +109,7 @@ def test_views_over_views_are_read_once_each() -> None:
     assert sum(isinstance(key, tuple) and key[:2] == ("statements", "view") for key in catalog.memo()) == 19
 
 
+@pytest.mark.slow
 def test_a_text_has_so_many_tokens_and_no_more() -> None:
     piece = "SELECT " + ",".join(["1"] * 9999) + ";"  # 20,000 tokens
     fits = MAX_TOKENS_OF_TEXT // 20_000

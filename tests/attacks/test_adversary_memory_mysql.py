@@ -98,7 +98,6 @@ def defaults(flavour: str = "mariadb") -> Catalog:
         "v1",
         flavour,
         VERSIONS[flavour],
-        schemas=("shop",),
         relations=(Relation("shop", "people", "table", columns), view),
     )
 

@@ -18,7 +18,7 @@ import pytest
 
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.functions import FUNCTIONS
-from protocols.mysql.judge import judge_line
+from protocols.mysql.judge_lines import judge_line
 from protocols.mysql.statements.calls import STRUCTURE
 from scripts.support.mysql import MySQLServer
 from tests.support.mysql_statements import decide, load

@@ -95,7 +95,7 @@ def test_a_table_by_any_name_is_that_table(flavour: str) -> None:
 def test_columns_with_such_names_are_not_mistaken_for_others(flavour: str) -> None:
     """Each is read, and shown as itself: a table that has them all."""
     names = sorted(w.lower() for w in NAMES | ONLY[flavour])
-    catalog = Catalog("v1", flavour, VERSIONS[flavour], schemas=("shop",), relations=(table("shop", "t", *names),))
+    catalog = Catalog("v1", flavour, VERSIONS[flavour], relations=(table("shop", "t", *names),))
     state = session(flavour)
     for one in names:
         text = f"SELECT t.{one}, {one} FROM t WHERE {one} = 1 GROUP BY {one} ORDER BY {one} DESC"

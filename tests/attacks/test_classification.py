@@ -17,7 +17,7 @@ from psycopg import pq
 
 from protocols.contract import Action, Analysis, Decision
 from protocols.postgres.catalog import Catalog
-from protocols.postgres.judge import judge_line
+from protocols.postgres.judge_lines import judge_line
 from scripts.support.postgres import PostgresServer
 from tests.support.statements import HARMLESS, load
 

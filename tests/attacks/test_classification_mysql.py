@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from protocols.mysql.catalog import Catalog
-from protocols.mysql.judge import judge_line
+from protocols.mysql.judge_lines import judge_line
 from scripts.support.mysql import MySQLServer
 from tests.support.mysql_statements import decide, load
 

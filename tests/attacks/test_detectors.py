@@ -120,6 +120,7 @@ def test_row_22_values_across_any_border_of_pieces() -> None:
 # ---------------------------------------------------------------- row 4, 10: size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content_type", "unit", "rules"),
     [

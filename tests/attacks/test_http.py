@@ -16,7 +16,7 @@ import h2.connection
 import h2.events
 import pytest
 
-from addons.http_destinations import DestinationRefused, Destinations
+from addons.web.destinations import DestinationRefused, Destinations
 from protocols.http.syntax import check
 from protocols.http.targets import BadTarget
 from tests.support.http_lab import HttpLab

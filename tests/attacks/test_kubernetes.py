@@ -13,14 +13,15 @@ import pytest
 from protocols.contract import Effect, Principal
 from protocols.kubernetes import spdy
 from protocols.kubernetes.analysis import analyse
-from protocols.kubernetes.asciicast import Header, Writer, replay
+from protocols.kubernetes.asciicast import Header, Writer
 from protocols.kubernetes.channels import V5, ExecWebSocket, choose
 from protocols.kubernetes.errors import RequestRefused, StreamError, Withheld
-from protocols.kubernetes.impersonation import asked, impersonation_headers, stripped
+from protocols.kubernetes.impersonation import asked, impersonation_headers
 from protocols.kubernetes.media import negotiate
 from protocols.kubernetes.requests import resolve
 from protocols.kubernetes.secrets import MaskedObjects, mask_answer
 from protocols.kubernetes.spdystreams import ExecSpdy
+from scripts.player import Player
 
 NS = "/api/v1/namespaces/shop"
 HARMLESS = {Effect.KUBE_READ}
@@ -77,15 +78,13 @@ def test_row_20_ephemeral_containers_by_every_way_in() -> None:
 
 
 CLAIMS = ["Impersonate-User", "impersonate-user", "IMPERSONATE-GROUP", "Impersonate_Extra_scopes", "Impersonate-Uid",
-          "X-Remote-User", "x-remote-group", " Impersonate-User"]  # fmt: skip
+          " Impersonate-User"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_row_20_a_client_claims_to_be_another(name: str) -> None:
-    assert stripped([(name, "system:admin"), ("Accept", "*/*")]) == [("Accept", "*/*")]
-    if "mpersonate" in name.lower():
-        found = analyse(resolve("GET", f"{NS}/pods"), impersonates=asked([(name, "system:admin")]))
-        assert Effect.KUBE_IMPERSONATE in found.effects
+    found = analyse(resolve("GET", f"{NS}/pods"), impersonates=asked([(name, "system:admin")]))
+    assert Effect.KUBE_IMPERSONATE in found.effects
 
 
 @pytest.mark.parametrize("group", ["system:masters", "SYSTEM:MASTERS", "a\r\nImpersonate-Group: system:masters"])
@@ -179,10 +178,11 @@ def test_row_02_a_stream_that_lies_ends() -> None:
         stream.client(b"")
 
 
-def test_row_21_a_recording_does_not_act_on_the_terminal_of_who_replays_it() -> None:
+def test_row_21_a_recording_does_not_act_on_the_terminal_of_who_replays_it(capsys: pytest.CaptureFixture[str]) -> None:
     evil = b"\x1b]52;c;cm0gLXJmIC8K\x07\x1b]0;title\x07\x1b[6n\x1bP+q544e\x1b\\\xc2\x9b6nfine"
-    lines = (Writer.header(Header(80, 24, 0)) + Writer(0).output(0, evil)).decode().splitlines()
-    assert "".join(text for _, text in replay(lines)) == "fine"
+    cast = (Writer.header(Header(80, 24, 0)) + Writer(0).output(0, evil)).decode()
+    Player(speed=1.0, max_pause=0.0, json=False).play({"events": [{"kind": "cast", "at_ms": 0, "cast": cast}]})
+    assert capsys.readouterr().out == "fine"
 
 
 def test_row_28_masked_values_are_in_no_record() -> None:

@@ -209,6 +209,7 @@ def described(result: pq.abc.PGresult) -> RowDescription:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_what_passes_unmasked_does_not_depend_on_secrets(
     seed: int, databases: dict[str, psycopg.Connection[Any]], catalog: Catalog

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from protocols.contract import ListenerTerms, Refused, Wait
+from protocols.contract import Effect, ListenerTerms, Permit, Refused, Wait
 from protocols.postgres import handshake
 from tests.support import wire
 from tests.support.handshake import NONCE, play
@@ -125,7 +125,19 @@ def wp_021() -> None:
 
 
 def wp_022() -> None:
-    _startup(standard_conforming_strings="off")
+    """It is judged as SET is: without leave nothing is connected."""
+    packet = wire.startup(user="ada", standard_conforming_strings="off")
+    asked: list[Permit] = []
+
+    def permit(one: Permit) -> Exception:
+        asked.append(one)
+        return Refused("no")
+
+    sent = [packet, wire.message("p", b"a.b.c\0")]
+    played = play(handshake.serve(ListenerTerms("optional"), NONCE), sent, permit=permit)
+    assert isinstance(played.error, Refused)
+    assert played.upstream == b""
+    assert [one.analysis.effects for one in asked] == [{Effect.SESSION_PARSE_STATE}]
 
 
 def wp_027() -> None:

@@ -127,7 +127,7 @@ def test_the_life_was_eventful(records: list[dict[str, Any]]) -> None:
     """What the test above has looked at: all kinds but those that take a failure to appear."""
     seen = {record["kind"] for record in records}
     rare = {"session.failed", "cancel.refused", "notify.failed", "approval.withdrawn", "approval.deferred"}
-    rare |= {"client.flood"}  # tests/addons/test_http_resets.py
+    rare |= {"client.flood"}  # tests/addons/web/test_resets.py
     rare |= {f"retention.{what}" for what in ("intended", "done", "hold", "release")}  # tests/guard/record/retention/
     rare |= {"message", "tls.refused"}  # HTTP: tests/e2e/test_http_sockets.py, tests/e2e/test_http_web.py
     assert DESCRIBED.keys() - rare <= seen
@@ -139,6 +139,7 @@ def test_the_life_was_eventful(records: list[dict[str, Any]]) -> None:
 def test_described_fields_of_commands_and_responses_exist(records: list[dict[str, Any]]) -> None:
     """A field that is described and never written would mislead a reader."""
     rare = {"text_cut", "attributes"}  # attributes: MySQL clients send them
+    rare |= {"input_columns", "input_withheld"}  # tests/e2e/test_input_record.py
     for kind in ("session.start", "session.end", "command", "response", "checkpoint", "journal.opened"):
         seen = {field for record in records if record["kind"] == kind for field in record["record"]}
         assert DESCRIBED[kind] - _COMMON - rare <= seen, kind

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from scripts.support.lab import Lab
-from scripts.support.observe import drained, told
+from tests.support.observe import drained, told
 
 pytestmark = pytest.mark.e2e
 

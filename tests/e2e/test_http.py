@@ -405,3 +405,16 @@ def test_what_comes_in_clear_where_tls_is_required_is_told_so_and_on_record(lab:
     )
     assert refused["listener"] == "api"
     assert token not in json.dumps(records(lab.state))
+
+
+def test_a_session_can_be_replayed(lab: HttpLab) -> None:
+    """The answers as the client saw them: head and body, not only that there were some."""
+    split(lab.curl("-d", "note=again", lab.secure.url("/echo?q=replay-me")).stdout)
+    command = await_records(lab.state, lambda r: r.get("t") == "command" and "replay-me" in r["text"])[-1]
+    answered = lambda r: r.get("t") == "response" and (r["s"], r["n"]) == (command["s"], command["n"])  # noqa: E731
+    await_records(lab.state, answered)
+    done = lab.cli("replay", command["s"], "--instant", token=lab.token("sam", "security"))
+    assert done.returncode == 0, done.stderr
+    assert "HTTP/1.1 200" in done.stdout
+    assert hashlib.sha256(b"note=again").hexdigest() in done.stdout  # the body: what the server makes of ours
+    assert "cannot be shown" not in done.stdout

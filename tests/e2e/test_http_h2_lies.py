@@ -1,5 +1,5 @@
 """HTTP/2 upstreams that flood, stop or lie behind a running gateway: the process lives, holds little, the client is
-told, and it is on record. What is frame by frame is in `tests/addons/test_http_h2.py`."""
+told, and it is on record. What is frame by frame is in `tests/addons/web/test_h2.py`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from addons.http_flow import STREAM_WINDOW
+from addons.web.flow import STREAM_WINDOW
 from scripts.support.tls import Authority
 from tests.support.http_bulk import BulkServer, digest, pieces
 from tests.support.http_h2 import H2Client

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from protocols.contract import Side
-from protocols.kubernetes.asciicast import CastEvent
-from protocols.kubernetes.asciicast import read as read_cast
 from tests.support.apiserver.kubectl import Kubectl
+from tests.support.asciicast import CastEvent
+from tests.support.asciicast import read as read_cast
 from tests.support.journal import await_records, records
 from tests.support.kube_lab import CARD, POLICY, KubeLab, on_a_terminal
 from tests.support.talkative import echo_server, printed, running
@@ -51,7 +51,7 @@ def cast_of(lab: KubeLab, name: str) -> list[CastEvent]:
     command = command_in(lab, name)
     parts = [r for r in of_kind(lab, "cast") if (r["s"], r["n"]) == (command["s"], command["n"])]
     _, events = read_cast("".join(part["lines"] for part in parts).split("\n"))
-    return list(events)
+    return events
 
 
 def of_kind(lab: KubeLab, kind: str) -> list[dict[str, Any]]:

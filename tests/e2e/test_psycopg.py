@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from scripts.support.observe import drained, told
+from tests.support.observe import drained, told
 
 pytestmark = pytest.mark.e2e
 

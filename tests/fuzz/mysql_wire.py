@@ -14,8 +14,9 @@ from protocols.mysql.exchange import Exchange
 from protocols.mysql.framing import Framer, packet, payload
 from protocols.mysql.messages import ColumnDefinition, Eof, Err, Ok, PrepareOk, StmtFetch, StmtId, StmtSendLongData
 from protocols.mysql.parameters import StmtExecute
-from protocols.mysql.rows import binary_row, encode_binary_row, encode_text_row, text_row
+from protocols.mysql.rows import binary_row, text_row
 from tests.support.handshake import NONCE, admitted, play
+from tests.support.mysql_rows import encode_binary_row, encode_text_row
 
 PASSWORD = b"upstream-secret"
 _EXPECTED = (WireError, Refused, PeerGone)

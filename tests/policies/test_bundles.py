@@ -11,7 +11,7 @@ from guard.enforce import PolicySet
 from guard.enforce.testing import SUFFIX, run_tests
 from guard.mask import Masker
 from protocols.contract import Principal, Resource, SessionFacts
-from scripts.policy_judging import analyse_request, analyse_text
+from scripts.policy_offline import analyse_request, analyse_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "policies"
 BUNDLES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith(SUFFIX))

@@ -11,7 +11,7 @@ from protocols.literal_rows import LEAST, shortened
 from protocols.mysql.catalog import builtin_catalog
 from protocols.mysql.state import SessionState as MySQLState
 from protocols.mysql.statements import analyse as analyse_mysql
-from protocols.postgres.judge import judge_line
+from protocols.postgres.judge_lines import judge_line
 from tests.support.talk import usual
 
 HEAD = b"INSERT INTO public.t (a, b) VALUES "

@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,13 +267,14 @@ def test_the_packets_that_are_sent_again_and_again() -> None:
 
 
 def test_a_driver_that_cannot_connect_is_an_error_and_can_be_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    with contextlib.closing(MySQLDriver()) as driver:
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, and says nothing
+    with contextlib.closing(MySQLDriver()) as driver, silent:
         for _ in range(2):
             with pytest.raises(BenchError, match="Can't connect"):
                 driver.run(NOWHERE, transactions=1, seconds=0.1)
         monkeypatch.setattr(mysql_rig, "_GRACE", -2.0)
         with pytest.raises(BenchError, match="was not done after"):
-            driver.run(NOWHERE, transactions=1, seconds=0.1)
+            driver.run(replace(NOWHERE, port=silent.getsockname()[1]), transactions=1, seconds=0.1)
         monkeypatch.undo()
         with pytest.raises(BenchError, match="Can't connect"):
             driver.run(NOWHERE, transactions=1, seconds=0.1, reconnect=True, clients=2)

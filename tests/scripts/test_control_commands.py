@@ -9,10 +9,11 @@ import socket
 import pytest
 from rich.console import Console
 
-from guard.control import ControlError
+from guard.control.wire import ControlError
 from guard.state.approvals import ApprovalStatus
 from protocols.contract import Analysis, Effect, HoldTerms, Principal, Resource
-from scripts import cli, control_commands, control_display, terminal
+from scripts import cli, control_commands, terminal
+from scripts.player import Player, outcome
 from tests.guard.control.conftest import NOW, Gateway
 
 AGENT = Principal("agent-7", "https://idp", frozenset({"agents"}), expires_at=NOW + 3600)
@@ -239,7 +240,7 @@ def test_replay(run):
 
 def test_replay_keeps_the_recorded_pauses(capsys):
     pauses: list[float] = []
-    player = control_display.Player(speed=2.0, max_pause=3.0, json=False, sleep=pauses.append)
+    player = Player(speed=2.0, max_pause=3.0, json=False, sleep=pauses.append)
     for page in (
         {"events": [{"kind": "session.start", "at_ms": 0}, {"kind": "note", "at_ms": 1000}]},
         {
@@ -309,7 +310,7 @@ def test_refused_logins_are_found(run, gateway):
     ],
 )
 def test_an_outcome_counts_its_rows_once(row, said):
-    assert control_display._outcome(row) == said
+    assert outcome(row) == said
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from protocols.contract import Action, Analysis, Decision, Effect, Where
-from scripts import policy_judging
+from scripts import policy_offline
 from scripts.cli import main
-from scripts.policy_judging import CatalogSource, Judge, judge_stream
+from scripts.policy_offline import DsnCatalog, Judge, judge_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 READ_ONLY = str(ROOT / "policies" / "read-only.yaml")
@@ -217,9 +217,9 @@ class TestStream:
         return Decision(Action.ALLOW, "r", "because")
 
     def test_a_line_that_is_too_long_is_denied_without_being_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(policy_judging, "MAX_LINE", 64)
+        monkeypatch.setattr(policy_offline, "MAX_LINE", 64)
         lines = io.BytesIO(b'{"id": 1, "input": "' + b"x" * 1000 + b'"}\n{"id": 2, "input": "SELECT 1"}\n')
-        answers = list(judge_stream(lines, Judge("postgres"), self.decide, CatalogSource(None)))
+        answers = list(judge_stream(lines, Judge("postgres"), self.decide, DsnCatalog(None)))
         assert [(one["id"], one["decision"]) for one in answers] == [(None, "deny"), (2, "allow")]
 
     def test_an_exception_on_one_line_is_shown_and_denied(
@@ -228,9 +228,9 @@ class TestStream:
         def explode(*_: object) -> Any:
             raise ZeroDivisionError("private detail")
 
-        monkeypatch.setattr("protocols.postgres.judge.judge_line", explode)
+        monkeypatch.setattr("protocols.postgres.judge_lines.judge_line", explode)
         (answer,) = judge_stream(
-            io.BytesIO(b'{"id": 7, "input": "SELECT 1"}\n'), Judge("postgres"), self.decide, CatalogSource(None)
+            io.BytesIO(b'{"id": 7, "input": "SELECT 1"}\n'), Judge("postgres"), self.decide, DsnCatalog(None)
         )
         assert (answer["id"], answer["decision"], answer["why"]) == (7, "deny", "cannot be judged: ZeroDivisionError")
         assert "ZeroDivisionError" in capsys.readouterr().err
@@ -242,8 +242,8 @@ class TestStream:
             fetched.append(dsn)
             return len(fetched)
 
-        monkeypatch.setattr(policy_judging, "fetch_dsn", fetch)
-        source = CatalogSource("postgresql://x")
+        monkeypatch.setattr(policy_offline, "fetch_dsn", fetch)
+        source = DsnCatalog("postgresql://x")
         first: Any = source.since(0.0)
         assert (first, source.since(0.0), len(fetched)) == (1, 1, 1)
         later: Any = source.since(float("inf"))
@@ -255,19 +255,19 @@ class TestStream:
         async def fetch(dsn: str) -> Any:
             fetched.append(dsn)
 
-        monkeypatch.setattr(policy_judging, "fetch_dsn", fetch)
+        monkeypatch.setattr(policy_offline, "fetch_dsn", fetch)
         lines = io.BytesIO(b"".join(b'{"id": %d, "input": "SELECT 1"}\n' % n for n in range(300)))
-        answers = list(judge_stream(lines, Judge("postgres"), self.decide, CatalogSource("postgresql://x")))
+        answers = list(judge_stream(lines, Judge("postgres"), self.decide, DsnCatalog("postgresql://x")))
         assert [one["id"] for one in answers] == list(range(300))
         assert 1 <= len(fetched) <= 300
 
 
 def test_text_is_analysed_by_the_code_of_the_data_path() -> None:
-    analysis = policy_judging.analyse_text("postgres", "DELETE FROM t")
+    analysis = policy_offline.analyse_text("postgres", "DELETE FROM t")
     assert Effect.DATA_DELETE in analysis.effects
     assert analysis.where.value == "missing"
     with pytest.raises(ValueError, match="cannot be analysed"):
-        policy_judging.analyse_text("gopher", "SELECT 1")
+        policy_offline.analyse_text("gopher", "SELECT 1")
 
 
 class TestMySQL:
@@ -296,7 +296,7 @@ class TestMySQL:
             seen.append(analysis)
             return Decision(Action.ALLOW, "r", "because")
 
-        answers = list(judge_stream(io.BytesIO(lines), Judge("mysql"), decide, CatalogSource(None)))
+        answers = list(judge_stream(io.BytesIO(lines), Judge("mysql"), decide, DsnCatalog(None)))
         assert [one["id"] for one in answers] == [1, 2, 3, 4]
         assert answers[0].keys() >= KEYS
         assert answers[0]["effects"] == ["data.select"]
@@ -305,12 +305,12 @@ class TestMySQL:
         assert len(seen) >= 3
 
     def test_what_two_servers_read_differently_does_what_either_does(self) -> None:
-        analysis = policy_judging.analyse_text("mysql", "SELECT 1 /*M! INTO OUTFILE '/tmp/x' */")
+        analysis = policy_offline.analyse_text("mysql", "SELECT 1 /*M! INTO OUTFILE '/tmp/x' */")
         assert {Effect.DATA_SELECT, Effect.FILE_WRITE} <= analysis.effects
         one = Analysis("a", frozenset({Effect.DATA_DELETE}), where=Where.PRESENT, reads=("x.t",), why="one")
         other = Analysis("a", frozenset({Effect.UNKNOWN}), where=Where.MISSING, reads=("x.t", "x.u"), why="")
-        both = policy_judging._either(one, other)
-        assert both == policy_judging._either(one, both)
+        both = policy_offline._either(one, other)
+        assert both == policy_offline._either(one, both)
         assert (both.effects, both.where) == ({Effect.DATA_DELETE, Effect.UNKNOWN}, Where.MISSING)
         assert (both.reads, both.why) == (("x.t", "x.u"), "one")
 

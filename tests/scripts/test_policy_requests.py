@@ -14,7 +14,7 @@ import pytest
 from guard.config.schema import LimitsConfig
 from guard.enforce import PolicySet
 from protocols.contract import Principal, Resource, SessionFacts
-from protocols.judged import JudgeError
+from protocols.judge_lines import JudgeError
 from scripts.cli import main
 from scripts.policy_requests import RequestJudge
 from scripts.policy_texts import request_of

@@ -17,8 +17,9 @@ from guard.record.retention.desk import RetentionDesk
 from guard.record.retention.rules import DAY, RetentionRules
 from guard.record.retention.worker import Worker
 from guard.record.tombstones import listed
-from scripts import control_display, removed, retention_commands
+from scripts import removed, retention_commands
 from scripts.cli import main
+from scripts.player import Player
 
 RULES = RetentionRules(content_days=30, commands_days=90, segments_days=365)
 EVIL = "case \x1b]0;owned\x07 [red]"
@@ -138,7 +139,7 @@ def test_an_answer_says_what_is_missing_and_lets_nobody_write_to_the_terminal(
 
 
 def test_a_replay_says_it_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    player = control_display.Player(speed=1.0, max_pause=0.0, json=False)
+    player = Player(speed=1.0, max_pause=0.0, json=False)
     gone = {"at": 1_800_000_000.0, "rule": "content_days: 30", "reason": "x", "by": "y"}
     answer = {
         "kind": "response",

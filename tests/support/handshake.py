@@ -13,8 +13,10 @@ from protocols.contract import (
     Credential,
     KeepKey,
     PeerGone,
+    Permit,
     Principal,
     Receive,
+    Register,
     ReserveId,
     Resource,
     Send,
@@ -54,6 +56,7 @@ def play(
     *,
     admission: Admission | Exception | None = None,
     facts: TlsFacts | None = None,
+    permit: Callable[[Permit], Exception | None] = lambda _: None,
 ) -> Played:
     """Runs it to its end. A side that has nothing more to say is gone. Never raises: see `error`."""
     out = Played()
@@ -93,10 +96,12 @@ def play(
                 failure = given
             else:
                 answer = given
+        elif isinstance(asked, Permit):
+            failure = permit(asked)
         elif isinstance(asked, KeepKey):
             answer = (4711, b"k" * asked.length)
         elif isinstance(asked, ReserveId):
             answer = 4711
         else:
-            assert isinstance(asked, (Connect, Cancel)), asked
+            assert isinstance(asked, (Connect, Cancel, Register)), asked
     raise AssertionError("a handshake without end")

@@ -11,8 +11,8 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, context, events
 from mitmproxy.proxy.layers.http import HTTPMode
 
-from addons.http_layer import GuardedLayer
-from addons.http_port import Collect, Forward, SluicegateStepHook
+from addons.web.layer import GuardedLayer
+from addons.web.port import Collect, Forward, SluicegateStepHook
 from protocols.http.problems import CONTENT_TYPE, problem
 
 

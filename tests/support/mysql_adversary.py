@@ -45,7 +45,6 @@ def world(folding: int = 0, flavour: str = "mysql") -> Catalog:
         "v1",
         flavour,
         VERSIONS[flavour],
-        schemas=("shop", "work"),
         relations=(
             table("shop", "customers", "id", "card", "national_id"),
             table("shop", "orders", "id", "total"),

@@ -21,6 +21,7 @@ from protocols.contract import (
     PeerGone,
     Receive,
     Refused,
+    Register,
     ReserveId,
     Send,
     Side,
@@ -229,8 +230,8 @@ class LoginGateway:
                 legs[Side.UPSTREAM] = upstream(*self._target)
                 self._open.append(legs[Side.UPSTREAM])
                 return None
-            assert isinstance(asked, KeepKey), asked
-            return (4711, b"")
+            assert isinstance(asked, KeepKey | Register), asked
+            return (4711, b"") if isinstance(asked, KeepKey) else None
 
         try:
             done = drive(handshake.serve(self.terms, os.urandom(32), self.memory), legs, self._contexts, answer)

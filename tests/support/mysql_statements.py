@@ -46,7 +46,7 @@ def shop(flavour: str = "mariadb", **more: Any) -> Catalog:
     relations = [
         table("shop", "users", "id", "name", "email", "ssn", "salary"),
         table("shop", "orders", "id", "user_id", "total"),
-        table("shop", "audit", "id", "msg", triggers=(Trigger("tr", "after", "insert", "DELETE FROM orders"),)),
+        table("shop", "audit", "id", "msg", triggers=(Trigger("tr", "insert"),)),
         table("shop", "v_users", "id", "n", kind="view", definition=_V_USERS),
         table("shop", "v_wipe", "x", kind="view", definition="select `shop`.`wipe`() AS `x`"),
         table("shop", "v_hidden", "x", kind="view", definition=None),
@@ -58,11 +58,10 @@ def shop(flavour: str = "mariadb", **more: Any) -> Catalog:
         table("shop", "unsure", "id", triggers=None),
     ]  # fmt: skip
     routines = [
-        Routine("shop", "wipe", "function", "DELETE FROM users"),
-        Routine("shop", "p", "procedure", "DELETE FROM users"),
+        Routine("shop", "wipe", "function"),
+        Routine("shop", "p", "procedure"),
     ]
-    settings = {"schemas": ("shop", "hr", "mysql", "information_schema"), **more}
-    return Catalog("v1", flavour, VERSIONS[flavour], relations=relations, routines=routines, **settings)
+    return Catalog("v1", flavour, VERSIONS[flavour], relations=relations, routines=routines, **more)
 
 
 def session(flavour: str = "mariadb", **more: Any) -> SessionState:

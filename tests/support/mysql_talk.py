@@ -29,7 +29,6 @@ def catalog(version: str = "v1") -> Catalog:
         version,
         "mariadb",
         (10, 11, 6),
-        schemas=("app", "other"),
         relations=(
             Relation("app", "users", "table", users),
             Relation("app", "orders", "table", orders),

@@ -11,6 +11,7 @@ from guard.mask.masker import Masker
 from protocols.contract import (
     Action,
     Analysis,
+    Apart,
     Decision,
     Effect,
     HoldRefused,
@@ -62,6 +63,16 @@ class FakePort:
         self.nobody = ""  # why nobody can be asked
         self.full = False  # the journal cannot be written
         self.time = T0
+        self.apart = False  # long texts are analysed elsewhere
+        self.long: list[Apart] = []
+        self.forgotten: list[Apart] = []
+
+    def analyse_apart(self, asked: Apart) -> None:
+        assert self.apart
+        self.long.append(asked)
+
+    def forget_apart(self, asked: Apart) -> None:
+        self.forgotten.append(asked)
 
     def catalog(self) -> Any:
         return self.snapshot

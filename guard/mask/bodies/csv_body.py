@@ -14,7 +14,6 @@ from guard.mask.bodies.rules import DEFAULT, BodyError, Contents, Limits, masked
 from guard.mask.bodies.values import spans_in, telling
 from protocols.contract import ColumnMask
 
-_ENDS = re.compile(rb"\r?\n")
 _DELIMITERS = (b",", b";", b"\t", b"|")
 
 

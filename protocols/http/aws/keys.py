@@ -36,10 +36,6 @@ class Keys:
             raise BadKeys("the session token has characters that none has")
 
 
-def is_access_key_id(text: str) -> bool:
-    return _ID.match(text) is not None
-
-
 def read_document(text: str) -> Keys:
     """Keys that were written as one document, so that they change together. Raises BadKeys.
 

@@ -17,7 +17,6 @@ from protocols.http.targets import BadTarget
 
 Field = tuple[bytes, bytes]
 
-EMPTY = hashlib.sha256(b"").hexdigest()
 UNSIGNED = "UNSIGNED-PAYLOAD"
 # these sign a path as it is; all others normalise it and encode it twice
 AS_IT_IS = frozenset({"s3", "s3-outposts", "s3-object-lambda", "s3express"})

@@ -31,7 +31,6 @@ logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
 _RESERVED = {"mariadb": RESERVED - RESERVED_BY_MYSQL, "mysql": RESERVED - RESERVED_BY_MARIADB}
 _DIALECT = MySQL()
 MAX_NESTING = 60  # brackets inside brackets
-MAX_CHAIN = 6000  # operators in a row: each is a level of the tree
 
 
 def canonical(

@@ -50,7 +50,6 @@ class Rules:
 
     ansi_quotes: bool = False
     backslash: bool = True  # escapes inside strings
-    ignore_space: bool = False
     wide_blank: bool = False  # U+00A0 is white space (latin1)
     hints: bool = True  # /*+ */ means something to this server
     non_ascii_names: bool = True
@@ -66,7 +65,6 @@ _BLANK_WIDE = re.compile(r"[ \t\n\v\f\r\xa0]++")
 _HOST = re.compile(r"[0-9A-Za-z_.$\x80-\U0010ffff]++")
 _VERSION = re.compile(r"[0-9]{5,}")
 _OPERATOR = re.compile(r"<=>|->>|<<|>>|<=|>=|<>|!=|:=|&&|\|\||->|[-+*/%^~&|<>=!(),.;{}:]")
-_SINGLE = re.compile(r"[^'\\]*+")
 _IDENT_CHAR = re.compile(r"[0-9A-Za-z_$\x80-\U0010ffff]")
 _ESCAPES = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": "\\%", "_": "\\_"}
 _STOP = {

@@ -24,7 +24,6 @@ class Source:
     relation: str = ""  # `schema.name`
     schema: str = ""  # as the text may write it in front of the alias
     everything: Origins = NOTHING
-    target: bool = False  # of an UPDATE or DELETE
 
     def column(self, name: str) -> Origins | None:
         """None: it has no such column."""

@@ -82,7 +82,6 @@ def rules(state: SessionState, reading: str, text: str = "", position: int = 0) 
     return Rules(
         ansi_quotes="ANSI_QUOTES" in modes,
         backslash="NO_BACKSLASH_ESCAPES" not in modes,
-        ignore_space="IGNORE_SPACE" in modes,
         wide_blank=state.charset == "latin1",
         non_ascii_names=state.charset not in _SINGLE,
         executes=executes,

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from protocols.mysql.state import SessionState
 
 STRENGTH = {Where.NONE: 0, Where.PRESENT: 1, Where.ALWAYS_TRUE: 2, Where.MISSING: 3}
-MAX_BODIES = 40  # views inside views
 MAX_STORES = 5000  # of one statement; past it anything may be stored anywhere
 MAX_WORK = 500_000  # about microseconds: looking up names in one statement
 
@@ -124,7 +123,7 @@ class Walk:
         if part.why and part.why not in self.why:
             self.why.append(part.why)
 
-    def analysis(self, kind: str, shape: str = "") -> Analysis:
+    def analysis(self, kind: str) -> Analysis:
         cacheable = Cacheable.NO if self.fleeting else Cacheable.TEXT if self.constants else Cacheable.SHAPE
         return Analysis(
             kind=kind,
@@ -136,7 +135,6 @@ class Walk:
             functions=tuple(self.functions),
             where=self.where,
             why="; ".join(self.why),
-            shape=shape,
             cacheable=cacheable,
             stores=tuple(self.stores),
         )

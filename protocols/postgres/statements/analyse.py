@@ -22,6 +22,7 @@ from protocols.postgres.statements.commands import Commands
 from protocols.postgres.statements.lineage import clear_columns
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Source, Statement, unknown
 from protocols.postgres.statements.names import TEMP
+from protocols.postgres.statements.paths import under_empty_path
 from protocols.postgres.statements.text import MAX_STATEMENTS, Budget, Unreadable, check_depth, decode, outside_literals
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def statement(
         clear = frozenset()
     if clear:
         analysis = dataclasses.replace(analysis, clear_columns=clear)
+    if state.path_emptied:
+        analysis = under_empty_path(analysis)
     changes = tuple(
         Change(c.kind, c.name, (c.value, analysis, source), c.local) if c.kind in _BOUND else c for c in walk.changes
     )

@@ -45,6 +45,9 @@ class SessionView(Protocol):
     @property
     def role_changed(self) -> bool: ...
 
+    @property
+    def path_emptied(self) -> bool: ...
+
 
 class SessionCommands(Writes):
     """Adds what changes the session."""
@@ -138,7 +141,7 @@ class SessionCommands(Writes):
                 # back to the value at the start of the session: harmless while it has not been changed
                 self.cacheable = Cacheable.NO
                 effect = set_effect(name, None)
-                if name != "search_path" and effect not in self.session.altered():
+                if effect not in self.session.altered() and (name != "search_path" or self.session.path_emptied):
                     effect = Effect.SESSION_SET
             else:
                 effect = set_effect(name, value)

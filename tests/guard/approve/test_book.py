@@ -2,93 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import pytest
 
-from guard.approve import ApprovalBook, ApprovalError
-from guard.approve.book import MAX_OPEN_PER_SUBJECT, MAX_TEXT
 from guard.approve.summaries import summary
+from guard.approve.waits import MAX_OPEN_PER_SUBJECT, MAX_TEXT
 from guard.record.errors import RecordError
-from guard.state import StateAccess, StateError, StateStore
-from protocols.contract import Analysis, Effect, HoldTerms, Principal, Resource
-
-NOW = 1_800_000_000.0
-AGENT = Principal("agent-7", "https://idp.example", frozenset({"agents"}), expires_at=NOW + 86400)
-ALICE = Principal("alice", "https://idp.example", frozenset({"oncall"}), expires_at=NOW + 86400)
-BOB = Principal("bob", "https://idp.example", frozenset({"oncall", "dba"}), expires_at=NOW + 86400)
-SHOP = Resource("shop", "postgres")
-ANALYSIS = Analysis(kind="drop table", effects=frozenset({Effect.DDL_DROP}), writes=("public.orders",))
-ONCALL = HoldTerms(approver_groups=frozenset({"oncall"}))
-DIGEST = b"\x01" * 32
-
-
-class Bench:
-    """A book on a real store, with everything that it told others."""
-
-    def __init__(self, path, **options):
-        self.now = NOW
-        self.journal: list[tuple[str, dict]] = []
-        self.sent: list[tuple[str, dict]] = []
-        self.store = StateStore(path, journal=self.event)
-        self.state = StateAccess(self.store)
-        self.book = ApprovalBook(self.state, self, self, lambda: self.now, gateway="g1", **options)
-
-    def close(self):
-        asyncio.run(self.state.close(5))
-        self.store.close()
-
-    async def leave(self):
-        """Closes it inside a loop."""
-        await self.state.close(5)
-        self.store.close()
-
-    def event(self, kind, payload):
-        self.journal.append((kind, dict(payload)))
-        return len(self.journal)
-
-    def send(self, event, data):
-        self.sent.append((event, dict(data)))
-
-    async def ask(self, *, principal=AGENT, terms=ONCALL, text="DROP TABLE orders", digest=DIGEST, params=()):
-        return await self.book.request("s1", principal, SHOP, terms, text, digest, ANALYSIS, "hold-ddl", params)
-
-    def kinds(self):
-        return [kind for kind, _ in self.journal]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
-def bench(path):
-    made = Bench(path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def loop():
-    with asyncio.Runner() as runner:
-        yield runner.get_loop()
-
-
-def in_loop(work):
-    """Run a test's body inside an event loop; its futures live there."""
-    return asyncio.run(work())
-
-
-async def refused(asked, match):
-    with pytest.raises(ApprovalError, match=match):
-        await asked
-
-
-async def settled(bench):
-    """Once the store was told, or could not be told, of what was withdrawn and is overdue."""
-    await asyncio.wait([bench.book._leftovers._tidying])
+from guard.state import StateError
+from protocols.contract import HoldTerms
+from tests.guard.approve.conftest import (
+    AGENT,
+    ALICE,
+    BOB,
+    DIGEST,
+    NOW,
+    ONCALL,
+    Bench,
+    in_loop,
+    refused,
+    settled,
+)
 
 
 def test_approved_spent_and_recorded(bench):
@@ -442,225 +376,5 @@ def test_a_future_that_its_connection_cancelled_is_left_alone(bench):
         held.future.cancel()
         await bench.book.vote(held.id, ALICE, True)
         assert (await bench.book.get(held.id)).status == "approved"
-
-    in_loop(work)
-
-
-# ---------------------------------------------------------------- deferred: the client went, the request stays
-
-
-async def deferred(bench, **more):
-    held = await bench.ask(**more)
-    await bench.book.defer(held)
-    assert bench.book.waiting == 0
-    assert not held.future.done()
-    return held
-
-
-def test_a_deferred_request_approved_late_passes_once_from_another_connection(bench):
-    async def work():
-        ticket = await deferred(bench)
-        await bench.book.vote(ticket.id, ALICE, True)
-        again = await bench.ask()
-        assert again.id == ticket.id
-        assert again.future.result().approved
-        await bench.book.spend(ticket, DIGEST, "s2")
-        assert dict(bench.journal)["approval.spent"]["used_by"] == "s2"
-        assert bench.kinds().count("approval.requested") == 1
-        assert bench.kinds().count("approval.deferred") == 1
-        third = await bench.ask()  # spent: people are asked anew
-        assert third.id != ticket.id
-        assert not third.future.done()
-
-    in_loop(work)
-
-
-def test_a_deferred_request_is_joined_before_its_approval(bench):
-    async def work():
-        ticket = await deferred(bench)
-        again = await bench.ask()
-        assert again.id == ticket.id
-        assert not again.future.done()
-        assert len([event for event, _ in bench.sent if event == "approval.requested"]) == 1
-        await bench.book.defer(again)  # its patience ends a second time
-        last = await bench.ask()
-        await bench.book.vote(ticket.id, ALICE, True)
-        assert last.future.result().approved
-
-    in_loop(work)
-
-
-def test_approved_elsewhere_and_not_heard_of_yet(bench, path):
-    """The vote came through another process, and the client's patience ended before this one looked."""
-
-    async def work():
-        held = await bench.ask()
-        other = Bench(path)
-        await other.book.vote(held.id, ALICE, True)
-        await other.leave()
-        await bench.book.defer(held)
-        assert (await bench.ask()).future.result().approved
-
-    in_loop(work)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"principal": replace(AGENT, subject="agent-8")},
-        {"principal": replace(AGENT, issuer="https://other.example")},
-        {"digest": b"\x02" * 32},  # other bytes, or other parameters
-        {"terms": HoldTerms(approver_groups=frozenset({"oncall"}), count=2)},  # the policy became stricter
-        {"terms": HoldTerms(approver_groups=frozenset({"dba"}))},
-        {"rule": "hold-all"},
-        {"resource": Resource("shop-2", "postgres")},
-        {"resource": Resource("shop", "postgres", database="other")},
-        {"analysis": replace(ANALYSIS, writes=("evil.orders",))},  # the same words mean another table here
-        {"analysis": replace(ANALYSIS, functions=("public.f",))},
-    ],
-)
-def test_an_approval_for_later_is_for_the_same_command_of_the_same_identity(bench, change):
-    async def work():
-        ticket = await deferred(bench)
-        await bench.book.vote(ticket.id, ALICE, True)
-        asked = {"principal": AGENT, "terms": ONCALL, "digest": DIGEST, "rule": "hold-ddl", "resource": SHOP}
-        asked |= {"analysis": ANALYSIS} | change
-        other = await bench.book.request(
-            "s9",
-            asked["principal"],
-            asked["resource"],
-            asked["terms"],
-            "DROP TABLE orders",
-            asked["digest"],
-            asked["analysis"],
-            asked["rule"],
-        )
-        assert other.id != ticket.id
-        assert not other.future.done()
-        assert (await bench.ask()).id == ticket.id  # while the rightful one still passes
-
-    in_loop(work)
-
-
-def test_two_connections_with_one_deferred_command(bench):
-    """One approval lets one of them through."""
-
-    async def work():
-        ticket = await deferred(bench)
-        first, second = await bench.ask(), await bench.ask()
-        assert first.id == ticket.id
-        assert second.id != ticket.id
-        await bench.book.vote(ticket.id, ALICE, True)
-        await bench.book.spend(ticket, DIGEST)
-        assert not second.future.done()
-        await refused(bench.book.spend(ticket, DIGEST), "already spent")
-
-    in_loop(work)
-
-
-def test_two_gateways_with_one_deferred_command(bench, path):
-    async def work():
-        ticket = await deferred(bench)
-        other = Bench(path)
-        here, there = await bench.ask(), await other.ask()
-        assert (here.id, there.id) == (ticket.id, ticket.id)
-        await bench.book.vote(ticket.id, ALICE, True)
-        await other.book.poll()
-        assert there.future.result().approved
-        await other.book.spend(ticket, DIGEST)
-        await refused(bench.book.spend(ticket, DIGEST), "already spent")
-        await other.leave()
-
-    in_loop(work)
-
-
-def test_a_deferred_request_ends_with_its_hold(bench):
-    async def work():
-        ticket = await deferred(bench)
-        await bench.book.vote(ticket.id, ALICE, True)
-        bench.now += 600
-        await bench.book.poll()
-        assert (await bench.book.get(ticket.id)).status == "expired"
-        assert (await bench.book.get(ticket.id)).text == "DROP TABLE orders"
-        assert (await bench.ask()).id != ticket
-
-    in_loop(work)
-
-
-def test_an_overdue_approval_is_not_used_before_anybody_looked(bench):
-    async def work():
-        ticket = await deferred(bench)
-        await bench.book.vote(ticket.id, ALICE, True)
-        bench.now += 600
-        assert (await bench.ask()).id != ticket
-
-    in_loop(work)
-
-
-def test_a_deferred_request_survives_a_restart_and_a_waiting_one_does_not(bench, path):
-    async def work():
-        ticket = await deferred(bench)
-        waiting = await bench.ask(digest=b"\x03" * 32)
-        await bench.book.vote(ticket.id, ALICE, True)
-        await bench.leave()
-        second = Bench(path)
-        bench.store, bench.state = second.store, second.state
-        second.book.start()
-        assert (await second.book.get(waiting.id)).status == "withdrawn"
-        again = await second.ask()
-        assert again.id == ticket.id
-        assert again.future.result().approved
-        await second.book.spend(ticket, DIGEST)
-
-    in_loop(work)
-
-
-def test_who_joined_a_deferred_request_and_leaves_does_not_take_it_along(bench):
-    async def work():
-        ticket = await deferred(bench)
-        again = await bench.ask()
-        bench.book.withdraw(again, "the client connection is gone")
-        assert again.future.result().status == "withdrawn"
-        assert (await bench.book.get(ticket.id)).status == "pending"
-        await bench.book.vote(ticket.id, ALICE, True)
-        assert (await bench.ask()).future.result().approved
-
-    in_loop(work)
-
-
-def test_what_is_decided_cannot_be_deferred(bench):
-    async def work():
-        held = await bench.ask()
-        await bench.book.vote(held.id, ALICE, False, "no")
-        await refused(bench.book.defer(held), "already denied")
-        other = await bench.ask(digest=b"\x04" * 32)
-        bench.now += 600
-        await refused(bench.book.defer(other), "already pending|expired")
-        await refused(bench.book.defer(replace(other, id="nothing")), "no approval")
-
-    in_loop(work)
-
-
-def test_a_journal_that_fails_leaves_it_waiting(bench):
-    async def work():
-        held = await bench.ask()
-        bench.store.approvals._journal = failing
-        await refused(bench.book.defer(held), "cannot record")
-        assert bench.book.waiting == 1
-        bench.store.approvals._journal = bench.event
-        assert not (await bench.book.get(held.id)).deferred
-
-    def failing(kind, payload):
-        raise RecordError("disk full")
-
-    in_loop(work)
-
-
-def test_deferred_requests_count_among_the_open_ones(bench):
-    async def work():
-        for number in range(MAX_OPEN_PER_SUBJECT):
-            await deferred(bench, digest=bytes([number]) * 32)
-        await refused(bench.ask(digest=b"\xff" * 32), "requests open")
-        await bench.ask(digest=b"\x07" * 32)  # joins its own
 
     in_loop(work)

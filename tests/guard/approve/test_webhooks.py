@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import time
 
 import pytest
 
-from guard.approve import Webhooks, sign, verify_signature
-from guard.approve.webhooks import QUEUE_SIZE
+from guard.approve import Webhooks
+from guard.approve.webhooks import QUEUE_SIZE, sign
 from guard.config.schema import NotifyConfig, SecretRef
 from guard.secrets import Secret
 
 SECRET = Secret("shared")
+
+
+def belongs(secret, header, body, now):
+    """What docs/control.md tells a receiver to do, written without the sender's code."""
+    stamp, mac = (part.partition("=")[2] for part in header.split(","))
+    wanted = hmac.new(secret.password.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return abs(now - int(stamp)) <= 300 and hmac.compare_digest(mac, wanted)
 
 
 class Receiver:
@@ -77,24 +86,17 @@ def test_a_delivery_is_signed_and_says_what_happened(deliver):
     assert document["data"] == {"id": "abc", "text": "DROP TABLE orders"}
     assert headers["sluicegate-delivery"] == document["id"]
     header = headers["sluicegate-signature"]
-    assert verify_signature(SECRET, header, body, now=time.time())
-    assert not verify_signature(SECRET, header, body + b" ", now=time.time())
-    assert not verify_signature(Secret("other"), header, body, now=time.time())
-    assert not verify_signature(SECRET, header, body, now=time.time() + 301)
+    assert belongs(SECRET, header, body, time.time())
+    assert not belongs(SECRET, header, body + b" ", time.time())
+    assert not belongs(Secret("other"), header, body, time.time())
+    assert not belongs(SECRET, header, body, time.time() + 301)
     assert recorded == []
-
-
-@pytest.mark.parametrize(
-    "header", ["", "t=,v1=", "v1=00", "t=1", "t=x,v1=00", "t=-1,v1=0", "t=9" * 9, "t=\u0661,v1=0", "="]
-)
-def test_a_broken_signature_header_is_no_signature(header):
-    assert not verify_signature(SECRET, header, b"{}", now=1.0)
 
 
 def test_the_signature_binds_the_time():
     header = sign(SECRET, b"{}", 1000)
-    assert verify_signature(SECRET, header, b"{}", now=1000)
-    assert not verify_signature(SECRET, header.replace("t=1000", "t=1001"), b"{}", now=1000)
+    assert belongs(SECRET, header, b"{}", 1000)
+    assert not belongs(SECRET, header.replace("t=1000", "t=1001"), b"{}", 1000)
 
 
 def test_a_failing_receiver_is_tried_again_with_the_same_delivery(deliver):

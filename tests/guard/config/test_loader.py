@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from guard.config import Config, ConfigError, check, load
-from guard.config.wire import WIRE
-from protocols.contract import HTTP_PROTOCOLS, ProtocolName, Resource
-from protocols.registry import PROTOCOLS
+from protocols.contract import Resource
 from tests.guard.config.conftest import BASE, Write
 
 # a value that stands for a secret in a wrong place: no problem may ever repeat it
@@ -261,13 +259,6 @@ def test_a_document_of_another_shape_is_a_problem_not_a_crash(write: Any, text: 
 # ---------------------------------------------------------------- protocols
 
 
-def test_the_configuration_knows_the_protocols_that_exist() -> None:
-    """The guard may not import the registry: here they are compared. Policies' tests have the same choice."""
-    assert set(WIRE) == {*PROTOCOLS, *HTTP_PROTOCOLS} == set(get_args(ProtocolName))
-    for name, protocol in PROTOCOLS.items():
-        assert (protocol.name, protocol.default_port) == (name, WIRE[name].port)
-
-
 MYSQL = BASE.replace("protocol: postgres", "protocol: mysql").replace("    database: shop\n", "")
 
 
@@ -298,6 +289,13 @@ def test_postgres_needs_its_database(write: Write) -> None:
     (problem,) = check(write("    database: shop\n", ""))
     assert problem.line == 8
     assert "`database` is required" in problem.message
+
+
+def test_files_of_clients_exist_in_mysql_only(write: Write) -> None:
+    wanted = ("    resource: shop\n", "    resource: shop\n    local_files: true\n")
+    assert load(write(text=MYSQL.replace(*wanted))).listeners[0].local_files
+    (problem,) = check(write(*wanted))
+    assert (problem.line, problem.message) == (3, "`local_files` does not exist in postgres: leave it out here")
 
 
 def test_hold_wait(write: Write) -> None:

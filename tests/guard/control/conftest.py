@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from guard.approve import ApprovalBook
-from guard.control import ControlClient, ControlServer, Handlers, Roles
-from guard.control.roles import APPROVER
+from guard.control.client import ControlClient
+from guard.control.handlers import Handlers
+from guard.control.roles import APPROVER, Roles
+from guard.control.server import ControlServer
 from guard.identity import IdentityError
 from guard.state import StateAccess, StateStore
 from guard.state.blocklist import Blocklist

@@ -8,10 +8,10 @@ import json
 
 import pytest
 
-from guard.control import ControlError
 from guard.control import evidence as evidence_module
 from guard.control.evidence import Evidence
 from guard.control.params import Params
+from guard.control.wire import ControlError
 from guard.record.journal import Recorder, RecordSettings
 
 START = 1_800_000_000

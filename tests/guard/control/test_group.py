@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from guard.control import ControlError
 from guard.control.server import MAX_CONNECTIONS, MAX_OF_ONE_USER
+from guard.control.wire import ControlError
 from tests.support.other_user import NOBODY, another_user, as_root, ask
 
 

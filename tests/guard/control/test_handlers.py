@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from guard.control import ControlError
+from guard.control.wire import ControlError
 from protocols.contract import Analysis, Effect, HoldTerms, Principal, Resource
 
 NOW = 1_800_000_000.0

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from guard.control import METHODS, ControlError
 from guard.control.evidence import Evidence
 from guard.control.params import Params
 from guard.control.retention import RetentionHandlers
+from guard.control.roles import METHODS
+from guard.control.wire import ControlError
 from guard.record.journal import Recorder, RecordSettings
 from guard.record.retention.desk import RetentionDesk
 from guard.record.retention.rules import DAY, RetentionRules

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from guard.control import Roles
-from guard.control.roles import APPROVER, AUDITOR, OPERATOR, RESPONDER
+from guard.control.roles import APPROVER, AUDITOR, OPERATOR, RESPONDER, Roles
 from protocols.contract import Principal
 
 IDP, GITLAB = "https://idp.example", "https://gitlab.example"

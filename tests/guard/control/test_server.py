@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from guard.control import METHODS, ControlClient, ControlError, ControlServer, Unreachable
-from guard.control.server import MAX_CONNECTIONS
-from guard.control.wire import CODES, MAX_REQUEST, decode_request
+from guard.control.client import ControlClient
+from guard.control.roles import METHODS
+from guard.control.server import MAX_CONNECTIONS, ControlServer
+from guard.control.wire import CODES, MAX_REQUEST, ControlError, Unreachable, decode_request
 
 
 def raw(gateway, data: bytes) -> list[dict]:

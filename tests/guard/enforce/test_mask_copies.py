@@ -8,7 +8,7 @@ import pytest
 
 from guard.enforce import PolicySet
 from protocols.contract import Action, Analysis, Decision, Effect, Principal, Resource, SessionFacts, Store
-from protocols.judged import answer
+from protocols.judge_lines import answer
 from protocols.records import command_static
 
 SSN, BODY = "public.users.ssn", "public.notes.body"

@@ -125,16 +125,6 @@ def test_the_oldest_go_first() -> None:
     assert prints.find("o4", b"user3@example.com", 1.0)
 
 
-def test_forgotten() -> None:
-    prints = knowing("078-05-1120")
-    prints.forget(ME)
-    prints.forget("nobody")
-    assert len(prints) == 0
-    assert not prints.find(ME, b"078-05-1120", 1.0)
-    assert prints.saw(ME, "078-05-1120", 2.0)
-    assert prints.find(ME, b"078-05-1120", 2.0)
-
-
 def test_across_the_border_of_blocks() -> None:
     prints = knowing("Alice Smith", "078-05-1120")
     for shift in range(-30, 30, 3):

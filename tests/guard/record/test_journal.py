@@ -20,6 +20,7 @@ from guard.record.format import MAX_PAYLOAD
 from guard.record.keys import load_public
 from guard.record.reader import Cursor, follow, segments
 from guard.record.verify import verify
+from tests.support.disk import file_size_limit
 from tests.support.examples import examples
 
 type Make = Callable[..., Recorder]
@@ -29,7 +30,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("command"), st.binary(max_size=300)),
         st.tuples(KINDS, st.binary(max_size=300)),
-        st.just(("flush", b"")),
+        st.sampled_from([("flush", b""), ("prepare", b""), ("prepare", b"")]),
     ),
     max_size=40,
 )
@@ -50,15 +51,55 @@ def test_whatever_is_recorded_is_read_back_in_order(
     for kind, body in steps:
         if kind == "command":
             assert recorder.command(body) == recorder.position().seq
-        elif kind == "flush":
-            recorder.flush()
+        elif kind in ("flush", "prepare"):
+            getattr(recorder, kind)()
         else:
             recorder.buffer(kind, body)
     recorder.close()
-    assert kinds_and_payloads(state / "journal") == [step for step in steps if step[0] != "flush"]
+    assert kinds_and_payloads(state / "journal") == [step for step in steps if step[0] not in ("flush", "prepare")]
     report = verify(state / "journal", load_public(state / "keys" / "journal.pub"))
     assert report.ok, report
     assert report.unsigned == 0
+
+
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(STEPS, st.booleans()), max_size=6), every=st.sampled_from([1, 3, 1000]))
+def test_what_was_prepared_does_not_outlive_a_write_that_failed(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[str, bytes]], bool]], every: int
+) -> None:
+    """Responses that were buffered before the failure are written after it, commands are not."""
+    state = tmp_path_factory.mktemp("journal")
+    recorder = Recorder(RecordSettings(checkpoint_every=every), state)
+    expected: list[tuple[str, bytes]] = []
+    for batch, fails in steps:
+        buffered = [(kind, body) for kind, body in batch if kind not in ("flush", "prepare")]
+        for kind, body in batch:
+            if kind == "prepare":
+                recorder.prepare()
+            elif kind != "flush":
+                recorder.buffer(kind, body)
+        recorder.prepare()
+        if fails and buffered:
+            with file_size_limit(recorder.position().offset + 10), pytest.raises(RecordError):
+                recorder.flush()
+            recorder.prepare()  # says nothing: the next flush does
+            assert recorder.recover()
+            buffered = [step for step in buffered if step[0] != "command"]
+        recorder.flush()
+        expected += buffered
+    recorder.close()
+    assert kinds_and_payloads(state / "journal") == expected
+    assert verify(state / "journal", load_public(state / "keys" / "journal.pub")).ok
+
+
+def test_preparing_moves_nothing(tmp_path: Path, make: Make) -> None:
+    recorder = make(tmp_path)
+    before = recorder.position()
+    recorder.buffer("response", b'{"n":1}')
+    recorder.prepare()
+    assert recorder.position() == before
+    assert kinds_and_payloads(recorder.folder) == []
+    assert verify(recorder.folder, load_public(tmp_path / "keys" / "journal.pub")).ok
 
 
 def test_command_writes_itself_and_everything_buffered_at_once(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from guard.state import SessionEntry, StateError, StateStore, schema
+from guard.state.registry import SessionEnd
 from tests.support.disk import file_size_limit
 
 
@@ -68,7 +69,7 @@ def test_changes_are_seen_once_and_the_registry_is_no_change(store: StateStore, 
     assert changed
     assert store.changed_since(token) == (token, False)
     with StateStore(tmp_path / "state.db") as other:
-        other.sessions.start(session("s1"))
+        other.sessions.write([session("s1")], [])
         token, changed = store.changed_since(token)
         assert not changed
         for act in (
@@ -124,27 +125,24 @@ def test_two_processes_write_at_once_and_see_one_another(store: StateStore, tmp_
 
 
 def test_sessions_start_end_and_are_listed(store: StateStore) -> None:
-    store.sessions.start(session("s1"))
-    store.sessions.start(session("s2", subject="ann", resource="crm", started_at=2.0))
+    store.sessions.write([session("s1")], [])
+    store.sessions.write([session("s2", subject="ann", resource="crm", started_at=2.0)], [])
     assert [each.id for each in store.sessions.list()] == ["s2", "s1"]
-    assert [each.id for each in store.sessions.list(subject="ci")] == ["s1"]
-    assert [each.id for each in store.sessions.list(resource="crm")] == ["s2"]
-    store.sessions.end("s1", 5.0, "client left")
-    store.sessions.end("s1", 6.0, "again")
+    assert [each.id for each in store.sessions.list(limit=1)] == ["s2"]
+    store.sessions.write([], [SessionEnd("s1", 5.0, "client left")])
+    store.sessions.write([], [SessionEnd("s1", 6.0, "again"), SessionEnd("nobody", 1.0, "")])
     assert [each.id for each in store.sessions.list()] == ["s2"]
     ended = store.sessions.get("s1")
     assert ended is not None
     assert (ended.ended_at, ended.end_reason) == (5.0, "client left")
     assert [each.id for each in store.sessions.list(live=False)] == ["s2", "s1"]
-    with pytest.raises(StateError, match="not registered"):
-        store.sessions.end("nobody", 1.0, "")
     with pytest.raises(StateError):
-        store.sessions.start(session("s2"))
+        store.sessions.write([session("s2")], [])
 
 
 def test_what_a_dead_gateway_left_is_ended_and_forgotten(store: StateStore) -> None:
-    store.sessions.start(session("s1"))
-    store.sessions.start(session("s2", gateway="g2"))
+    store.sessions.write([session("s1")], [])
+    store.sessions.write([session("s2", gateway="g2")], [])
     assert store.sessions.end_all("g1", 5.0, "the gateway was restarted") == 1
     assert [each.id for each in store.sessions.list()] == ["s2"]
     assert store.sessions.forget_ended(before=6.0) == 1
@@ -158,8 +156,8 @@ EVERY_CALL: list[Callable[[StateStore], object]] = [
     lambda s: s.contain("ci", "ann", "r", 1.0),
     lambda s: s.release("ci", "ann", 1.0),
     lambda s: s.revoke_token("t", "ann", "r", 1.0),
-    lambda s: s.sessions.start(session("s9")),
-    lambda s: s.sessions.end("s9", 1.0, ""),
+    lambda s: s.sessions.write([session("s9")], []),
+    lambda s: s.sessions.write([], [SessionEnd("s9", 1.0, "")]),
     lambda s: s.approvals.expire(at=1.0),
 ]
 READS: list[Callable[[StateStore], object]] = [
@@ -191,7 +189,7 @@ def test_a_full_disk_is_an_error_that_changes_nothing_and_passes(store: StateSto
                 call(store)
         assert store.contained() == {"ci"}
         assert store.sessions.list() == []
-    store.sessions.start(session("s1"))
+    store.sessions.write([session("s1")], [])
     assert store.release("ci", "ann", 2.0)
 
 

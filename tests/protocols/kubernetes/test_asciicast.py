@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.kubernetes.asciicast import CastError, CastEvent, Header, Writer, read, replay
+from protocols.kubernetes.asciicast import Header, Writer
 from protocols.kubernetes.terminal import Safe
+from tests.support.asciicast import CastEvent, read
 
 HEADER = Header(80, 24, 1_700_000_000, command="sh")
 
@@ -39,7 +40,7 @@ def test_a_recording() -> None:
     assert lines[1] == '[0.0, "o", "$ "]'
     header, events = read(lines)
     assert header == HEADER
-    assert list(events) == [
+    assert events == [
         CastEvent(0.0, "o", "$ "),
         CastEvent(0.5, "i", "ls\r"),
         CastEvent(1.0, "r", "100x30"),
@@ -47,8 +48,6 @@ def test_a_recording() -> None:
         CastEvent(1.3, "o", "é\n"),
         CastEvent(1.3, "m", "cut"),
     ]
-    assert list(replay(lines, speed=2.0)) == [(0.0, "$ "), (0.625, "caf"), (pytest.approx(0.025), "é\n")]
-    assert list(replay(lines, idle_limit=0.1))[1][0] == pytest.approx(0.3)
 
 
 @given(st.lists(st.binary(max_size=8), max_size=8))
@@ -63,27 +62,6 @@ def test_time_never_goes_back() -> None:
     writer = Writer(10**9)
     lines = cast(writer.output(3 * 10**9, b"a"), writer.output(2 * 10**9, b"b"))
     assert [event.at for event in read(lines)[1]] == [2.0, 2.0]
-
-
-BROKEN = [
-    [], ["x"], ["[]"], ['{"version": 1, "width": 1, "height": 1}'], ['{"version": 2, "width": -1, "height": 1}'],
-    ['{"version": 2, "width": "80"}'], ["[" * 100_000],
-    *(['{"version": 2, "width": 1, "height": 1}', line] for line in (
-        "x", "{}", '[1, "o"]', '["1", "o", "x"]', '[1, "x", "y"]', '[1, "o", 5]', '[NaN, "o", "x"]', '[-1, "o", "x"]',
-        '[1e999, "o", "x"]', '[1, "o", "x", 2]', "[" * 100_000)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("lines", BROKEN, ids=lambda lines: str(lines)[-40:])
-def test_what_is_no_recording(lines: list[str]) -> None:
-    with pytest.raises(CastError):
-        list(read(lines)[1])
-
-
-def test_speeds() -> None:
-    for speed in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(CastError):
-            list(replay(cast(), speed=speed))
 
 
 SAFE = ["plain\r\n\ttext\a\b", "\x1b[1;31mred\x1b[0m", "\x1b[2J\x1b[H", "\x1b[10;20H", "\x1b[K", "\x1b[?25l",
@@ -123,9 +101,3 @@ def test_any_text_cut_anywhere(text: str) -> None:
     apart = Safe()
     assert "".join(map(apart.feed, text)) == whole
     assert not re.search(r"\x1b\[[0-9;?]*n|[\x9b\x9d]|\x1b[]P]", whole)
-
-
-def test_replay_filters() -> None:
-    lines = cast(Writer(0).output(0, b"\x1b]52;c;eA==\x07ok\x1b[6n"))
-    assert [text for _, text in replay(lines)] == ["ok"]
-    assert "52;c" in next(replay(lines, safe=False))[1]

@@ -101,7 +101,6 @@ def test_what_goes_with_a_request() -> None:
     )
     assert found.command == ("sh", "-c", "rm -rf /data")
     assert (found.container, found.streams) == ("m", frozenset({"stdin"}))
-    assert resolve("GET", "/api/v1/namespaces/a/pods/p/log?follow").follow
     assert resolve("DELETE", "/api/v1/namespaces/a/pods/p?dryRun=All").dry_run
     assert resolve("GET", "/api/v1/namespaces/a/pods/p/portforward?ports=80&ports=81,82").ports == (80, 81, 82)
     assert resolve("GET", "/api/v1/pods?labelSelector=app%3Dweb%2Ctier").label_selector == "app=web,tier"

@@ -26,9 +26,9 @@ from protocols.mysql.connection import AuthSwitch, Greeting, Response, ssl_reque
 from protocols.mysql.errors import ProtocolError, err_payload
 from protocols.mysql.framing import packet
 from protocols.mysql.messages import ColumnDefinition, Eof, Err, Ok
-from protocols.mysql.rows import encode_text_row
 from tests.support.handshake import NONCE, Played, admitted, play
 from tests.support.mysql_login import Memory
+from tests.support.mysql_rows import encode_text_row
 
 C = Capability
 REQUIRED_TLS = ListenerTerms("required")
@@ -123,7 +123,7 @@ def last_error(played: Played) -> Err:
 def test_a_login_with_a_token() -> None:
     played = login()
     assert played.error is None
-    assert played.names == ["ReserveId", "StartTls", "Authenticate", "Connect", "KeepKey"]
+    assert played.names == ["ReserveId", "StartTls", "Authenticate", "Connect", "KeepKey", "Register"]
     assert [sequence for sequence, _ in told(played)] == [0, 3, 5]
     greeting = Greeting.decode(told(played)[0][1])
     assert (greeting.version, greeting.connection, greeting.plugin) == (b"9.7.4", 4711, auth.CACHING_SHA2)
@@ -164,7 +164,7 @@ def test_the_first_connection_learns_how_the_upstream_greets() -> None:
     memory = Memory()
     played = login(memory=memory)
     assert played.error is None
-    assert played.names == ["Connect", "ReserveId", "StartTls", "Authenticate", "KeepKey"]
+    assert played.names == ["Connect", "ReserveId", "StartTls", "Authenticate", "KeepKey", "Register"]
     assert memory.greeting is not None
     assert (memory.greeting.version, memory.greeting.connection) == (b"9.7.4", 0)
     assert login(memory=memory).names[0] == "ReserveId"

@@ -20,6 +20,8 @@ class Port:
 
     masker = None
 
+    apart = False
+
     def __init__(self) -> None:
         self.decided: list[Analysis] = []
         self.epoch: object = object()

@@ -18,8 +18,8 @@ from protocols.mysql.errors import ProtocolError, err_payload
 from protocols.mysql.exchange import Exchange
 from protocols.mysql.framing import packet
 from protocols.mysql.messages import ColumnDefinition, Eof, Err, Ok, Status
-from protocols.mysql.rows import encode_text_row
 from tests.support.handshake import Played, play
+from tests.support.mysql_rows import encode_text_row
 
 C = Capability
 PASSWORD = "upstream-secret"

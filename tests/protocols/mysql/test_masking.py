@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from protocols.mysql.masking import chooses_id
-from protocols.mysql.rows import binary_row, encode_binary_row, text_row
+from protocols.mysql.rows import binary_row, text_row
 from protocols.mysql.statements import CommandAnalysis, analyse
 from tests.support import mysql_wire as wire
 from tests.support.mysql_masked import Answer, recorded
+from tests.support.mysql_rows import encode_binary_row
 from tests.support.mysql_talk import SSN, Talk, anything
 
 SECRET = b"078-05-1120"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.errors import ProtocolError
+from protocols.mysql.fields import string
 from protocols.mysql.messages import (
     ColumnDefinition,
     Command,
@@ -19,7 +20,6 @@ from protocols.mysql.messages import (
     FieldList,
     Ok,
     PrepareOk,
-    Reader,
     Status,
     StmtFetch,
     StmtId,
@@ -27,10 +27,8 @@ from protocols.mysql.messages import (
     Track,
     column_count,
     ends_rows,
-    lenenc,
     local_infile,
     number,
-    string,
 )
 
 TRACKED = Capability.SESSION_TRACK
@@ -121,27 +119,6 @@ def test_every_byte_counts(name: str) -> None:
                 decode(wrong)
 
     check()
-
-
-@given(u64)
-def test_lengths(n: int) -> None:
-    encoded = lenenc(n)
-    r = Reader(encoded)
-    assert r.lenenc() == n
-    r.end()
-    # each form only where the shorter ones do not reach
-    assert len(encoded) == (1 if n < 0xFB else 3 if n < 2**16 else 4 if n < 2**24 else 9)
-
-
-@pytest.mark.parametrize("head", [0xFB, 0xFF])
-def test_null_and_error_are_no_lengths(head: int) -> None:
-    with pytest.raises(ProtocolError, match="integer that is none"):
-        Reader(bytes((head,)) + bytes(9)).lenenc()
-
-
-def test_row_02_a_length_beyond_its_packet() -> None:
-    with pytest.raises(ProtocolError, match="past the end"):
-        Reader(b"\xfe" + b"\xff" * 8 + b"x").string()
 
 
 def test_session_state_as_servers_send_it() -> None:

@@ -10,19 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.mysql.errors import ProtocolError
-from protocols.mysql.messages import Reader
+from protocols.mysql.fields import Reader
 from protocols.mysql.parameters import UNSIGNED, StmtExecute, value_text
-from protocols.mysql.rows import (
-    FIXED,
-    STRINGS,
-    FieldType,
-    binary_row,
-    binary_value,
-    encode_binary_row,
-    encode_binary_value,
-    encode_text_row,
-    text_row,
-)
+from protocols.mysql.rows import FIXED, STRINGS, FieldType, binary_row, binary_value, encode_binary_value, text_row
+from tests.support.mysql_rows import encode_binary_row, encode_text_row
 
 T = FieldType
 values = st.none() | st.binary(max_size=40) | st.binary(min_size=250, max_size=260)

@@ -23,7 +23,7 @@ def columns(*names: str) -> tuple[Column, ...]:
 
 
 def view(name: str, text: str | None, *names: str) -> Relation:
-    return Relation("app", name, "view", columns(*names), text, "utf8mb4")
+    return Relation("app", name, "view", columns(*names), text)
 
 
 WIDE = (Column("a"), Column("b", generated="sha2(`a`,256)"), Column("h", visible=False))
@@ -31,12 +31,11 @@ CATALOG = Catalog(
     "1",
     "mariadb",
     (10, 11, 0),
-    schemas=("app", "information_schema", "mysql"),
     relations=(
         Relation("app", "users", "table", columns("id", "ssn", "name")),
         Relation("app", "orders", "table", columns("id", "total")),
         Relation("app", "wide", "table", WIDE),
-        Relation("app", "fired", "table", columns("id"), triggers=(Trigger("t", "before", "insert", "SET NEW.id=1"),)),
+        Relation("app", "fired", "table", columns("id"), triggers=(Trigger("t", "insert"),)),
         Relation("app", "nothing", "table"),
         view("plain", "select `app`.`users`.`id` AS `id`,`app`.`users`.`ssn` AS `x` from `app`.`users`", "id", "x"),
         view("hidden", None, "id"),
@@ -46,7 +45,7 @@ CATALOG = Catalog(
         Relation("information_schema", "tables", "system view", columns("TABLE_NAME", "CHECKSUM")),
         Relation("mysql", "innodb_index_stats", "table", columns("stat_value")),
     ),
-    routines=(Routine("app", "f", "function", "RETURN 1"),),
+    routines=(Routine("app", "f", "function"),),
 )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from protocols.contract import ColumnMask, MaskRule, Origin, ResultColumn, Resul
 from protocols.mysql.framing import MAX_PART, packet
 from protocols.mysql.messages import ColumnDefinition
 from protocols.mysql.results import MaskError, RowRewriter
-from protocols.mysql.rows import FIXED, TEMPORAL, binary_row, encode_binary_row, encode_text_row, text_row
+from protocols.mysql.rows import FIXED, TEMPORAL, binary_row, text_row
 from protocols.mysql.rows import FieldType as T
+from tests.support.mysql_rows import encode_binary_row, encode_text_row
 
 REDACT = MaskRule("r", ("s.t.secret",), (), "redact")
 HASH = MaskRule("h", ("s.t.secret",), (), "hash", {"length": 8})

@@ -36,7 +36,7 @@ def catalog() -> Catalog:
     relations.append(Relation("shop", "gen", "table", (Column("id", "int"), Column("h", "int", "`id` + 1"))))
     view = "select `shop`.`users`.`id` AS `id`,`shop`.`users`.`name` AS `name` from `shop`.`users`"
     relations.append(table("shop", "people", "id", "name", kind="view", definition=view))
-    return Catalog("v1", "mysql", VERSIONS["mysql"], relations=relations, schemas=["shop"], foreign_keys=KEYS)
+    return Catalog("v1", "mysql", VERSIONS["mysql"], relations=relations, foreign_keys=KEYS)
 
 
 FROM_USERS = {"orders", "logins", "items", "notes", "seals"}

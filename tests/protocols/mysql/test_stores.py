@@ -203,7 +203,7 @@ def test_a_copy_is_one_only_into_the_same_type(full_type: str, shows: bool) -> N
     def people(name: str, kind: str) -> Relation:
         return Relation("shop", name, "table", (Column("id", "int"), Column("ssn", "varchar", full_type=kind)))
 
-    catalog = Catalog("v1", "mysql", (9, 7, 4), schemas=("shop",),
+    catalog = Catalog("v1", "mysql", (9, 7, 4),
                       relations=(people("users", "varchar(11) utf8mb4"), people("old", full_type)))  # fmt: skip
     found = stores("INSERT INTO old (ssn) SELECT ssn FROM users", make.session("mysql"), catalog)
     assert bool(ON_ANY.exposed(found)) is shows
@@ -211,7 +211,7 @@ def test_a_copy_is_one_only_into_the_same_type(full_type: str, shows: bool) -> N
 
 def test_a_view_that_calls_functions_is_followed() -> None:
     body = "select sleep(`u`.`id`) AS `a`,last_insert_id(`u`.`id`) AS `b`,`u`.`ssn` AS `c` from `shop`.`users` `u`"
-    catalog = Catalog("v1", "mariadb", (10, 11, 6), schemas=("shop",), relations=(
+    catalog = Catalog("v1", "mariadb", (10, 11, 6), relations=(
         make.table("shop", "users", "id", "ssn"), make.table("shop", "orders", "total"),
         make.table("shop", "v", "a", "b", "c", kind="view", definition=body)))  # fmt: skip
     for column, shows in (("a", False), ("b", True), ("c", True)):  # what the session keeps may be anything

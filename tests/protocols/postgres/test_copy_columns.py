@@ -73,3 +73,9 @@ def test_a_deep_query_ends_nothing() -> None:
 def test_the_query_ends_at_its_own_parenthesis(inner: str) -> None:
     text = f"/* ( */ CoPy -- (\n ({inner}\n) TO STDOUT (FORMAT csv, NULL ')')"
     assert copy_columns.inner_query(text.encode(), 1) == f"{inner}\n".encode()
+
+
+def test_what_a_very_long_text_copies_is_not_known() -> None:
+    text = b"COPY t FROM STDIN"
+    assert copy_columns.tree_of(text, 0, 1) is not None
+    assert copy_columns.tree_of(text + b" " * 70_000, 0, 1) is None

@@ -16,6 +16,7 @@ from protocols.contract import (
     KeepKey,
     ListenerTerms,
     PeerGone,
+    Permit,
     Refused,
     StartTls,
     TlsFacts,
@@ -52,7 +53,7 @@ def fatal(played: Played, code: str) -> str:
 
 def test_a_login_in_the_clear() -> None:
     played = serve(START, TOKEN)
-    assert played.names == ["Authenticate", "Connect", "KeepKey"]
+    assert played.names == ["Authenticate", "Connect", "KeepKey", "Register"]
     assert played.asked[0] == Authenticate("header.body.signature", "ada", "shop", "job")
     assert played.asked[2] == KeepKey(99, b"upstream", 4)
     assert wire.kinds(played.client) == "RRSKZ"
@@ -74,13 +75,13 @@ def test_what_the_upstream_gets_is_ours() -> None:
 def test_tls_first() -> None:
     played = serve(SSL, START, TOKEN, tls="required")
     assert played.client.startswith(b"S")
-    assert played.names == ["StartTls", "Authenticate", "Connect", "KeepKey"]
+    assert played.names == ["StartTls", "Authenticate", "Connect", "KeepKey", "Register"]
 
 
 def test_tls_to_the_upstream() -> None:
     played = serve(START, TOKEN, admission=admitted(tls=True), upstream=[b"S", GREETING])
     assert played.upstream.startswith(SSL)
-    assert played.names[-2:] == ["StartTls", "KeepKey"]
+    assert played.names[-3:] == ["StartTls", "KeepKey", "Register"]
     for answer in (b"N", b"E", b"SX"):
         played = serve(START, TOKEN, admission=admitted(tls=True), upstream=[answer, GREETING])
         assert isinstance(played.error, Refused)
@@ -131,7 +132,8 @@ def test_where_tls_is_off_it_is_not_offered() -> None:
 def test_protocol_versions(minor: int, kinds: str) -> None:
     played = serve(wire.startup((3 << 16) | minor, user="ada"), TOKEN)
     assert wire.kinds(played.client) == kinds
-    assert played.asked[-1].length == (32 if minor >= 2 else 4)
+    kept = next(asked for asked in played.asked if isinstance(asked, KeepKey))
+    assert kept.length == (32 if minor >= 2 else 4)
 
 
 @pytest.mark.parametrize("code", [2 << 16, 4 << 16, 0, 1234 << 16 | 5681])
@@ -150,11 +152,8 @@ def test_row_06_protocol_extensions_are_not_offered() -> None:
     "parameters",
     [
         {"options": "-crole=r_admin"},
-        {"options": "-c search_path=evil"},
         {"options": "--session_preload_libraries=x"},
         {"role": "r_admin"},
-        {"standard_conforming_strings": "off"},
-        {"search_path": "evil"},
         {"replication": "true"},
         {"replication": "database"},
         {"session_authorization": "postgres"},
@@ -167,6 +166,26 @@ def test_row_14_startup_parameters_that_change_meaning_are_refused(parameters: d
     played = serve(wire.startup(3 << 16, user="ada", **parameters), TOKEN)
     assert next(iter(parameters)) in fatal(played, "42501")
     assert played.asked == []
+
+
+def test_row_14_what_set_would_do_waits_for_leave_and_goes_up_only_with_it() -> None:
+    start = wire.startup(3 << 16, user="ada", search_path="evil", options="-c statement_timeout=5000")
+    played = serve(start, TOKEN)
+    assert played.error is None
+    assert played.names == ["Authenticate", "Permit", "Permit", "Connect", "KeepKey", "Register"]
+    assert b"search_path\0evil\0" in played.upstream
+    assert b"statement_timeout\x005000\0" in played.upstream
+    assert played.result.state._setting("search_path") == ("evil", True)
+    for number in (0, 1):
+        asked: list[Permit] = []
+
+        def permit(one: Permit, asked: list[Permit] = asked, number: int = number) -> Exception | None:
+            asked.append(one)
+            return Refused("startup setting refused by rule `r`", "42501") if len(asked) > number else None
+
+        played = serve(start, TOKEN, permit=permit)
+        assert "rule `r`" in fatal(played, "42501")
+        assert played.upstream == b"", "nothing was connected"
 
 
 def test_no_user() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from guard.record.redact import redact_params, redact_sql
 from protocols.contract import Action, Analysis, Decision
 from protocols.postgres import judging
 from protocols.postgres.judging import AnalysisCache
@@ -140,6 +141,7 @@ def test_secrets_do_not_come_back_out_of_the_cache() -> None:
     assert "hunter2" not in str(ask(talk, "SELECT id FROM users WHERE name = 'hunter2'"))
 
 
+@pytest.mark.slow
 def test_caches_are_bounded(counting: Counting) -> None:
     talk = Talk(counting.decide)
     for i in range(3000):
@@ -152,3 +154,46 @@ def test_caches_are_bounded(counting: Counting) -> None:
     ask(talk, long)
     assert counting.analysed.count(long.encode()) == 2
     assert wire.query(long)
+
+
+def test_a_secret_is_known_by_its_place_whatever_its_number() -> None:
+    talk = Talk(lambda _: Decision(Action.ALLOW, "all", ""))
+    talk.port.redact, talk.port.redact_params = redact_sql, redact_params  # type: ignore[method-assign]
+    for number in (1, 64, 65, 300):
+        judge = talk.session.judge
+        judge.epoch(talk.port.catalog())
+        sql = f"SELECT id FROM users WHERE name = $2 AND api_key = ${number}"
+        verdict = judge.judge(sql.encode(), talk.port.catalog())
+        values = tuple(f"v{n}" for n in range(1, number + 1)) if number > 1 else ("v1", "v2")
+        shown = judge.params(verdict, values)
+        assert shown == redact_params(sql, values)
+        assert shown[number - 1] != values[number - 1]
+        assert verdict.redacted
+
+
+def test_parameters_that_are_secrets_by_what_they_are() -> None:
+    talk = Talk(lambda _: Decision(Action.ALLOW, "all", ""))
+    talk.port.redact, talk.port.redact_params = redact_sql, redact_params  # type: ignore[method-assign]
+    judge = talk.session.judge
+    judge.epoch(talk.port.catalog())
+    for sql in ("SELECT id FROM users WHERE name = $1", "SELECT id FROM users WHERE name = 'x' -- password"):
+        verdict = judge.judge(sql.encode(), talk.port.catalog())
+        for values in (("postgres://a:b@c/d", None), ("plain", None), ()):
+            assert judge.params(verdict, values) == redact_params(sql, values)
+
+
+def test_what_a_cursor_runs_is_made_ready_for_the_record_once() -> None:
+    talk = Talk(lambda _: Decision(Action.ALLOW, "all", ""))
+    asked: list[str] = []
+
+    def redact(text: str) -> str:
+        asked.append(text)
+        return text
+
+    talk.port.redact = redact  # type: ignore[method-assign]
+    declare = "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM users WHERE name = 'x'"
+    ask(talk, declare, "DECLARE CURSOR")
+    asked.clear()
+    for number in range(20):
+        assert ask(talk, f"FETCH {number} FROM c", "FETCH 0")["runs"] == [declare]
+    assert asked.count(declare) == 1

@@ -6,7 +6,8 @@ import pgparse
 import pytest
 
 from protocols.contract import Effect
-from protocols.postgres.state import MAX_NAMES, SessionState
+from protocols.postgres.state import SessionState
+from protocols.postgres.state_changes import MAX_NAMES
 from protocols.postgres.statements import analyse
 from tests.support import statements as make
 from tests.support.statements import catalog, command, effects, of, ran, session
@@ -380,7 +381,7 @@ def test_savepoints_between_which_nothing_happens_cost_next_to_nothing() -> None
 
 
 def test_only_the_texts_of_prepared_statements_are_kept_and_not_endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.postgres.state.MAX_TEXTS", 1000)
+    monkeypatch.setattr("protocols.postgres.state_changes.MAX_TEXTS", 1000)
     state = session()
     for number in range(5):
         ran(state, f"PREPARE p{number} AS SELECT '{'x' * 150}'")

@@ -13,7 +13,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from protocols.http.aws.keys import Keys
-from protocols.http.aws.sigv4 import AS_IT_IS, EMPTY, UNSIGNED, Signer, written
+from protocols.http.aws.sigv4 import AS_IT_IS, UNSIGNED, Signer, written
 from protocols.http.targets import BadTarget, read_target
 
 SUITE = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
@@ -27,6 +27,7 @@ TOKEN = (
     b"Ax7mSEI/qkPpKPi/kMcGdQrmGdeehM4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQDYwT7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6fE8YQcHNVXAki"
     b"Y9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+scqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA=="
 )
+EMPTY = hashlib.sha256(b"").hexdigest()
 UNRESERVED = "-._~" + string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 

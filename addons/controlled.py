@@ -1,0 +1,65 @@
+"""What the control API may see of this process, and do to it: its sessions, its policies, its health."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guard.config import load
+from guard.enforce import PolicySet
+
+if TYPE_CHECKING:
+    from addons.runtime import Runtime
+
+
+class LiveSessions:
+    """See `guard.control.handlers.LiveSessions`: the sessions of this process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def list(self) -> Sequence[Mapping[str, Any]]:
+        return [live.summary() for live in self._runtime.sessions.values()]
+
+    def terminate(self, session_id: str, reason: str) -> bool:
+        live = self._runtime.sessions.get(session_id)
+        if live is None:
+            return False
+        live.terminate(reason)
+        return True
+
+    def contain(self, subject: str) -> int:
+        ended = 0
+        for live in list(self._runtime.sessions.values()):
+            if live.principal.subject == subject:
+                live.terminate(f"`{subject}` is contained: every access is cut until a responder releases it")
+                ended += 1
+        return ended
+
+
+async def reload(runtime: Runtime) -> dict[str, Any]:
+    """Loads the policies anew; where that fails the old ones stay, and the error says why."""
+    policies = await asyncio.to_thread(lambda: PolicySet.load(load(runtime.config.path).policies))
+    old, runtime.policies = runtime.policies.version, policies
+    runtime.recorder.event("policy.loaded", {"version": policies.version, "before": old})
+    for live in list(runtime.sessions.values()):
+        live.new_policy(policies.for_session(live.principal, live.resource, live.facts))
+    return {"version": policies.version, "before": old, "changed": old != policies.version}
+
+
+def status(runtime: Runtime) -> dict[str, Any]:
+    """The gateway's own facts."""
+    return {
+        "gateway": runtime.name,
+        "pid": os.getpid(),
+        "started_at": runtime.started_at,
+        "connections": runtime.connections,
+        "policy": runtime.policies.version,
+        "stopped": runtime.stopped or None,
+        "space": runtime.retention.warning,
+        "contained": sorted(runtime.blocklist.contained),
+        "catalogs": {k.name: k.error or "fresh" for k in runtime.upstreams.keepers.values()},
+        "issuers": runtime.verifier.status(),
+    }

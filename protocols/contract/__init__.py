@@ -1,0 +1,145 @@
+"""The one vocabulary that protocols and the guard share.
+
+`protocols/` turns bytes into these values and `guard/` judges, masks and records them; neither imports the other.
+Policies, records, the command line and the documentation use exactly these words. All of them are imported from here:
+
+`wire` names the protocols; `effects` and `commands` are what is judged; `masks` what is hidden of an answer;
+`handshakes`, `catalogs` and `sessions` are what a protocol asks of the process around it, and what that asks of it.
+
+INVARIANT: no I/O, no clock, no policy in this package, and nothing of the project but itself; every value is immutable,
+but for the ticket of a hold.
+"""
+
+from protocols.contract.catalogs import (
+    CatalogError,
+    CatalogSnapshot,
+    CatalogSource,
+    UpstreamLogin,
+)
+from protocols.contract.commands import (
+    ANYWHERE,
+    Analysis,
+    Decision,
+    HoldTerms,
+    Principal,
+    Resource,
+    SessionFacts,
+    Store,
+)
+from protocols.contract.effects import (
+    Action,
+    Cacheable,
+    Effect,
+    Where,
+)
+from protocols.contract.handshakes import (
+    Admission,
+    Authenticate,
+    Cancel,
+    Connect,
+    Credential,
+    CredentialRefused,
+    KeepKey,
+    ListenerTerms,
+    PeerGone,
+    Permit,
+    Receive,
+    Refused,
+    Register,
+    ReserveId,
+    Send,
+    Side,
+    StartTls,
+    TlsFacts,
+    TlsNotOffered,
+    WireError,
+)
+from protocols.contract.masks import (
+    ANY_RELATION,
+    ColumnMask,
+    MaskPlan,
+    MaskRule,
+    Origin,
+    ResultColumn,
+    ResultMasker,
+    ResultShape,
+    ValueKind,
+)
+from protocols.contract.sessions import (
+    Apart,
+    HoldRefused,
+    HoldRequest,
+    HoldTicket,
+    Outcome,
+    RecordFailed,
+    Session,
+    SessionPort,
+    Wait,
+)
+from protocols.contract.wire import (
+    HTTP_PROTOCOLS,
+    WIRE,
+    ProtocolName,
+    WireFacts,
+)
+
+__all__ = [
+    "ANYWHERE",
+    "ANY_RELATION",
+    "HTTP_PROTOCOLS",
+    "WIRE",
+    "Action",
+    "Admission",
+    "Analysis",
+    "Apart",
+    "Authenticate",
+    "Cacheable",
+    "Cancel",
+    "CatalogError",
+    "CatalogSnapshot",
+    "CatalogSource",
+    "ColumnMask",
+    "Connect",
+    "Credential",
+    "CredentialRefused",
+    "Decision",
+    "Effect",
+    "HoldRefused",
+    "HoldRequest",
+    "HoldTerms",
+    "HoldTicket",
+    "KeepKey",
+    "ListenerTerms",
+    "MaskPlan",
+    "MaskRule",
+    "Origin",
+    "Outcome",
+    "PeerGone",
+    "Permit",
+    "Principal",
+    "ProtocolName",
+    "Receive",
+    "RecordFailed",
+    "Refused",
+    "Register",
+    "ReserveId",
+    "Resource",
+    "ResultColumn",
+    "ResultMasker",
+    "ResultShape",
+    "Send",
+    "Session",
+    "SessionFacts",
+    "SessionPort",
+    "Side",
+    "StartTls",
+    "Store",
+    "TlsFacts",
+    "TlsNotOffered",
+    "UpstreamLogin",
+    "ValueKind",
+    "Wait",
+    "Where",
+    "WireError",
+    "WireFacts",
+]
