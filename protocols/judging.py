@@ -33,6 +33,7 @@ _ALWAYS = float("inf")
 LONG = 4096  # bytes; up to here an analysis takes some milliseconds at most
 NAMED_LONG = 32768  # bytes that a short text may stand for: the statements that are prepared
 _ASKED_MAX = 6  # times that one message is analysed apart, because what its text means changed meanwhile
+_BEHIND_SHOWN = 4096  # characters of a message that another one only names
 _BEHINDS = 4  # of them a session keeps what goes on record
 _PROBE_MAX = 65535  # parameters of one statement, in both protocols
 _TEXT_FIELD = b',"text":'
@@ -351,11 +352,16 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
         """The same cursor is fetched from again and again: what made it is read once."""
         known = self._behinds.get(behind)
         if known is None:
-            known = b',"runs":' + orjson.dumps([self._port.redact(one) for one in behind])
+            known = b',"runs":' + orjson.dumps([self._behind_shown(one) for one in behind])
             if len(self._behinds) >= _BEHINDS:
                 self._behinds.clear()
             self._behinds[behind] = known
         return known
+
+    def _behind_shown(self, text: str) -> str:
+        """It is on record whole where it was sent: few bytes that name it must not become many each time."""
+        safe = self._port.redact(text)
+        return safe if len(safe) <= _BEHIND_SHOWN else f"{safe[:_BEHIND_SHOWN]}... ({len(text)} characters)"
 
     def _text(self, text: bytes) -> tuple[bytes, bool, tuple[str | None, ...]]:
         shown = text.decode("utf-8", "replace")

@@ -9,7 +9,7 @@ INVARIANT: no I/O in this module.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -95,7 +95,7 @@ def response(
             micros,
             orjson.dumps(tag.decode("utf-8", "replace")) if tag else b'""',
             b"true" if truncated else b"false",
-            b64encode(b"".join(wire)),
+            b2a_base64(wire[0] if len(wire) == 1 else b"".join(wire), newline=False),
             columns,
             extra,
         )

@@ -298,7 +298,7 @@ def same(steps: Sequence[tuple[str, Any]], *, masked: bool) -> None:
 
 @pytest.mark.slow
 @MASKED
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(steps=STEPS)
 def test_a_conversation_leaves_what_it_would_have_left(masked: bool, steps: list[tuple[str, Any]]) -> None:
     same(steps, masked=masked)

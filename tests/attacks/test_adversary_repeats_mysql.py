@@ -229,7 +229,7 @@ SAID = st.one_of(
 @pytest.mark.slow
 @MASKED
 @pytest.mark.parametrize("old", [False, True], ids=["modern", "old"])
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(steps=steps_of(SAID, st.sampled_from(REPEATED)))
 def test_a_conversation_with_mysql_leaves_what_it_would_have_left(
     masked: bool, old: bool, steps: list[tuple[str, Any]]

@@ -31,7 +31,7 @@ TEXTS = st.lists(st.one_of(PIECES, NUMBERS), max_size=6).map(lambda parts: b"SEL
 
 
 @SHAPES
-@settings(max_examples=examples(1500), deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(text=TEXTS, other=TEXTS, number=NUMBERS)
 def test_what_is_found_is_alike(shape: Shape, text: bytes, other: bytes, number: bytes) -> None:
     numbered: Numbered[bytes] = Numbered()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from protocols.contract import Analysis, Cacheable, Effect, Where
@@ -20,7 +21,7 @@ from protocols.literal_rows import LEAST, shortened
 from protocols.mysql.catalog import Catalog, builtin_catalog
 from protocols.mysql.settings import SAFE_CHARACTER_SETS
 from protocols.mysql.statements.commands import statement
-from protocols.mysql.statements.lexer import MAX_TOKENS, Lexed, Rules, Unreadable, lex
+from protocols.mysql.statements.lexer import MAX_TOKENS, Kind, Lexed, Rules, Token, Unreadable, lex
 from protocols.mysql.statements.model import CommandAnalysis, Statement, unknown
 from protocols.mysql.statements.programs import Blocks, has_block
 from protocols.mysql.statements.text import decode, encode, rules
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_STATEMENTS = 1000
 MAX_TOKENS_OF_TEXT = 2 * MAX_TOKENS  # of all its statements, with what they prepare or execute
+MAX_SHAPE = 16_384  # characters of normalised text that are kept
+_LITERALS = frozenset({Kind.STRING, Kind.NUMBER, Kind.HEX, Kind.BITS})
 _RANK = {Cacheable.NO: 0, Cacheable.TEXT: 1, Cacheable.SHAPE: 2}
 _BLANK = " \t\n\v\f\r"
 _NOTHING_MORE = re.compile(rf"[{_BLANK}]*+\Z")
@@ -66,7 +69,7 @@ def _analyse(raw: bytes, state: SessionState, catalog: Catalog | None) -> Comman
         raise Unreadable("an empty text: the server refuses it")
     if len(parts) == 1:
         return CommandAnalysis(parts[0], tuple(found), raw)
-    whole = merged(parts, [s.analysis.kind for s in found])
+    whole = merged(parts, [s.analysis.kind for s in found], "; ".join(s.analysis.shape for s in found)[:MAX_SHAPE])
     if conditional and len(found) == 1:
         analysis = dataclasses.replace(whole, kind=found[0].analysis.kind)
         found = [dataclasses.replace(found[0], analysis=analysis)]
@@ -121,6 +124,9 @@ def _read(raw: bytes, state: SessionState, catalog: Catalog | None, reading: str
             one = Statement(Analysis(kind="empty", effects=frozenset(), cacheable=Cacheable.TEXT), body)
         else:
             one = statement(lexed.tokens, ahead, names, text, body, without=catalog is None)
+            one = dataclasses.replace(
+                one, analysis=dataclasses.replace(one.analysis, shape=normalised(text, lexed.tokens))
+            )
         found.append(one)
         read += len(lexed.tokens) + one.tokens
         if read > MAX_TOKENS_OF_TEXT:
@@ -162,7 +168,23 @@ def _whole_program(text: str, first: Lexed, reading: Rules) -> Lexed:
     return Lexed(tokens, lexed.end, lexed.semicolon, commented, first.conditional)
 
 
-def merged(parts: list[Analysis], kinds: list[str]) -> Analysis:
+def normalised(text: str, tokens: Sequence[Token]) -> str:
+    """The statement with each literal replaced and without its comments, cut at `MAX_SHAPE` characters."""
+    out: list[str] = []
+    size, end = 0, tokens[0].start
+    for token in tokens:
+        piece = "?" if token.kind in _LITERALS else text[token.start : token.end]
+        if token.start > end:
+            piece = " " + piece
+        out.append(piece)
+        end = token.end
+        size += len(piece)
+        if size >= MAX_SHAPE:
+            break
+    return "".join(out)[:MAX_SHAPE]
+
+
+def merged(parts: list[Analysis], kinds: list[str], shape: str) -> Analysis:
     """One text's analysis: the union of its statements'."""
     kinds = list(dict.fromkeys(kinds))
     shown = "; ".join(kinds[:6]) + ("; ..." if len(kinds) > 6 else "")
@@ -181,6 +203,6 @@ def merged(parts: list[Analysis], kinds: list[str]) -> Analysis:
         where=max((a.where for a in parts), key=lambda w: STRENGTH[w], default=Where.NONE),
         why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
         stores=tuple(dict.fromkeys(store for part in parts for store in part.stores)),
-        shape=parts[0].shape if len(parts) == 1 else "",
+        shape=shape,
         cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
     )

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.contract import Action, Analysis, Decision, Effect, Outcome, Side, Wait
 from protocols.judging import LONG, MAX_CACHED_TEXT, NAMED_LONG
 from tests.support import mysql_wire as wire
 from tests.support.apart import answer, read
+from tests.support.examples import examples
 from tests.support.mysql_talk import SSN, Talk, anything, catalog, usual
 from tests.support.mysql_wire import errors, execute, packets, prepare, query
 
@@ -390,6 +391,7 @@ def _played(talk: Talk, texts: list[str], size: int) -> list[Any]:
     return [r for r in talk.port.records if r["t"] == "command"]
 
 
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from(_TEXTS), max_size=8), st.sampled_from([1000, 8192, 100_000]))
 def test_any_pipeline_is_judged_as_if_all_were_analysed_at_once(texts: list[str], size: int) -> None:
     def decide(analysis: Analysis) -> Decision:

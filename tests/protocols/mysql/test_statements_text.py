@@ -132,3 +132,21 @@ def test_shapes_that_are_one() -> None:
 )
 def test_texts_without_a_shape(text: str) -> None:
     assert shape_key(text.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        (
+            "SELECT id FROM users WHERE id = 5 /* x */ AND name='O''Brien' -- y",
+            "SELECT id FROM users WHERE id = ? AND name=?",
+        ),
+        ("select x'41', b'1', 0x41, 1.5e3,\n\tN'x'", "select ?, ?, ?, ?, ?"),
+        ('delete from `users` where id in (1,2); SELECT "a"', "delete from `users` where id in (?,?); SELECT ?"),
+        ("SELECT /*!50000 5 + */ id FROM users", "SELECT ? + id FROM users"),
+        ("SET PASSWORD = 'secret'", "SET PASSWORD = ?"),
+        ("SELECT 1" + " + 1" * 5000, ("SELECT ?" + " + ?" * 5000)[:16384]),
+    ],
+)
+def test_the_text_on_record_has_a_shape_without_its_literals(text: str, shape: str) -> None:
+    assert judged(text).analysis.shape == shape

@@ -182,6 +182,13 @@ def test_parameters_that_are_secrets_by_what_they_are() -> None:
             assert judge.params(verdict, values) == redact_params(sql, values)
 
 
+def test_what_a_short_text_runs_is_on_record_whole_only_where_it_was_sent() -> None:
+    talk = Talk(lambda _: Decision(Action.ALLOW, "all", ""))
+    sql = "PREPARE s AS SELECT id FROM users WHERE id IN (" + ", ".join(["1"] * 2000) + ")"
+    assert ask(talk, sql, "PREPARE")["text"] == sql
+    assert ask(talk, "EXECUTE s", "SELECT 0")["runs"] == [f"{sql[:4096]}... ({len(sql)} characters)"]
+
+
 def test_what_a_cursor_runs_is_made_ready_for_the_record_once() -> None:
     talk = Talk(lambda _: Decision(Action.ALLOW, "all", ""))
     asked: list[str] = []

@@ -263,7 +263,7 @@ MASKED = pytest.mark.parametrize("masked", [False, True], ids=["none masked", "s
 
 
 @MASKED
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(rounds=ROUNDS)
 def test_the_short_way_and_the_long_way_do_the_same(masked: bool, rounds: list[tuple[str, Any]]) -> None:
     same(rounds, masked=masked)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.contract import Action, Analysis, Decision, Effect, Outcome, Side, Wait
@@ -17,6 +17,7 @@ from protocols.judging import LONG, MAX_CACHED_TEXT, NAMED_LONG
 from protocols.verdicts import Read
 from tests.support import wire
 from tests.support.apart import answer, read
+from tests.support.examples import examples
 from tests.support.port import anything
 from tests.support.talk import SSN, Talk, catalog
 from tests.support.wire import bind, complete, errors, execute, parse, query, ready
@@ -292,7 +293,7 @@ def test_a_short_text_that_stands_for_a_long_one_waits_too() -> None:
     assert talk.client(query("EXECUTE s")) == b""
     assert talk.session.waiting is Wait.ANALYSIS
     assert answer(talk) == query("EXECUTE s")
-    assert talk.last("command")["runs"] == [sql]
+    assert talk.last("command")["runs"] == [f"{sql[:4096]}... ({len(sql)} characters)"]
 
 
 @pytest.mark.parametrize("name", ["s", "S", '"s"', '"other one"', 'U&"\\0073"', "x" * 63, "x" * 70])
@@ -474,6 +475,7 @@ def _played(talk: Talk, texts: list[str], size: int) -> list[Any]:
     return [r for r in talk.port.records if r["t"] == "command"]
 
 
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from(_TEXTS), max_size=8), st.sampled_from([1000, 8192, 100_000]))
 def test_any_pipeline_is_judged_as_if_all_were_analysed_at_once(texts: list[str], size: int) -> None:
     def decide(analysis: Analysis) -> Decision:
