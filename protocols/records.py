@@ -105,6 +105,10 @@ def response(
 class Kept(Protocol):
     """What becomes of a client's input: `protocols.intake.Intake`."""
 
+    @property
+    def hides(self) -> bool:
+        """Whether fields of it are replaced."""
+
     def fields(self, parts: Sequence[bytes], complete: bool, port: SessionPort) -> bytes:
         """Members of the response record, each behind a comma. Never raises."""
 

@@ -32,7 +32,10 @@ SLOW_FILES = {
     "support": frozenset({"test_demo.py", "test_lab.py", "test_postgres.py", "test_mysql.py"}),  # what tests stand on
 }
 # ... and as many examples for a property: `tests/support/examples.py`
-settings.register_profile("fast", max_examples=25)
+# no deadlines: a busy machine is no defect of what is tested
+settings.register_profile("whole", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=25)
+settings.load_profile("whole")
 
 
 def _slow(path: Path) -> bool:

@@ -50,6 +50,8 @@ class Clauses:
     ending: bytes = b"\n"
     skipped: int = 0
     columns: tuple[str, ...] | None = None
+    variables: tuple[str, ...] = ()  # names of the user variables among them
+    fills: tuple[str, ...] = ()  # columns that SET gives values to, made of any field
 
 
 def intake_of(statement: Statement, state: SessionState, catalog: Catalog | None, port: SessionPort) -> Intake:
@@ -79,8 +81,11 @@ def _columns(
         names = tuple(column.name for column in relation.columns)
     if not names:
         raise Uncut("the columns of its table are not known")
+    # what SET makes of a field is not followed: each may end in any column that SET fills
+    telling = intake.columns((*given.fills, *given.variables), None, port)
+    secret = any(column.secret for column in telling)
     if masker is None:
-        return intake.columns(names, None, port), True
+        return _all_secret(intake.columns(names, None, port), secret), True
     if relation is None:
         raise Uncut("the columns of its table are not known")
     origins = []
@@ -93,11 +98,19 @@ def _columns(
     every = tuple(ResultColumn(c.name, Origin.KNOWN, (f"{relation.qualified}.{c.name}",)) for c in relation.columns)
     whole = masker.plan(ResultShape(every))
     if whole is None:
-        return intake.columns(names, None, port), True
-    # what SET makes of a variable is not followed: it may end in any column
+        return _all_secret(intake.columns(names, None, port), secret), True
     rule = next(mask.rule for mask in whole.columns if mask is not None)
+    masked = {c.name.lower() for c, mask in zip(relation.columns, whole.columns, strict=True) if mask is not None}
+    fills = any((c := relation.column(name)) is None or c.name.lower() in masked for name in given.fills)
     found = intake.columns(names, masker.plan(ResultShape(tuple(origins))), port)
-    return tuple(column if column.name else replace(column, rule=rule) for column in found), False
+    hidden = tuple(
+        replace(column, rule=column.rule or rule) if fills or not column.name else column for column in found
+    )
+    return _all_secret(hidden, secret), False
+
+
+def _all_secret(columns: tuple[Column, ...], secret: bool) -> tuple[Column, ...]:
+    return tuple(replace(column, secret=True) for column in columns) if secret else columns
 
 
 def _relation(given: Clauses, analysis: Analysis, state: SessionState, catalog: Catalog | None) -> Relation | None:
@@ -141,10 +154,24 @@ def clauses(text: bytes, state: SessionState) -> Clauses:
             raise Uncut("how many lines it skips is not known")
         found = replace(found, skipped=int(token.text))
     if reader.sees("("):
-        found = replace(found, columns=_names(reader.group()))
-    if not reader.done and not reader.sees("SET"):
+        listed = list(reader.group())
+        variables = tuple(token.text for token in listed if token.kind is Kind.VARIABLE)
+        found = replace(found, columns=_names(listed), variables=variables)
+    if reader.accept("SET"):
+        found = replace(found, fills=_fills(reader))
+    if not reader.done:
         raise Uncut("the statement has a clause that is not known here")
     return found
+
+
+def _fills(reader: Reader) -> tuple[str, ...]:
+    fills = []
+    while True:
+        fills.append(reader.qualified()[1])
+        reader.expect("=")
+        reader.until_comma()
+        if not reader.accept(","):
+            return tuple(fills)
 
 
 def _fields(reader: Reader, found: Clauses) -> Clauses:

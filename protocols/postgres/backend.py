@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from protocols.contract import Effect
@@ -20,6 +21,7 @@ from protocols.postgres.pending import Kind, Pending, Portal, Verdict
 from protocols.postgres.results import RowRewriter
 from protocols.postgres.roundtrip import RoundTrip
 from protocols.postgres.statements import ChangeKind
+from protocols.postgres.statements.model import Change
 
 _ROW = ord("D")
 _STATUS = {b"I": "I", b"T": "T", b"E": "E"}
@@ -310,27 +312,37 @@ class Backend(RoundTrip, Masking):
         return None
 
     def _suspended(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        # the server has run all of it (RETURNING) or a part: what it has changed already stands, whatever comes behind
         entry = self._head(Kind.EXECUTE)
+        self._changed_by(entry, whole=False)
         self.queue.popleft()
         self._finish(entry, b"suspended")
         return None
 
+    def _changed_by(self, entry: Pending, *, whole: bool) -> None:
+        verdict = entry.verdict
+        if verdict is None:
+            return
+        statements = verdict.command.statements
+        if verdict.changes and entry.index < len(statements):
+            defined = self.state.definitions_changed
+            statement = statements[entry.index]
+            self.state.applied(statement if whole else replace(statement, changes=_in_part(statement.changes)))
+            if defined and not self.state.definitions_changed:
+                self.port.catalog_changed()
+        portal = entry.portal
+        if portal is not None and not whole and portal.renames == self.renames:
+            portal.renames += verdict.changes  # its own next part is no surprise to it
+        self.renames += verdict.changes
+        if verdict.renames:
+            self.port.catalog_changed()
+        if verdict.changes and not _keeps_names(verdict, entry.index):
+            self._forget_dropped()
+            self._forget_closed()
+
     def _statement_done(self, entry: Pending, status: bytes) -> None:
         """One statement of the message has run: what it changes is in force now."""
-        verdict = entry.verdict
-        if verdict is not None:
-            statements = verdict.command.statements
-            if verdict.changes and entry.index < len(statements):
-                defined = self.state.definitions_changed
-                self.state.applied(statements[entry.index])
-                if defined and not self.state.definitions_changed:
-                    self.port.catalog_changed()
-            self.renames += verdict.changes
-            if verdict.renames:
-                self.port.catalog_changed()
-            if verdict.changes and not _keeps_names(verdict, entry.index):
-                self._forget_dropped()
-                self._forget_closed()
+        self._changed_by(entry, whole=True)
         self._finish(entry, status)
         copied = entry.what == b"G"
         entry.index += 1
@@ -388,7 +400,10 @@ class Backend(RoundTrip, Masking):
             replaced = _scrubbed(fields, b"E")
         if entry.kind == Kind.PARSE and not entry.number and not entry.hidden and entry.verdict is not None:
             self._refused_parse(entry)
-        self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        shown = buf[pos:stop] if replaced is None else replaced
+        if replaced is None and entry.intake is not None and entry.intake.hides:
+            shown = _scrubbed(fields, b"E")  # it quotes what its record does not show
+        self._capture(entry, shown)
         self._finish(entry, b"error", sqlstate)
         entry.number = 0
         self.state.failed()
@@ -481,6 +496,11 @@ def _keeps_names(verdict: Verdict, index: int) -> bool:
     """Whether this statement surely ends no prepared statement, cursor or portal: none has to be looked through."""
     statements = verdict.command.statements
     return index < len(statements) and _KEEP_NAMES.issuperset(change.kind for change in statements[index].changes)
+
+
+def _in_part(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """Of a statement that stopped between its rows: which of its settings it has made by then is not known."""
+    return tuple(replace(one, value=None) if one.kind is ChangeKind.SET else one for one in changes)
 
 
 def _scrubbed(fields: Fields, kind: bytes) -> bytes:

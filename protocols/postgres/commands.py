@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import orjson
 
-from protocols.contract import Action, Cacheable, Wait
+from protocols.contract import Action, Analysis, Cacheable, Wait
 from protocols.postgres import evidence
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.catalog_queries import FIRST_USER_OID
@@ -44,6 +44,10 @@ def check_name(name: bytes) -> None:
     """The server looks names up by their first 63 bytes (NAMEDATALEN): two that begin alike are one to it."""
     if len(name) > _MAX_NAME:
         raise ProtocolError(f"the name of a statement or portal is longer than {_MAX_NAME} bytes", "42622")
+
+
+def _of_temporaries(analysis: Analysis) -> bool:
+    return any(name.startswith(f"{TEMP}.") for name in (*analysis.reads, *analysis.writes))
 
 
 class Commands(Settling):
@@ -137,7 +141,7 @@ class Commands(Settling):
         """
         verdict = self._typed(text, oids, catalog)
         analysis = verdict.command.analysis
-        if not any(name.startswith(f"{TEMP}.") for name in (*analysis.reads, *analysis.writes)):
+        if not _of_temporaries(analysis):
             return verdict
         verdict = self.judge.judge(text, catalog, KEPT)
         return self.judge.verdict(text, with_parameter_types(verdict.command, oids, catalog), verdict)
@@ -207,7 +211,10 @@ class Commands(Settling):
         self._command(entry, b"bind", params)
         portal = Portal(message.portal, verdict, entry.number, self.port.policy_epoch(), self.syncs)
         portal.prepared, portal.formats = prepared, message.result_formats
-        if verdict.command.analysis.cacheable is Cacheable.NO:
+        analysis = verdict.command.analysis
+        # what writes sees the rows that are there when it runs: a temporary table may have been filled by then
+        fills = self.masking and bool(analysis.writes) and _of_temporaries(analysis)
+        if analysis.cacheable is Cacheable.NO or fills:
             portal.renames = self.renames
         entry.portal = portal
         if not verdict.decision.action:

@@ -178,7 +178,7 @@ class Csv:
     def __init__(self, options: CopyOptions, width: int) -> None:
         if options.quote in b"\r\n\\" or options.escape in (b"\r", b"\n", options.delimiter):
             raise Uncut("its quotes or escapes cannot be told from what else they are")
-        self._null = options.null
+        self._null = b"\n" if options.forces else options.null  # as no field without quotes is: all of them are values
         self._header = options.header
         self._width = width
         d, q, e = (re.escape(x) for x in (options.delimiter, options.quote, options.escape))

@@ -37,6 +37,7 @@ class CopyOptions:
     header: bool = False
     encoding: str | None = None  # None: the session's client_encoding
     types: tuple[tuple[int, int], ...] = ()
+    forces: bool = False  # FORCE_NOT_NULL: what looks like NULL may be a value
 
     @classmethod
     def from_tree(cls, statement: Mapping[str, Any], types: tuple[tuple[int, int], ...] = ()) -> Self:
@@ -57,6 +58,7 @@ class CopyOptions:
             header=_flag(given.pop("header"), bool(statement.get("is_from"))) if "header" in given else False,
             encoding=_word(given.pop("encoding"), "") if "encoding" in given else None,
             types=types,
+            forces="force_not_null" in given,
         )
         unknown = sorted(set(given) - _IRRELEVANT)
         if unknown:

@@ -275,7 +275,10 @@ class SessionCommands(Writes):
 
     def _declare(self, body: Node) -> None:
         self._only(body, "portalname options query")
+        before = len(self.changes)
         self.query(body.get("query", {}), None)
+        if any(one.kind is ChangeKind.SET for one in self.changes[before:]):
+            self.unknown("a cursor whose rows set something: it is set when they are fetched, not when it is declared")
         self.kind = "declare cursor"
         self.add({Effect.CURSOR}, planned=False)
         hold = bool(int(body.get("options", 0)) & 0x20)  # CURSOR_OPT_HOLD
