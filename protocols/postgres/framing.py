@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protocols.postgres.errors import ProtocolError
-from protocols.postgres.messages import Reader
+from protocols.postgres.fields import Reader
 
 _HEADER = struct.Struct("!BI")
 unpack_header = _HEADER.unpack_from

@@ -30,8 +30,9 @@ from protocols.contract import (
 )
 from protocols.postgres import errors, framing, login, startup
 from protocols.postgres.errors import ProtocolError, error_response
+from protocols.postgres.fields import frame
 from protocols.postgres.framing import Startup
-from protocols.postgres.messages import BackendKeyData, ParameterStatus, ReadyForQuery, frame
+from protocols.postgres.messages import BackendKeyData, ParameterStatus, ReadyForQuery
 from protocols.postgres.state import SessionState
 
 ALPN = "postgresql"

@@ -24,8 +24,9 @@ from protocols.contract import (
 )
 from protocols.postgres import errors
 from protocols.postgres.errors import ProtocolError
+from protocols.postgres.fields import frame
 from protocols.postgres.framing import BACKEND, SSL_REQUEST, Framer
-from protocols.postgres.messages import Fields, encode_parameters, frame
+from protocols.postgres.messages import Fields, encode_parameters
 from protocols.postgres.scram import ScramClient, md5_password
 
 _LOGIN_KINDS = BACKEND | frozenset(b"v")

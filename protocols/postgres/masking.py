@@ -11,10 +11,10 @@ from protocols.postgres.base import SessionBase
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.copy import CopyMasker
 from protocols.postgres.errors import ProtocolError
+from protocols.postgres.fields import frame
 from protocols.postgres.messages import (
     CopyResponse,
     RowDescription,
-    frame,
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Verdict
 from protocols.postgres.results import MaskError, RowRewriter

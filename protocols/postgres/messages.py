@@ -13,93 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from protocols.postgres.errors import ProtocolError
+from protocols.postgres.fields import I16, I32, U32, UNPACK_I32, UNPACK_U16, Reader, counted, format_codes, frame, sized
 
-_U16 = struct.Struct("!H")
-_I16 = struct.Struct("!h")
-_U32 = struct.Struct("!I")
-_I32 = struct.Struct("!i")
 _FIELD = struct.Struct("!IhIhih")
-_UNPACK_U16 = _U16.unpack_from
-UNPACK_I32 = _I32.unpack_from
-
-MAX_LENGTH = 0x7FFFFFFF  # the length field is a signed 32-bit number on the server's side
-
-
-def frame(kind: bytes, body: bytes) -> bytes:
-    """Type byte, checked length, body. A length that does not fit is an error here and never wraps (CVE-2024-27304)."""
-    if len(body) + 4 > MAX_LENGTH:
-        raise ProtocolError("message longer than the protocol can say")
-    return kind + _U32.pack(len(body) + 4) + body
-
-
-class Reader:
-    """Checked sequential reads over one message body."""
-
-    __slots__ = ("body", "pos")
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.pos = 0
-
-    def take(self, n: int) -> bytes:
-        end = self.pos + n
-        if n < 0 or end > len(self.body):
-            raise ProtocolError("a field runs past the end of its message")
-        data = self.body[self.pos : end]
-        self.pos = end
-        return data
-
-    def cstring(self) -> bytes:
-        end = self.body.find(b"\0", self.pos)
-        if end < 0:
-            raise ProtocolError("a string has no end inside its message")
-        data = self.body[self.pos : end]
-        self.pos = end + 1
-        return data
-
-    def u8(self) -> int:
-        return self.take(1)[0]
-
-    def i16(self) -> int:
-        return int(_I16.unpack(self.take(2))[0])
-
-    def u16(self) -> int:
-        return int(_U16.unpack(self.take(2))[0])
-
-    def i32(self) -> int:
-        return int(_I32.unpack(self.take(4))[0])
-
-    def u32(self) -> int:
-        return int(_U32.unpack(self.take(4))[0])
-
-    def value(self) -> bytes | None:
-        """A length-prefixed value; -1 is SQL NULL, any other negative length is an error."""
-        n = self.i32()
-        if n == -1:
-            return None
-        return self.take(n)
-
-    def end(self) -> None:
-        if self.pos != len(self.body):
-            raise ProtocolError("bytes follow the last field of a message")
-
-
-def _value(v: bytes | None) -> bytes:
-    return b"\xff\xff\xff\xff" if v is None else _U32.pack(len(v)) + v
-
-
-def _count(n: int) -> bytes:
-    if n > 0xFFFF:
-        raise ProtocolError("more fields than a 16-bit count can say")
-    return _U16.pack(n)
-
-
-def _formats(body: bytes, at: int) -> tuple[tuple[int, ...], int]:
-    """A counted list of format codes at `at`, and where it ends."""
-    (count,) = _UNPACK_U16(body, at)
-    if not count:
-        return (), at + 2
-    return struct.unpack_from(f"!{count}h", body, at + 2), at + 2 + 2 * count
 
 
 # ---------------------------------------------------------------- frontend
@@ -137,8 +53,8 @@ class Parse:
         return cls(name, text, oids)
 
     def encode(self) -> bytes:
-        oids = b"".join(map(_U32.pack, self.type_oids))
-        return frame(b"P", self.name + b"\0" + self.text + b"\0" + _count(len(self.type_oids)) + oids)
+        oids = b"".join(map(U32.pack, self.type_oids))
+        return frame(b"P", self.name + b"\0" + self.text + b"\0" + counted(len(self.type_oids)) + oids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +74,8 @@ class Bind:
             at = body.index(0, end + 1)
             portal, statement = body[:end], body[end + 1 : at]
             at += 1
-            formats, at = _formats(body, at)
-            (count,) = _UNPACK_U16(body, at)
+            formats, at = format_codes(body, at)
+            (count,) = UNPACK_U16(body, at)
             at += 2
             values: list[bytes | None] = []
             for _ in range(count):
@@ -175,7 +91,7 @@ class Bind:
                     raise ProtocolError("a field runs past the end of its message")
                 values.append(value)
                 at += size
-            result_formats, at = _formats(body, at)
+            result_formats, at = format_codes(body, at)
         except (ValueError, struct.error):
             raise ProtocolError("a field runs past the end of its message") from None
         if at != len(body):
@@ -186,12 +102,12 @@ class Bind:
         body = b"".join(
             (
                 self.portal + b"\0" + self.statement + b"\0",
-                _count(len(self.formats)),
-                *map(_I16.pack, self.formats),
-                _count(len(self.values)),
-                *map(_value, self.values),
-                _count(len(self.result_formats)),
-                *map(_I16.pack, self.result_formats),
+                counted(len(self.formats)),
+                *map(I16.pack, self.formats),
+                counted(len(self.values)),
+                *map(sized, self.values),
+                counted(len(self.result_formats)),
+                *map(I16.pack, self.result_formats),
             )
         )
         return frame(b"B", body)
@@ -249,7 +165,7 @@ class Execute:
         return cls(portal, n)
 
     def encode(self) -> bytes:
-        return frame(b"E", self.portal + b"\0" + _I32.pack(self.max_rows))
+        return frame(b"E", self.portal + b"\0" + I32.pack(self.max_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +189,12 @@ class FunctionCall:
     def encode(self) -> bytes:
         body = b"".join(
             (
-                _U32.pack(self.oid),
-                _count(len(self.formats)),
-                *map(_I16.pack, self.formats),
-                _count(len(self.values)),
-                *map(_value, self.values),
-                _I16.pack(self.result_format),
+                U32.pack(self.oid),
+                counted(len(self.formats)),
+                *map(I16.pack, self.formats),
+                counted(len(self.values)),
+                *map(sized, self.values),
+                I16.pack(self.result_format),
             )
         )
         return frame(b"F", body)
@@ -318,7 +234,7 @@ class RowDescription:
         return cls(tuple(fields))
 
     def encode(self) -> bytes:
-        parts = [_count(len(self.fields))]
+        parts = [counted(len(self.fields))]
         for f in self.fields:
             packed = _FIELD.pack(f.table_oid, f.attnum, f.type_oid, f.type_size, f.type_mod, f.format)
             parts.append(f.name + b"\0" + packed)
@@ -338,7 +254,7 @@ class DataRow:
         return cls(values)
 
     def encode(self) -> bytes:
-        return frame(b"D", _count(len(self.values)) + b"".join(map(_value, self.values)))
+        return frame(b"D", counted(len(self.values)) + b"".join(map(sized, self.values)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +270,7 @@ class FunctionCallResponse:
         return cls(value)
 
     def encode(self) -> bytes:
-        return frame(b"V", _value(self.value))
+        return frame(b"V", sized(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,10 +321,10 @@ class BackendKeyData:
     def decode(cls, body: bytes) -> Self:
         if not 8 <= len(body) <= 260:
             raise ProtocolError("a cancel key has an impossible length")
-        return cls(_U32.unpack_from(body)[0], body[4:])
+        return cls(U32.unpack_from(body)[0], body[4:])
 
     def encode(self) -> bytes:
-        return frame(b"K", _U32.pack(self.pid) + self.secret)
+        return frame(b"K", U32.pack(self.pid) + self.secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,8 +383,8 @@ class CopyResponse:
         return cls(fmt, formats)
 
     def encode(self, kind: bytes) -> bytes:
-        formats = b"".join(map(_I16.pack, self.column_formats))
-        return frame(kind, bytes((self.format,)) + _count(len(self.column_formats)) + formats)
+        formats = b"".join(map(I16.pack, self.column_formats))
+        return frame(kind, bytes((self.format,)) + counted(len(self.column_formats)) + formats)
 
 
 def encode_parameters(pairs: Sequence[tuple[str, str]]) -> bytes:

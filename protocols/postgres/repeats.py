@@ -18,8 +18,9 @@ from protocols.contract import Action, Cacheable
 from protocols.postgres import evidence
 from protocols.postgres.base import SessionBase
 from protocols.postgres.catalog import Catalog
+from protocols.postgres.fields import UNPACK_I32
 from protocols.postgres.framing import unpack_header
-from protocols.postgres.messages import UNPACK_I32, Bind
+from protocols.postgres.messages import Bind
 from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
 from protocols.records import MAX_PARAM, SECRET_VALUES, SUSPECT
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocols.postgres import messages as m
 from protocols.postgres.errors import ProtocolError, error_response, notice_response
+from protocols.postgres.fields import frame
 from tests.support import wire
 
 texts = st.binary(max_size=30).map(lambda b: b.replace(b"\0", b""))
@@ -116,7 +117,7 @@ class Long(bytes):
 def test_row_01_a_length_that_would_wrap_is_an_error() -> None:
     """CVE-2024-27304: 4 GiB and 10 bytes encode as 10; what follows would be read as messages."""
     with pytest.raises(ProtocolError, match="longer than the protocol can say"):
-        m.frame(b"Q", Long())
+        frame(b"Q", Long())
     with pytest.raises(ProtocolError):
         m.DataRow((b"",) * 65536).encode()
 
