@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from protocols.contract import Decision, HoldTicket, Outcome, Side, Wait
+from protocols.contract import Decision, HoldTicket, Side, Wait
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import NET_READ_ERROR, Code, ProtocolError, err_packet
@@ -20,6 +20,7 @@ from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Pending, Prepared, Verdict
 from protocols.mysql.state import SessionState
 from protocols.records import Recording
+from protocols.waits import Waits
 
 if TYPE_CHECKING:
     from protocols.mysql.parameters import StmtExecute
@@ -38,7 +39,7 @@ class Held:
     epoch: object  # of the verdict that the approvers were shown
 
 
-class SessionBase(Recording):
+class SessionBase(Recording, Waits):
     """INVARIANT: no method here decides anything."""
 
     state: SessionState
@@ -59,7 +60,6 @@ class SessionBase(Recording):
     _later: list[bytes]  # client bytes behind a command in flight or a wait
     _later_size: int
     _front = 0  # bytes of the command with which they begin, where that waits
-    _outcome: tuple[Outcome, str] | None = None  # of what is held, while it is analysed once more
     _from_client: Framer
     _from_server: Framer
 

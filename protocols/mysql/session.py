@@ -20,9 +20,7 @@ INVARIANT: no sockets and no clock: time comes from the port.
 
 from __future__ import annotations
 
-from typing import Any
-
-from protocols.contract import Apart, Outcome, RecordFailed, SessionPort, Side, Wait
+from protocols.contract import RecordFailed, SessionPort, Side, Wait
 from protocols.mysql import errors
 from protocols.mysql.backend import Backend
 from protocols.mysql.capabilities import Capability
@@ -33,7 +31,6 @@ from protocols.mysql.judging import AnalysisCache, Judge
 from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Awaited, Pending, Prepared
 from protocols.mysql.state import SessionState
-from protocols.verdicts import NotYet
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _QUIT = b"\x01\0\0\0\x01"
@@ -45,6 +42,8 @@ class MysqlSession(Frontend, Backend):
     `state` is what holds after the login, `capabilities` what was agreed on both legs alike; `upstream_id` is the
     server's id of the connection.
     """
+
+    PROTOCOL_ERROR = ProtocolError
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class MysqlSession(Frontend, Backend):
             else:
                 self._client(data)
         except ProtocolError as e:
-            self._fail(e.code, str(e))
+            self._broken(e)
         except RecordFailed:
             self.unrecorded()
 
@@ -131,26 +130,9 @@ class MysqlSession(Frontend, Backend):
             try:
                 self._replay()
             except ProtocolError as e:
-                self._fail(e.code, str(e))
+                self._broken(e)
             except RecordFailed:
                 self.unrecorded()
-
-    def resume(self, outcome: Outcome | None, why: str = "") -> None:
-        if self.ended or self.waiting is None or self.waiting in (Wait.SERVER, Wait.ANALYSIS):
-            return
-        if (self.waiting is Wait.HOLD) != (outcome is not None):
-            return
-        try:
-            self.waiting = None
-            if outcome is not None:
-                self._let_go(outcome, why)
-            else:
-                self.catalog_waited = True
-            self._after_wait()
-        except ProtocolError as e:
-            self._fail(e.code, str(e))
-        except RecordFailed:
-            self.unrecorded()
 
     def _after_wait(self) -> None:
         if self.waiting is not None:
@@ -159,36 +141,6 @@ class MysqlSession(Frontend, Backend):
             self._replay()
         elif self._later:
             self.waiting = Wait.SERVER
-
-    def _let_go(self, outcome: Outcome, why: str) -> None:
-        """A hold has ended. What it means by now may have to be analysed apart: its outcome is kept until then."""
-        held = self.held
-        try:
-            self._released(outcome, why)
-        except NotYet as wanted:
-            self.held, self._outcome = held, (outcome, why)
-            self.judge.ask(wanted)
-            self.waiting = Wait.ANALYSIS
-
-    def analysed(self, asked: Apart, read: Any, why: str = "") -> None:
-        if self.judge.came(asked, read, why):
-            self.catalog_waited = asked.catalog is None  # a fresh one was waited for already
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """A text was analysed apart, or will not be."""
-        try:
-            self.waiting = None
-            if self._outcome is not None:
-                outcome, self._outcome = self._outcome, None
-                self._let_go(*outcome)
-                if self.waiting is not Wait.ANALYSIS:
-                    self.judge.forget()
-            self._after_wait()
-        except ProtocolError as e:
-            self._fail(e.code, str(e))
-        except RecordFailed:
-            self.unrecorded()
 
     def notice(self, text: str) -> None:
         """MySQL has no message that a client does not ask for: whoever watches the session sees it, the client not."""
@@ -231,6 +183,10 @@ class MysqlSession(Frontend, Backend):
             self.late.clear()
 
     # ------------------------------------------------------------ shared by both halves
+
+    def _broken(self, error: Exception) -> None:
+        assert isinstance(error, ProtocolError)
+        self._fail(error.code, str(error))
 
     def _fail(self, code: Code, message: str) -> None:
         """The session's last words. Nothing that was not committed goes upstream."""

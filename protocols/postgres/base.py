@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from protocols.contract import CatalogSnapshot, HoldTicket, Outcome, Wait
+from protocols.contract import CatalogSnapshot, HoldTicket, Wait
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import Framer
 from protocols.postgres.judging import Judge
@@ -22,6 +22,7 @@ from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
 from protocols.records import Recording
+from protocols.waits import Waits
 
 if TYPE_CHECKING:
     from protocols.postgres.repeats import Answer
@@ -41,7 +42,7 @@ class Held:
     epoch: object  # of the verdict that the approvers were shown
 
 
-class SessionBase(Recording):
+class SessionBase(Recording, Waits):
     """INVARIANT: no method here decides anything."""
 
     state: SessionState
@@ -67,7 +68,6 @@ class SessionBase(Recording):
     _later_size: int
     _front = 0  # bytes of the message with which they begin, where that waits
     _alone = False  # that message waits until nothing is in flight
-    _outcome: tuple[Outcome, str] | None = None  # of what is held, while it is analysed once more
     _client_large: str
     _too_large: tuple[Pending, bytes, tuple[str, str, str]] | None = None  # refused at the end of its message
     _server_large: bool

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from typing import Any
 
-from protocols.contract import Apart, CatalogSnapshot, Outcome, RecordFailed, SessionPort, Side, Wait
+from protocols.contract import CatalogSnapshot, RecordFailed, SessionPort, Side, Wait
 from protocols.postgres import errors
 from protocols.postgres.backend import Backend
 from protocols.postgres.errors import ProtocolError, error_response, notice_response
@@ -32,7 +31,6 @@ from protocols.postgres.limits import Limits
 from protocols.postgres.pending import Pending, Portal, Prepared
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
-from protocols.verdicts import NotYet
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
@@ -40,6 +38,8 @@ _STREAMED = 65536  # a message longer than this that needs no inspection is pass
 
 class PostgresSession(Frontend, Backend):
     """See `protocols.contract.Session`. `state` has seen the startup parameters and the server's first statuses."""
+
+    PROTOCOL_ERROR = ProtocolError
 
     def __init__(
         self, session_id: str, port: SessionPort, state: SessionState, cache: AnalysisCache, limits: Limits
@@ -99,7 +99,7 @@ class PostgresSession(Frontend, Backend):
         try:
             self._client(data)
         except ProtocolError as e:
-            self._fail(e.sqlstate, str(e))
+            self._broken(e)
         except RecordFailed:
             self.unrecorded()
 
@@ -117,54 +117,9 @@ class PostgresSession(Frontend, Backend):
         except RecordFailed:
             self.unrecorded()
 
-    def resume(self, outcome: Outcome | None, why: str = "") -> None:
-        if self.ended or self.waiting is None or self.waiting in (Wait.SERVER, Wait.ANALYSIS):
-            return
-        if (self.waiting is Wait.HOLD) != (outcome is not None):
-            return
-        try:
-            self.waiting = None
-            if outcome is not None:
-                self._let_go(outcome, why)
-            else:
-                self.catalog_waited = True
-            if self.waiting is None:
-                self._replay()
-        except ProtocolError as e:
-            self._fail(e.sqlstate, str(e))
-        except RecordFailed:
-            self.unrecorded()
-
-    def _let_go(self, outcome: Outcome, why: str) -> None:
-        """A hold has ended. What it means by now may have to be analysed apart: its outcome is kept until then."""
-        held = self.held
-        try:
-            self._released(outcome, why)
-        except NotYet as wanted:
-            self.held, self._outcome = held, (outcome, why)
-            self.judge.ask(wanted)
-            self.waiting = Wait.ANALYSIS
-
-    def analysed(self, asked: Apart, read: Any, why: str = "") -> None:
-        if self.judge.came(asked, read, why):
-            self.catalog_waited = asked.catalog is None  # a fresh one was waited for already
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """A text was analysed apart, or will not be."""
-        try:
-            self.waiting = None
-            if self._outcome is not None:
-                outcome, self._outcome = self._outcome, None
-                self._let_go(*outcome)
-                if self.waiting is not Wait.ANALYSIS:
-                    self.judge.forget()
-            if self.waiting is None:
-                self._replay()
-        except ProtocolError as e:
-            self._fail(e.sqlstate, str(e))
-        except RecordFailed:
-            self.unrecorded()
+    def _after_wait(self) -> None:
+        if self.waiting is None:
+            self._replay()
 
     def notice(self, text: str) -> None:
         self._tell(notice_response(text))
@@ -213,6 +168,10 @@ class PostgresSession(Frontend, Backend):
             self.late.clear()
 
     # ------------------------------------------------------------ shared by both halves
+
+    def _broken(self, error: Exception) -> None:
+        assert isinstance(error, ProtocolError)
+        self._fail(error.sqlstate, str(error))
 
     def _fail(self, sqlstate: str, message: str) -> None:
         """The session's last words. Nothing that was not committed goes upstream."""
