@@ -16,7 +16,6 @@ from guard.approve import ApprovalError
 from guard.enforce import SessionPolicy
 from guard.leak import ObservedMasker
 from guard.mask import Masker
-from guard.record.errors import RecordError
 from guard.record.redact import redact_params, redact_sql
 from protocols.contract import (
     Action,
@@ -29,7 +28,6 @@ from protocols.contract import (
     HoldTicket,
     Outcome,
     Principal,
-    RecordFailed,
     Resource,
     ResultMasker,
     Session,
@@ -134,14 +132,10 @@ class LiveSession:
         return redact_params(text, values)
 
     def may_record(self) -> None:
-        if (failed := self._recorder.failed) is not None:
-            raise RecordFailed(failed)
+        self._recorder.check()
 
     def record(self, kind: str, body: bytes) -> None:
-        try:
-            self._recorder.buffer(kind, body)
-        except RecordError as e:
-            raise RecordFailed(str(e)) from e
+        self._recorder.buffer(kind, body)
         if kind == "command":
             self.commands += 1
         if self.recent is not None:
@@ -201,10 +195,7 @@ class LiveSession:
         if not other.alike(self):
             return False
         mine = self.principal
-        try:
-            self._recorder.flush()  # the command that says so is in the journal before it has an effect
-        except RecordError as e:
-            raise RecordFailed(str(e)) from e
+        self._recorder.flush()  # the command that says so is in the journal before it has an effect
         # not from within: it may be this very session, in the middle of a message
         asyncio.get_running_loop().call_soon(
             (lambda: other.terminate(f"ended by `{mine.subject}` from session {self.id}")) if end else other.cancel

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from protocols.contract import RecordFailed
 
-class RecordError(Exception):
+
+class RecordError(RecordFailed):
     """The record cannot be written, opened or read. The caller denies; the text tells the operator what to do."""
 
 

@@ -127,10 +127,11 @@ class Recorder:
         """
         if self._failed is not None:
             raise RecordError(self._failed)
-        if len(body) > MAX_PAYLOAD:
+        size = len(body)
+        if size > MAX_PAYLOAD:
             raise _too_large(body)
         self._pending.append((self._kinds.get(kind) or self._kind(kind), self._clock(), body))
-        self._pending_bytes += len(body)
+        self._pending_bytes += size
         if self._pending_bytes > _MAX_PENDING:
             self._write()
 
@@ -310,6 +311,11 @@ class Recorder:
         if self._failed is None and self._syncer is not None and self._syncer.error is not None:
             self._fail(self._syncer.error)
         return self._failed
+
+    def check(self) -> None:
+        """Raises RecordError while nothing can be recorded."""
+        if self._failed is not None or (self._syncer is not None and self._syncer.error is not None):
+            raise RecordError(self.failed)
 
     def _fail(self, error: OSError) -> RecordError:
         what_to_do = f"free space on the disk of `{self.folder}`, or repair it"

@@ -114,7 +114,7 @@ class JournalWriter:
     def prepare(self, items: Sequence[Item]) -> None:
         """Does ahead what `append` will have to do with these and more behind them, but for the write. To be called
         where there is time: `append` is waited for. Nothing of the journal moves."""
-        self._tree.settle()
+        self._tree.settle_ahead()
         sealed, self._sealed = self._sealed, None
         if sealed is None or not sealed.begins(items, self._chain, self.seq):
             sealed = _Sealed(self._chain, self.seq)

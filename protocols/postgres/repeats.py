@@ -178,6 +178,10 @@ class Repeats(SessionBase):
 
     def _show(self, like: Repeat, prepared: Prepared, data: bytes, at: int, end: int) -> bytes | None:
         """The values between `at` and `end`, for the record. None: they do not fit, or may be secret."""
+        if like.count == 1 and like.text:
+            value = data[at + 4 : end]
+            if value.isdigit() and UNPACK_I32(data, at) == (len(value),) and len(value) <= MAX_PARAM:
+                return b'["%b"]' % value  # most are keys; no secret is a number
         values: list[bytes | None] = []
         start = at
         while end - at >= 4:
@@ -197,9 +201,6 @@ class Repeats(SessionBase):
             return None
         if SUSPECT.search(data, start, end) is not None and SECRET_VALUES.search(data, start, end) is not None:
             return None
-        value = values[0]
-        if value is not None and like.count == 1 and like.text and value.isdigit() and len(value) <= MAX_PARAM:
-            return b'["%b"]' % value
         return orjson.dumps(evidence.show_values(values, like.formats, prepared.oids))
 
     def _trip(self, prepared: Prepared, what: bytes, formats: tuple[int, ...], params: bytes) -> Pending:

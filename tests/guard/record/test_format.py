@@ -31,6 +31,22 @@ def test_merkle_root_is_that_of_rfc_6962(leaves: list[bytes]) -> None:
     assert (tree.size, tree.root()) == (len(leaves), reference_root(leaves))
 
 
+@given(st.lists(st.tuples(st.integers(0, 150), st.sampled_from(["", "root", "ahead", "copy"])), max_size=8))
+def test_merkle_root_is_the_same_whenever_the_hashing_is_done(steps: list[tuple[int, str]]) -> None:
+    tree, leaves = MerkleTree(), list[bytes]()
+    for count, act in steps:
+        more = [(len(leaves) + n).to_bytes(32) for n in range(count)]
+        tree.extend(more)
+        leaves += more
+        if act == "root":
+            assert tree.root() == reference_root(leaves)
+        elif act == "ahead":
+            tree.settle_ahead()
+        elif act == "copy":
+            tree = tree.copy()
+    assert (tree.size, tree.root()) == (len(leaves), reference_root(leaves))
+
+
 def test_a_copied_tree_grows_on_its_own() -> None:
     tree = MerkleTree()
     tree.extend([bytes([n]) * 32 for n in range(5)])
