@@ -295,6 +295,11 @@ class LiveSession:
             self.cancel_upstream()
         relay.step(lambda: session.terminate(f"terminating connection: {why}"))
 
+    @property
+    def denials(self) -> int:
+        """Commands of it that were refused."""
+        return self.session.refused if self.session is not None else 0
+
     def summary(self) -> dict[str, object]:
         """For `sessions`."""
         return {
@@ -310,7 +315,7 @@ class LiveSession:
             "started_at": self.facts.started_at,
             "expires_at": self.principal.expires_at,
             "commands": self.commands,
-            "denied": self.session.refused if self.session is not None else 0,
+            "denied": self.denials,
             "token_id": self.principal.token_id,
             "waiting": self.session.waiting.value if self.session is not None and self.session.waiting else None,
             "live": True,

@@ -35,10 +35,12 @@ class Refusals:
         self._record = record
         self._clock = clock
         self._counts: dict[tuple[str, str, str], _Count] = {}
+        self.totals: Counter[tuple[str, str]] = Counter()  # by listener and kind, on record or counted
 
     def add(self, kind: str, payload: Mapping[str, Any]) -> None:
         """One refusal, recorded now or counted."""
         key = (kind, str(payload.get("listener", "")), str(payload.get("client", "")))
+        self.totals[key[1], kind] += 1
         count = self._counts.get(key)
         if count is None:
             if len(self._counts) >= MAX_CLIENTS:

@@ -31,6 +31,7 @@ class RegularLook:
         self._ticker: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None  # the state store
         self._store_error = ""
+        self._longest_delay = 0.0
 
     def start(self) -> None:
         self._ticker = asyncio.create_task(self._tick(), name="sluicegate ticker")
@@ -43,8 +44,15 @@ class RegularLook:
 
     async def _tick(self) -> None:
         while True:
+            due = time.monotonic() + _TICK
             await asyncio.sleep(_TICK)
+            self._longest_delay = max(self._longest_delay, time.monotonic() - due)
             self.look()
+
+    def take_longest_delay(self) -> float:
+        """Seconds by which a look was late at most, since this was asked last: how long the event loop was held up."""
+        longest, self._longest_delay = self._longest_delay, 0.0
+        return longest
 
     def look(self) -> None:
         """Containment, revocation, approvals, deadlines, checkpoints: one round."""

@@ -24,6 +24,8 @@ from addons.gate import Gate
 from addons.index_process import IndexProcess
 from addons.live import LiveSession
 from addons.live_view import LiveView
+from addons.metrics.figures import Ended, Figures
+from addons.metrics.server import MetricsServer
 from addons.refusals import KINDS, Refusals
 from addons.registrar import Registrar
 from addons.regular_look import RegularLook
@@ -83,12 +85,15 @@ class Runtime:
         # secret where the protocol has none: nobody can present it then
         self.cancel_keys: dict[int, tuple[LiveSession | None, bytes]] = {}
         self.started_at = time.time()
+        self.metrics_address = ""
         self.upstreams = Upstreams(self)
         self.refusals = Refusals(self._note)
         self._registrar: Registrar | None = None
         self._registering: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._look = RegularLook(self)
+        self.look = RegularLook(self)
+        self.ended = Ended()
+        self._metrics: MetricsServer | None = None
         self._indexer = IndexProcess(self)
 
     # ------------------------------------------------------------ start and stop
@@ -159,10 +164,13 @@ class Runtime:
         await self.verifier.start()
         await self.webhooks.start()
         await self.control.start()
+        if config.metrics is not None:
+            self._metrics = MetricsServer(*config.metrics.address, Figures(self).text)
+            self.metrics_address = await self._metrics.start()
         self.recorder.event(
             "gateway.start", {"pid": os.getpid(), "policy": self.policies.version, "gateway": self.name}
         )
-        self._look.start()
+        self.look.start()
         self.background(self._indexer.run(), "indexer")
         self.background(self.retention.run(), "retention")
         self.background(forget_regularly(self.state), "the session registry's housekeeping")
@@ -175,11 +183,13 @@ class Runtime:
 
     def ready(self, addresses: Mapping[str, Any]) -> None:
         """The listeners are up: says so on the log and in `state_dir/ready.json`."""
-        self.http.own_ports |= {int(str(address).rpartition(":")[2]) for address in addresses.values()}
+        own = [*addresses.values(), *([self.metrics_address] if self.metrics_address else [])]
+        self.http.own_ports |= {int(str(address).rpartition(":")[2]) for address in own}
         ready = {
             "pid": os.getpid(),
             "listeners": addresses,
             "control": str(self.control.path),
+            "metrics": self.metrics_address,
             "ca_file": str(self.ca.certificate_file),
             "proxy_ca_file": self.http.proxy_ca_file,
             "policy": self.policies.version,
@@ -209,9 +219,11 @@ class Runtime:
             live.terminate("the gateway shuts down")
         await asyncio.sleep(0)
         _current = None
-        self._look.stop()
+        self.look.stop()
         self.analysts.close()
         await self.control.stop()
+        if self._metrics is not None:
+            await self._metrics.stop()
         self.evidence.close()
         await self.verifier.stop()
         await self.webhooks.stop()
@@ -277,6 +289,7 @@ class Runtime:
 
     def session_ended(self, live: LiveSession, reason: str) -> None:
         """On record, in the registry, and in what people look at."""
+        self.ended.add(live)
         payload = {"commands": live.commands, "reason": reason}
         try:
             self.recorder.session_end(live.id, payload)

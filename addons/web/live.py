@@ -77,5 +77,9 @@ class HttpSession(LiveSession):
             self.end_reason = why
             self._close(why)
 
+    @property
+    def denials(self) -> int:
+        return self.denied
+
     def summary(self) -> dict[str, object]:
-        return {**super().summary(), "denied": self.denied, "waiting": "hold" if self._waiting else None}
+        return {**super().summary(), "waiting": "hold" if self._waiting else None}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from guard.config.schema import Config, ListenerConfig
+from guard.config.schema import Config
 from guard.config.trust import public_issuers, unclear_roles, unclear_rules
 from guard.config.values import is_loopback
 from guard.documents import Document, Problem
@@ -36,6 +36,7 @@ def cross_check(config: Config, document: Document) -> list[Problem]:
         *_regions(config, document),
         *_state_dir(config, document),
         *_control(config, document),
+        *_metrics(config, document),
         *public_issuers(config, document),
         *unclear_roles(config, document),
     ]
@@ -102,17 +103,32 @@ def _resources_of_listeners(config: Config, document: Document) -> Iterator[Prob
 def _ports(config: Config, document: Document) -> Iterator[Problem]:
     for index, listener in enumerate(config.listeners):
         for other in config.listeners[:index]:
-            if _same_port(listener, other):
+            if _same_port((listener.host, listener.port), (other.host, other.port)):
                 yield document.problem(
                     ("listeners", index, "listen"), f"port {listener.port} is already taken by listener `{other.name}`"
                 )
                 break
 
 
-def _same_port(one: ListenerConfig, other: ListenerConfig) -> bool:
-    if one.port != other.port or one.port == 0:
+def _metrics(config: Config, document: Document) -> Iterator[Problem]:
+    if (metrics := config.metrics) is None:
+        return
+    host, port = metrics.address
+    for other in config.listeners:
+        if _same_port((host, port), (other.host, other.port)):
+            yield document.problem(("metrics", "listen"), f"port {port} is already taken by listener `{other.name}`")
+    if not is_loopback(host) and not metrics.insecure_plaintext:
+        yield document.problem(
+            ("metrics", "listen"),
+            "whoever reaches this address could read what is going on, in clear: listen on loopback, or say "
+            "`insecure_plaintext: true` here",
+        )
+
+
+def _same_port(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    if one[1] != other[1] or one[1] == 0:
         return False
-    return one.host == other.host or _is_any(one.host) or _is_any(other.host)
+    return one[0] == other[0] or _is_any(one[0]) or _is_any(other[0])
 
 
 def _is_any(host: str) -> bool:

@@ -4,7 +4,7 @@ Relative paths are relative to the configuration file. Durations are seconds, si
 here that could hold it: there are only references to where it is. One module per section; they are imported from here.
 """
 
-from guard.config.schema.gateway import Config, LimitsConfig, NotifyConfig
+from guard.config.schema.gateway import Config, LimitsConfig, MetricsConfig, NotifyConfig
 from guard.config.schema.identities import ControlConfig, IssuerConfig, RoleMembers, RolesConfig
 from guard.config.schema.listeners import ListenerConfig, ListenerTls
 from guard.config.schema.record import RecordConfig, RetentionConfig
@@ -21,6 +21,7 @@ __all__ = [
     "LimitsConfig",
     "ListenerConfig",
     "ListenerTls",
+    "MetricsConfig",
     "NotifyConfig",
     "RecordConfig",
     "ResourceConfig",

@@ -12,7 +12,8 @@ from guard.config.schema.listeners import ListenerConfig
 from guard.config.schema.record import RecordConfig
 from guard.config.schema.resources import ResourceConfig
 from guard.config.schema.secrets import SecretRef
-from guard.config.schema.types import FilePath, Model, Number, Url, Whole
+from guard.config.schema.types import Address, FilePath, Flag, Model, Number, Url, Whole
+from guard.config.values import split_address
 from guard.documents.values import not_empty
 
 NotifyEvent = Literal["approval.requested", "approval.decided", "containment", "alert"]
@@ -45,6 +46,23 @@ class LimitsConfig(Model):
         description="how long the event loop stays awake after bytes of a database session, at the price of CPU time; "
         "0: not at all",
     )
+
+
+class MetricsConfig(Model):
+    """A port where Prometheus reads figures of this gateway at `/metrics`. Without this section there is none."""
+
+    listen: Address = Field(
+        description="`address:port`, `[::1]:port` for IPv6; port 0 takes a free one. Whoever can reach it can read "
+        "names of resources, listeners and issuers, and how much is going on; nothing of people"
+    )
+    insecure_plaintext: Flag = Field(
+        default=False, description="accept that; needed on an address that is not loopback"
+    )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        return split_address(self.listen)
 
 
 class NotifyConfig(Model):
@@ -82,6 +100,7 @@ class Config(Model):
     record: RecordConfig = Field(default=RecordConfig(), description="the journal")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="bounds")
     notify: tuple[NotifyConfig, ...] = Field(default=(), description="webhooks")
+    metrics: MetricsConfig | None = Field(default=None, description="figures for Prometheus; null: none")
 
     _path: Path = PrivateAttr(default=Path())
 

@@ -173,6 +173,26 @@ def test_plaintext_leaves_the_machine_only_where_somebody_says_so(
     assert not messages(write('"127.0.0.1:6432"', f"{listener}\n    insecure_plaintext: true"))
 
 
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ('{listen: "127.0.0.1:9464"}', ""),
+        ('{listen: "127.0.0.1:0"}', ""),
+        ('{listen: "[::1]:9464"}', ""),
+        ('{listen: "10.0.0.5:9464", insecure_plaintext: true}', ""),
+        ('{listen: "10.0.0.5:9464"}', "could read what is going on, in clear"),
+        ('{listen: "127.0.0.1:6432"}', "port 6432 is already taken by listener `shop-db`"),
+        ('{listen: "0.0.0.0:6432", insecure_plaintext: true}', "port 6432 is already taken by listener `shop-db`"),
+        ('{listen: "9464"}', "expected address:port"),
+        ("{}", "`listen` is required here"),
+    ],
+)
+def test_the_port_for_metrics(write: Any, metrics: str, words: str) -> None:
+    found = messages(write("resources:\n", f"metrics: {metrics}\nresources:\n"))
+    assert len(found) == (1 if words else 0), found
+    assert not words or words in found[0]
+
+
 SECOND = """\
   - {name: NAME, protocol: postgres, listen: "ADDRESS", resource: shop}
 resources:
