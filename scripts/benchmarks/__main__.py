@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from rich.console import Console
 
-from scripts.benchmarks import bulk, connections, http, report, rules, throughput
+from scripts.benchmarks import bulk, connections, http, machine, report, rules, throughput
 from scripts.benchmarks.load import BenchError, Budget, Pace
 from scripts.benchmarks.mysql_rig import MySQLRig
 from scripts.benchmarks.rig import IDENTITIES, TARGETS, PostgresRig, Rig
@@ -145,6 +145,8 @@ def facts(rig: Rig, rounds: int, seconds: float) -> Row:
         "identity": rig.identity,
         "system": platform.system(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "wake_us": machine.wake_us(),
+        "halt_poll_us": machine.halt_poll_us(),
         "tls": rig.tls,
         "targets": list(rig.targets),
         "rounds": rounds,
