@@ -110,7 +110,10 @@ class HttpLab:
                 | {"tls": {"mode": "verify-full", "ca": str(self.authority.file)}}
                 | {"credential": {"provider": "env", "name": "BILLING_TOKEN"}},
             ],
-            "issuers": [{"issuer": self.issuer.url, "audience": self.issuer.audience, "ca": str(self.issuer.ca_file)}],
+            "issuers": [
+                {"issuer": self.issuer.url, "audience": self.issuer.audience, "ca": str(self.issuer.ca_file)}
+                | {"leeway": 5}
+            ],
             "policies": [str(self.folder / "policy.yaml")],
             "roles": ROLES,
             "limits": limits,

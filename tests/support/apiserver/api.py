@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -276,9 +277,12 @@ class Api:
                 metadata = {"resourceVersion": str(since), "annotations": marks}
                 mark = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata}
                 yield json.dumps({"type": "BOOKMARK", "object": mark}).encode() + b"\n"
-            async for change in self.store.watch(kind, namespace, since):
-                if selected(change.item, *selectors):
-                    yield event(change.type, change.item)
+            seconds = request.one("timeoutSeconds")
+            with contextlib.suppress(TimeoutError):  # a watch that is over ends without a word
+                async with asyncio.timeout(int(seconds) if seconds.isdecimal() else None):
+                    async for change in self.store.watch(kind, namespace, since):
+                        if selected(change.item, *selectors):
+                            yield event(change.type, change.item)
 
         return Answer(200, events())
 
