@@ -35,6 +35,7 @@ class KubeAnswers(HttpExchange):
     _clear = False  # values of Secrets may be shown
     _granted: tuple[SessionPolicy, float] | None = None  # under which policy, and until when that need not be asked
     _some_shown = False
+    _impersonates: tuple[str, ...] = ()  # whom the client asks to be (`user:jane`)
     _shown: dict[str, None]  # Secrets that were shown in an answer that is masked
 
     def _place(self) -> str:
@@ -116,12 +117,15 @@ class KubeAnswers(HttpExchange):
         assert self.session is not None
         what = masks.masked_objects(self.session.saw if self.session.remembers else None, self._shows, self._place())
         try:
-            mask = masks.SecretMask(response.headers.get("content-type", ""), info, what)
+            mask = masks.SecretMask(response.headers.get("content-type", ""), info, what, self._note)
         except Withheld as e:
             raise Unreadable(str(e)) from None
         if masks.is_helms(info) and not self._granted_by_name(info.namespace or "*", masks.HELM + "any.v1"):
             response.headers.add("warning", _HELM_IS_MASKED)  # clients show it to the person
         return mask
+
+    def _note(self, field: str) -> None:
+        self.noted.add(field, Effect.SECRET_READ.value)  # which no rule grants
 
     def _shows(self, namespace: str, name: str) -> bool:
         """Whether of an answer that is masked this one Secret may be seen: where a rule grants it by its name."""
@@ -142,12 +146,11 @@ class KubeAnswers(HttpExchange):
 
     def _contents_mask(self, response: http.Response, info: RequestInfo) -> AnswerMask | None:
         assert self.session is not None
-        assert self.analysis is not None
         kind = response.headers.get("content-type", "")
         if info.watches and kind.partition(";")[0].strip().lower() == "application/json":
             kind = "application/json;stream=watch"  # documents one after the other, whether it says so or not
         headers = {"content-type": kind, "content-encoding": response.headers.get("content-encoding", "")}
-        return AnswerMask.of(self.session, self.analysis, headers)
+        return AnswerMask.of(self.session, self.masked_as(), headers, self.noted)
 
     def redacted(self, text: str) -> str:
         if self._secretive:
@@ -158,14 +161,15 @@ class KubeAnswers(HttpExchange):
 
     def _text(self) -> str:
         info = self.info
+        wish = f" as {', '.join(self._impersonates)}" if self._impersonates else ""
         if info is None or not info.resource_request:
-            return super()._text()
+            return super()._text() + self.redacted(wish)
         if self._secretive:
             return f"{info.verb} {info.full_resource} ({WITHHELD}: it holds a value that is masked for this identity)"
         where = f" in {info.namespace}" if info.namespace else ""
         what = f"{info.full_resource} {info.name}".strip()
         ran = f": {shlex.join(info.command)}" if info.command else ""
-        return self.redacted(f"{info.verb} {what}{where}{ran} ") + f"({self.request.method} {self._shown_path()})"
+        return self.redacted(f"{info.verb} {what}{where}{wish}{ran} ") + f"({self.request.method} {self._shown_path()})"
 
     def _shown_body(self) -> bytes:
         shown = super()._shown_body()

@@ -48,7 +48,6 @@ _OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override", "x
 class KubeExchange(KubeAnswers):
     """See `HttpExchange`."""
 
-    _impersonates: tuple[str, ...] = ()
     _claimed: tuple[Header, ...] = ()
     _status = 400
     _studied: Studied | None = None
@@ -139,6 +138,17 @@ class KubeExchange(KubeAnswers):
             self._found |= found
             self._looked = Looked(found, (), complete)
         return await self._completed()
+
+    def _look_now(self) -> bool:
+        assert self.session is not None
+        studied = self._studied = self._studied or self._study()
+        if not studied.text:
+            return True
+        outbound = self.gate.outbound
+        looked = self._looked = outbound.look_at_once(self.session, studied.text)
+        if looked is not None:
+            self._found |= outbound.body(self.session, looked)
+        return looked is not None
 
     def _search(self) -> None:
         """What is about to leave: in the target, the headers, the body."""
@@ -240,6 +250,8 @@ class KubeExchange(KubeAnswers):
             words = [info.subresource, self.request.path, *sorted(self._impersonates)]
             return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).digest(), ()
         digest, shown = super()._for_approval()
+        if self._impersonates:
+            digest = hashlib.sha256("\0".join((digest.hex(), *self._impersonates)).encode()).digest()
         if self._about_secrets() and shown:
             clear = self._shown_body().decode("utf-8", "replace")
             return digest, (clear, shown[-1])

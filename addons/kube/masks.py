@@ -68,19 +68,25 @@ def masked_objects(
 
 
 class SecretMask:
-    """Secrets in one answer, masked as it passes; YAML, which is rare, once it is whole."""
+    """Secrets in one answer, masked as it passes; YAML, which is rare, once it is whole.
 
-    def __init__(self, content_type: str, request: RequestInfo, what: MaskedObjects) -> None:
+    `masked` is told where each value stood: `NAMESPACE/NAME data.KEY`.
+    """
+
+    def __init__(
+        self, content_type: str, request: RequestInfo, what: MaskedObjects, masked: Callable[[str], object]
+    ) -> None:
         """Raises Withheld."""
+        self._masked = masked
         self._type, self._request, self._what = content_type, request, what
         self._passing: WatchMasker | AnswerMasker | None = None
         self._parts: list[bytes] = []
         self._size = 0
         kind = media_type(content_type)
         if request.watches:
-            self._passing = WatchMasker(content_type, request, what)
+            self._passing = WatchMasker(content_type, request, what, masked=masked)
         elif kind == "application/json":
-            self._passing = AnswerMasker(request, what)
+            self._passing = AnswerMasker(request, what, masked=masked)
         elif kind != "application/yaml":
             raise Withheld(f"an answer of type `{kind[:80]}` cannot be masked")
 
@@ -100,7 +106,10 @@ class SecretMask:
         try:
             if self._passing is not None:
                 return self._passing.flush()
-            return mask_answer(b"".join(self._parts), self._type, self._request, self._what).body
+            answer = mask_answer(b"".join(self._parts), self._type, self._request, self._what)
+            for field in answer.fields:
+                self._masked(field)
+            return answer.body
         except Withheld as e:
             raise Unreadable(str(e)) from None
 

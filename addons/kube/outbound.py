@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from addons.web.port import Ended
 from guard.detect import DetectError
+from guard.detect.expose import Effort
 from protocols.contract import Analysis, Effect
 from protocols.http.targets import Target
 from protocols.kubernetes import paths
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 STUDY_S = 20.0  # seconds that reading a body may take: what takes longer is refused
 _COMMENT = re.compile(rb"^[^#\n]*", re.MULTILINE)  # what stands before a comment of YAML
+_OPENED = 16  # times their own size is what is opened of a stream's bytes: it is searched while others wait
 _OVERLAP = 2048  # bytes of a stream that are looked at again with what follows them
 
 
@@ -138,7 +140,7 @@ class StreamSearch:
         together = self._tail + data
         self._tail = together[-_OVERLAP:]
         try:
-            looked = self._outbound.look(together)
+            looked = self._outbound.look(together, Effort(budget=_OPENED * len(together)))
             self.found = found = found | self._outbound.body(self._session, looked)
         except DetectError as e:
             raise Ended(f"the input cannot be searched: {e}") from None

@@ -22,6 +22,9 @@ _FOREVER = 10 * 365 * 86400.0  # seconds: a wake-up that only `cut` brings about
 class KubeStream(Tunnel, Protocol):
     """A tunnel that can be ended with a Status, and that holds things back for a while."""
 
+    def client(self, data: bytes) -> tuple[bytes, bytes]: ...
+    def server(self, data: bytes) -> tuple[bytes, bytes]: ...
+
     @property
     def due_ns(self) -> int | None:
         """When `tick` is to be called."""

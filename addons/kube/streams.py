@@ -16,15 +16,14 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from addons.kube.cast import Cast, InputTooLong
 from addons.kube.outbound import StreamSearch
-from addons.web.content import applies
+from addons.web.content import applies, content_rules
 from addons.web.layer import Ended
 from addons.web.tunnels import Half
 from guard.detect import DetectError, Kind, Scanner
-from guard.leak import ObservedMask
-from guard.mask.bodies import BodyError, ContentRule, mask_of
+from guard.mask.bodies import BodyError
 from guard.mask.bodies.rules import Contents
 from guard.mask.bodies.text_body import TextMasker
-from protocols.contract import ColumnMask, Effect, MaskRule, RecordFailed, Side
+from protocols.contract import Effect, RecordFailed, Side
 from protocols.kubernetes.channels import (
     PORT_FORWARD,
     V4,
@@ -99,18 +98,11 @@ class _Unmasked:
 
 def _maskers(exchange: KubeExchange) -> Callable[[], Masker]:
     """How this identity sees the output of commands. Raises `Ended`: it cannot be masked, so nothing is shown."""
-    session, analysis = exchange.session, exchange.analysis
+    session, analysis = exchange.session, exchange.masked_as()
     assert session is not None
-    assert analysis is not None
     rules = [rule for rule in session.policy.masks if rule.detectors and applies(rule, analysis)]
-    key = session.runtime.mask_key
-
-    def mask(rule: MaskRule) -> ColumnMask:
-        made = mask_of(rule, key)
-        return ObservedMask(made, session.saw) if session.remembers else made
-
     try:
-        contents = Contents.of([ContentRule(rule.detectors, mask(rule)) for rule in rules])
+        contents = Contents.of(content_rules(session, rules, exchange.noted))
     except (BodyError, DetectError) as e:
         raise Ended(f"the output is withheld: {e}") from None
     if contents is None:

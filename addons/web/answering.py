@@ -5,8 +5,10 @@ What both halves need is here, too: how a step is waited for, and how an exchang
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,14 @@ from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from addons.web.port import Commands, Ended, Exchange, Forward, Refuse, SluicegateStepHook, Step, clone
+from addons.web.relay import TunnelLayer
 
 if TYPE_CHECKING:
     from addons.web.layer import GuardedLayer
 
 log = logging.getLogger("sluicegate.http")
+
+_TURN = 0.01  # seconds that masking an answer keeps others waiting, as a rule
 
 
 class Answering(HttpStream):
@@ -46,7 +51,16 @@ class Answering(HttpStream):
     @property
     def queued(self) -> int:
         """Bytes of the client's that wait here while something is waited for."""
-        return sum(len(e.data) for e in self._paused_event_queue if isinstance(e, http_events.RequestData))
+        waiting = sum(len(e.data) for e in self._paused_event_queue if isinstance(e, http_events.RequestData))
+        tunnel = self.child_layer
+        return waiting + (tunnel.queued(self.context.client) if isinstance(tunnel, TunnelLayer) else 0)
+
+    @property
+    def queued_down(self) -> int:
+        """The same of the upstream's."""
+        waiting = sum(len(e.data) for e in self._paused_event_queue if isinstance(e, http_events.ResponseData))
+        tunnel = self.child_layer
+        return waiting + (tunnel.queued(self.context.server) if isinstance(tunnel, TunnelLayer) else 0)
 
     def gave_up(self) -> bool:
         """Whether the client has cancelled the request while the layer waits."""
@@ -117,14 +131,32 @@ class Answering(HttpStream):
         self.exchange.finished()
 
     def _answer_data(self, event: http_events.ResponseData) -> Commands:
-        assert self.exchange is not None
-        try:
-            data = self.exchange.answer_data(event.data)
-        except Ended as e:
-            yield from self._end(str(e))
-            return
-        if not isinstance(data, bytes):
-            raise TypeError("no verdict on a piece of an answer")
+        exchange, whole = self.exchange, event.data
+        assert exchange is not None
+        step = exchange.answer_step or len(whole)
+        began = time.monotonic()
+        shown: list[bytes] = []
+        for at in range(0, len(whole), step):
+            if time.monotonic() - began > _TURN:
+                # a little that is packed may open to much: nobody else waits until all of it is masked
+                yield from self._hand_on(shown)
+                self._owner.tunnels = True
+                yield from self._wait(asyncio.sleep(0))
+                began = time.monotonic()
+            try:
+                data = exchange.answer_data(whole[at : at + step])
+            except Ended as e:
+                yield from self._hand_on(shown)
+                yield from self._end(str(e))
+                return
+            if not isinstance(data, bytes):
+                raise TypeError("no verdict on a piece of an answer")
+            shown.append(data)
+        yield from self._hand_on(shown)
+
+    def _hand_on(self, shown: list[bytes]) -> Commands:
+        data = b"".join(shown)
+        shown.clear()
         if data:
             yield from super()._handle_event(http_events.ResponseData(self.stream_id, data))
 

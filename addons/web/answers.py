@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from mitmproxy import http
 from addons.web.base import ExchangeBase, pairs
 from addons.web.content import AnswerMask, TextMask, Unreadable, applies
 from addons.web.port import Ended, Forward, Verdict, clone
-from protocols.contract import Action
+from protocols.contract import Action, Analysis
 from protocols.http import evidence
 from protocols.http.headers import HOP_BY_HOP, is_secret, media_type, named_by_connection
 
@@ -23,6 +23,9 @@ _FRAMING = frozenset(
     | {b"sec-websocket-accept", b"sec-websocket-protocol", b"cache-control", b"last-modified", b"expires"}
 )
 _SUMS = ("x-amz-checksum-", "x-goog-hash", "x-checksum-", "x-goog-stored-content-length")  # ... by how they begin
+# what rules ask about an answer, until it is there: it may be anything
+_NOT_YET: Mapping[str, tuple[str, ...]] = {"http.status": ("*",), "http.response_type": ("*",)}
+_STEP, _PACKED_STEP = 1 << 13, 1 << 7  # bytes of an answer that are masked at a time; packed, they open to many more
 _PARTS = (206, 226)  # Partial Content, IM Used
 _NOT_THEIRS = HOP_BY_HOP | {"alt-svc", "alt-used"}
 
@@ -30,11 +33,25 @@ _NOT_THEIRS = HOP_BY_HOP | {"alt-svc", "alt-used"}
 class Answers(ExchangeBase):
     """See `addons.web.port.Exchange`."""
 
+    _of_answer = _NOT_YET
+    answer_step = 0
+
+    def masked_as(self) -> Analysis:
+        """The analysis as masks see it: with what is known of the answer."""
+        assert self.session is not None
+        assert self.analysis is not None
+        if self.session.policy.asks.isdisjoint(self._of_answer):
+            return self.analysis
+        return replace(self.analysis, facts={**self.analysis.facts, **self._of_answer})
+
     def _mask_wanted(self) -> bool:
         if self.session is None or self.analysis is None:
             return False
-        analysis = self.analysis
-        return any(applies(rule, analysis) for rule in self.session.policy.masks)
+        masks = self.session.policy.masks
+        if not masks:
+            return False
+        analysis = self.masked_as()
+        return any(applies(rule, analysis) for rule in masks)
 
     def answer(self, response: http.Response, end_stream: bool) -> Verdict | Awaitable[Verdict]:
         session, analysis = self.session, self.analysis
@@ -43,6 +60,9 @@ class Answers(ExchangeBase):
         headers = response.headers
         self._answer_status = response.status_code
         kind = media_type(headers.get("content-type", ""))
+        # who does not say what it sends, or what follows an upgrade, may send anything
+        type_ = kind if kind and response.status_code != 101 else "*"
+        self._of_answer = {"http.status": (str(response.status_code),), "http.response_type": (type_,)}
         if not (200 <= response.status_code < 1000 or response.status_code == 101):
             self._respond_to_record(502, "error")
             return self._refuse(502, "the upstream's answer has no valid status")
@@ -69,6 +89,8 @@ class Answers(ExchangeBase):
             except Unreadable as e:
                 self._respond_to_record(502, "error")
                 return self._refuse(502, f"the answer is withheld: {e}")
+        if self._mask is not None:
+            self.answer_step = _STEP if headers.get("content-encoding", "identity") == "identity" else _PACKED_STEP
         if self._mask is not None or self._mask_wanted():
             for name in [*_OF_THE_BODY, *(name for name in headers if name.lower().startswith(_SUMS))]:
                 headers.pop(name, None)
@@ -104,7 +126,7 @@ class Answers(ExchangeBase):
         """Masks the contents of the reason phrase and of fields, where a rule masks contents. Raises `Unreadable`."""
         assert self.session is not None
         assert self.analysis is not None
-        mask = TextMask.of(self.session, self.analysis)
+        mask = TextMask.of(self.session, self.masked_as(), self.noted)
         if mask is None:
             return
         response.data.reason = mask.value("", response.data.reason)
@@ -119,7 +141,7 @@ class Answers(ExchangeBase):
         """How to mask this answer's body; None: not at all. Raises `Unreadable` where it cannot be done."""
         assert self.session is not None
         assert self.analysis is not None
-        return AnswerMask.of(self.session, self.analysis, response.headers)
+        return AnswerMask.of(self.session, self.masked_as(), response.headers, self.noted)
 
     def answer_data(self, data: bytes) -> bytes:
         if self._mask is not None:

@@ -17,6 +17,7 @@ from addons.web.content import opened_prefix
 from addons.web.inspect import Looked, Passing
 from addons.web.live import HttpSession, NotAdmitted
 from addons.web.port import Ended, Refuse, Verdict
+from guard.mask.noting import MaskedNames
 from guard.record.errors import RecordError
 from protocols.contract import Action, Analysis, Decision, Effect, RecordFailed
 from protocols.http import evidence
@@ -79,6 +80,7 @@ class ExchangeBase:
         self._answer_tag = ""
         self._answer_status = 0
         self._mask: Any = None
+        self.noted = MaskedNames()
         self._done = False
         self._counted = False
 
@@ -211,6 +213,7 @@ class ExchangeBase:
             return
         self._done = True
         limit = self.gate.runtime.config.record.max_response_bytes
+        masked = self.noted.columns()
         body = evidence.response(
             session.id,
             self._number,
@@ -221,7 +224,7 @@ class ExchangeBase:
             self._answer_tag or str(status),
             self._answer_head + self._shown_answer(limit),
             self._answer_size > limit,
-            {"sent": self._sent} if self._streaming else {},
+            ({"sent": self._sent} if self._streaming else {}) | ({"columns": masked} if masked else {}),
         )
         try:
             session.record("response", body)

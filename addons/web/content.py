@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import brotli  # type: ignore[import-untyped]  # it has no stubs
@@ -26,6 +26,7 @@ from guard.mask.bodies import (
 from guard.mask.bodies.codings import coded, codings_of
 from guard.mask.bodies.rules import Contents, masked_spans
 from guard.mask.bodies.values import spans_in
+from guard.mask.noting import MaskedNames, NotedMask
 from protocols.contract import Analysis, ColumnMask, MaskRule
 
 if TYPE_CHECKING:
@@ -110,13 +111,17 @@ class AnswerMask:
         self._masker = masker
 
     @classmethod
-    def of(cls, session: HttpSession, analysis: Analysis, headers: Mapping[str, str]) -> AnswerMask | None:
+    def of(
+        cls, session: HttpSession, analysis: Analysis, headers: Mapping[str, str], noted: MaskedNames
+    ) -> AnswerMask | None:
         """None where no rule masks answers to this request. Raises Unreadable: the answer must be withheld."""
         rules = [rule for rule in session.policy.masks if applies(rule, analysis)]
         if not rules:
             return None
-        fields = tuple(FieldRule(path, _mask(session, rule)) for rule in rules for path in rule.fields)
-        contents = tuple(ContentRule(rule.detectors, _mask(session, rule)) for rule in rules if rule.detectors)
+        fields = tuple(
+            FieldRule(path, NotedMask(_mask(session, rule), path, noted)) for rule in rules for path in rule.fields
+        )
+        contents = content_rules(session, rules, noted)
         elsewhere: Any = "pass" if all(rule.unknown_origin == "pass" for rule in rules if rule.fields) else "withhold"
         body_rules = BodyRules(fields, contents, elsewhere)
         try:
@@ -138,6 +143,13 @@ class AnswerMask:
             raise Unreadable(str(e)) from None
 
 
+def content_rules(session: HttpSession, rules: Iterable[MaskRule], noted: MaskedNames) -> tuple[ContentRule, ...]:
+    """What of these rules is about contents, each detector by its own name on record."""
+    return tuple(
+        ContentRule((name,), NotedMask(_mask(session, rule), name, noted)) for rule in rules for name in rule.detectors
+    )
+
+
 def _mask(session: HttpSession, rule: MaskRule) -> ColumnMask:
     made = mask_of(rule, session.runtime.mask_key)
     return ObservedMask(made, session.saw) if session.remembers else made
@@ -150,13 +162,13 @@ class TextMask:
         self._contents = contents
 
     @classmethod
-    def of(cls, session: HttpSession, analysis: Analysis) -> TextMask | None:
+    def of(cls, session: HttpSession, analysis: Analysis, noted: MaskedNames) -> TextMask | None:
         """None where no rule masks the contents of answers to this request. Raises Unreadable."""
         rules = [rule for rule in session.policy.masks if rule.detectors and applies(rule, analysis)]
         if not rules:
             return None
         try:
-            contents = Contents.of([ContentRule(rule.detectors, _mask(session, rule)) for rule in rules])
+            contents = Contents.of(content_rules(session, rules, noted))
         except DetectError as e:
             raise Unreadable(str(e)) from None
         return None if contents is None else cls(contents)

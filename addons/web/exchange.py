@@ -19,7 +19,7 @@ from addons.content_threads import in_content_thread
 from addons.takeover import handler_of
 from addons.web.base import pairs
 from addons.web.content import Unreadable, decoded
-from addons.web.inspect import SLICE, Looked
+from addons.web.inspect import AT_ONCE, Looked
 from addons.web.judged import Judged
 from addons.web.live import HttpSession, NotAdmitted
 from addons.web.port import Ended, Forward, Opaque, Tunnel, Verdict
@@ -116,6 +116,7 @@ class HttpExchange(Judged):
             await self._recorded()
             assert self.session is not None
             if why := self.session.refusal() or self.session.end_reason:
+                self._respond_to_record(403, "error")
                 return self._refuse(403, why)  # contained while it waited
         return verdict
 
@@ -212,15 +213,29 @@ class HttpExchange(Judged):
     def complete(self) -> Verdict | Awaitable[Verdict]:
         if self._streaming or (self._spool is None and self.decision is not None):
             return Forward()
-        if self._size > SLICE or self.gate.runtime.recorder.strict:
+        coded = self.request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+        if self._size > AT_ONCE or coded or self.gate.runtime.recorder.strict:
             return self._guarded(self._complete())
         try:
             self._load()
+            if not self._look_now():
+                return self._guarded(self._complete())
             if not self._pinned():
                 return self._guarded(self._completed())
             return self._later(self._ready(self._judge()))
         except Exception as e:
             return self._failed(e)
+
+    def _look_now(self) -> bool:
+        """Searches a small body; False: it holds too much for that."""
+        assert self.session is not None
+        if not self._body:
+            return True
+        outbound = self.gate.outbound
+        looked = self._looked = outbound.look_at_once(self.session, self._body)
+        if looked is not None:
+            self._found |= outbound.body(self.session, looked)
+        return looked is not None
 
     def _ready(self, verdict: Verdict | Awaitable[Verdict]) -> Verdict | Awaitable[Verdict]:
         self.request.headers["content-length"] = str(self._size)
@@ -233,6 +248,7 @@ class HttpExchange(Judged):
             found, complete = await self.gate.outbound.large_body(self.session, self._body)
             self._found |= found
             self._looked = Looked(found, (), complete)
+        self._ahead = self.session.policy, await in_content_thread(self.analyse)
         return await self._completed()
 
     async def _completed(self) -> Verdict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +15,7 @@ from addons.admission import FULL, NO_CREDENTIAL, Door, Ground
 from addons.takeover import handler_of
 from addons.web.destinations import DestinationRefused, Destinations
 from addons.web.exchange import HttpExchange
-from addons.web.live import HttpSession, NotAdmitted
+from addons.web.live import HttpSession, NotAdmitted, digest_of
 from guard.config.schema import ListenerConfig, ResourceConfig
 from guard.secrets import Secret, SecretError
 from protocols.contract import Credential
@@ -105,7 +104,7 @@ class HttpGate(Door):
             return
         if paused:
             transport.pause_reading()
-        else:
+        elif not cast(Any, io.reader)._paused:  # else the reader itself has paused it, and lets go when it has room
             transport.resume_reading()
 
     def flooded(self, why: str) -> None:
@@ -137,7 +136,7 @@ class HttpGate(Door):
 
     def known(self, token: str) -> HttpSession | None:
         """The session of a token that was verified on this connection, while it may go on."""
-        session = self._sessions.get(_digest(token))
+        session = self._sessions.get(digest_of(token))
         return None if session is None or session.over else session
 
     async def identify(self, token: str, application: str) -> HttpSession:
@@ -166,7 +165,7 @@ class HttpGate(Door):
         principal = await self._verified(token)
         opened = self._opened(principal, self.resource.as_resource(), application)
         session = HttpSession(self.runtime, opened, self.close)
-        session.digest = _digest(token)
+        session.digest = digest_of(token)
         session.hold_wait = self.listener.hold_wait or _HOLD_WAIT
         self._let_in(session)
         await self._start(session)
@@ -288,7 +287,3 @@ def credential_headers(resource: ResourceConfig, credential: Credential) -> list
         pair = f"{credential.username}:{credential.password}".encode()
         return [("authorization", f"Basic {base64.b64encode(pair).decode()}")]
     return [(http_auth.header, credential.password)]
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

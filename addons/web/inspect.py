@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from addons.content_threads import in_content_thread
 from guard.detect import Finding, Kind, Known, Scanner, Stream
-from guard.detect.expose import exposed
+from guard.detect.expose import Effort, exposed
 from protocols.contract import Effect
 from protocols.http.analysis import Request
 from protocols.http.headers import is_secret, shown
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from guard.leak import Fingerprints
 
 REDACTED = "[redacted]"
-SLICE = 1 << 18  # bytes that are looked at on the event loop at a time
+AT_ONCE = 1 << 15  # bytes of a body that are looked at on the event loop
+_AMONG_MANY = 1 << 12  # ... for somebody whose masked values are looked for in it
+_SLICE = 1 << 14  # bytes that are looked up among the fingerprints at a time
+_HEAD = Effort(budget=1 << 17)  # what may be packed in a request's head
 _COMMON = 4096  # characters of header fields whose forms are kept for the next request that says the same
 _OVERLAP = 2048  # ... and bytes of the slice before: a value could lie across
 _EFFECTS = {Kind.CREDENTIAL: Effect.EXFIL_CREDENTIAL, Kind.PERSONAL: Effect.EXFIL_PERSONAL}
@@ -47,6 +50,7 @@ class Looked:
     effects: frozenset[Effect] = frozenset()
     forms: tuple[bytes, ...] = ()
     complete: bool = True  # False: something packed in it could not be opened
+    exhausted: bool = False  # ... because there was more of it than was to be opened
 
 
 class Outbound:
@@ -95,30 +99,45 @@ class Outbound:
         and none of the gateway's own secrets.
         """
         said = [*request.target.paths, *(text for pair in request.target.query for text in pair)]
-        forms = [*exposed("\n".join(said).encode("utf-8", "surrogateescape"))]
+        exposure = exposed("\n".join(said).encode("utf-8", "surrogateescape"), _HEAD)
+        forms = [*exposure]
         plain = "\n".join(text for pair in request.headers if not is_secret(pair[0]) for text in pair)
-        forms += _header_forms(plain) if len(plain) <= _COMMON else exposed(plain.encode("utf-8", "surrogateescape"))
+        fields, too_much = (_usual_header_forms if len(plain) <= _COMMON else _header_forms)(plain)
+        forms += fields
         scanner = self._scanner()
         found = {_EFFECTS[finding.kind] for form in forms for finding in scanner.find(form)}
+        if exposure.exhausted or too_much:
+            found.add(Effect.UNKNOWN)  # more is packed in it than anybody looks at while others wait
         if hidden := "\n".join(text for pair in withheld for text in pair):
-            for form in exposed(hidden.encode("utf-8", "surrogateescape")):
+            for form in exposed(hidden.encode("utf-8", "surrogateescape"), _HEAD):
                 forms.append(form)
                 if self._known is not None and any(secret in form for _, secret in self._known.forms):
                     found.add(Effect.EXFIL_CREDENTIAL)
         return frozenset(found | self._masked(session, forms))
 
-    def look(self, data: bytes) -> Looked:
+    def look_at_once(self, session: HttpSession, data: bytes) -> Looked | None:
+        """A whole body on the event loop; None: it is too large, or holds too much, and others would wait.
+
+        Raises DetectError.
+        """
+        many = self.fingerprints is not None and self.fingerprints.knows(session.identity)
+        if len(data) > (_AMONG_MANY if many else AT_ONCE):
+            return None
+        looked = self.look(data, Effort(budget=4 * len(data) + 1024))
+        return None if looked.exhausted else looked
+
+    def look(self, data: bytes, effort: Effort | None = None) -> Looked:
         """A whole body, in any thread. Raises DetectError."""
         scanner = self._scanner()
         kinds: set[Kind] = set()
         forms: list[bytes] = []
-        exposure = exposed(data)
+        exposure = exposed(data, effort)
         keep = self.fingerprints is not None
         for form in exposure:
             kinds.update(finding.kind for finding in scanner.find(form))
             if keep:
                 forms.append(form)
-        return Looked(frozenset(_EFFECTS[kind] for kind in kinds), tuple(forms), exposure.complete)
+        return Looked(frozenset(_EFFECTS[kind] for kind in kinds), tuple(forms), exposure.complete, exposure.exhausted)
 
     def body(self, session: HttpSession, looked: Looked) -> frozenset[Effect]:
         """Effects of a body that is small enough for the event loop."""
@@ -131,8 +150,8 @@ class Outbound:
         if fingerprints is not None and fingerprints.knows(session.identity):
             found: set[bytes] = set()
             for form in looked.forms:
-                for at in range(0, len(form), SLICE):
-                    piece = form[max(0, at - _OVERLAP) : at + SLICE]
+                for at in range(0, len(form), _SLICE):
+                    piece = form[max(0, at - _OVERLAP) : at + _SLICE]
                     fingerprints.search(session.identity, piece, time.time(), found)
                     await asyncio.sleep(0)
             if fingerprints.leak(session.identity, found):
@@ -201,10 +220,13 @@ class Passing:
         return effects
 
 
-@lru_cache(maxsize=256)
-def _header_forms(text: str) -> tuple[bytes, ...]:
-    """Header fields that are no secrets, in every form. A client says the same ones with each request."""
-    return tuple(exposed(text.encode("utf-8", "surrogateescape")))
+def _header_forms(text: str) -> tuple[tuple[bytes, ...], bool]:
+    """Header fields that are no secrets, in every form; whether there was more to open than is opened."""
+    exposure = exposed(text.encode("utf-8", "surrogateescape"), _HEAD)
+    return tuple(exposure), exposure.exhausted
+
+
+_usual_header_forms = lru_cache(maxsize=256)(_header_forms)  # a client says the same ones with each request
 
 
 def _cut_out(raw: bytes, findings: Iterable[Finding]) -> bytes:

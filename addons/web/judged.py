@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 from collections.abc import Awaitable
 from dataclasses import replace
 
@@ -11,19 +12,24 @@ from mitmproxy.connection import ConnectionState
 
 from addons.content_threads import in_content_thread
 from addons.web.base import pairs
+from addons.web.live import is_token
 from addons.web.port import Collect, Ended, Forward, Refuse, Verdict
 from addons.web.requests import Requests
+from guard.enforce import SessionPolicy
 from protocols.contract import Action, Analysis, Decision, Effect, HoldRefused, HoldRequest, Outcome
 from protocols.http.analysis import analyse
-from protocols.http.headers import Header
+from protocols.http.headers import Header, words
 
 _LOOK = 0.25  # seconds between looks whether a client that waits has left
 _SHOWN_TO_APPROVERS = 65_536  # bytes of a body; of a larger one, and of one that is no text, size and digest
+_EACH_TIME = frozenset({"sec-websocket-key"})  # another one with each request
 _UNASKED = "it needs approval, and nobody can be asked: "
 
 
 class Judged(Requests):
     """See `addons.web.port.Exchange`."""
+
+    _ahead: tuple[SessionPolicy, Analysis] | None = None  # made in a thread, under that policy
 
     def _head(self, end_stream: bool) -> Verdict | Awaitable[Verdict]:
         """With an identity and a destination: what the head alone decides."""
@@ -47,16 +53,28 @@ class Judged(Requests):
     def _judge(self) -> Verdict | Awaitable[Verdict]:
         session = self.session
         assert session is not None
-        analysis = self.analyse()
-        self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
+        ahead, self._ahead = self._ahead, None
+        analysis = ahead[1] if ahead is not None and ahead[0] is session.policy else self.analyse()
+        self._found |= self._leaving_head()
         if self._body and self._looked is None:
             self._looked = self.gate.outbound.look(self._body)
             self._found |= self.gate.outbound.body(session, self._looked)
         found = self._found
+        if Effect.UNKNOWN in found:
+            analysis = replace(analysis, why="more is packed in its head than is opened")
         if self._body is None:
             found |= {Effect.UNKNOWN}
             analysis = replace(analysis, why="the body's encoding cannot be read")
         return self._decide(replace(analysis, effects=analysis.effects | found) if found else analysis)
+
+    def _leaving_head(self) -> frozenset[Effect]:
+        """What must not leave in target and headers."""
+        session = self.session
+        assert session is not None
+        found = self.gate.outbound.head(session, self._as_request(), self._withheld)
+        if any(is_token(word, session.digest) for _, value in self._withheld for word in words(value)):
+            found |= {Effect.EXFIL_CREDENTIAL}  # what opens this gateway is for nobody behind it
+        return found
 
     def _for_rules(self, analysis: Analysis) -> Analysis:
         """The analysis as rules see it."""
@@ -73,7 +91,7 @@ class Judged(Requests):
             return self._refuse(413, f"a compressed body is judged whole, and this one is larger than {cap} bytes")
         self._body = None
         analysis = self.analyse()
-        self._found |= self.gate.outbound.head(session, self._as_request(), self._withheld)
+        self._found |= self._leaving_head()
         analysis = replace(
             analysis,
             effects=analysis.effects | {Effect.HTTP_STREAM} | self._found,
@@ -153,6 +171,12 @@ class Judged(Requests):
         target = f"{self.request.method} {self.scheme} {self.target and self.target.host} {self.request.path}"
         for part in (target, *(f"{k}: {v}" for k, v in sorted(self._significant()))):
             digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(f"{self.upgrade} {self.target and self.target.port}".encode() + b"\0")
+        assert self.session is not None
+        key = self.session.runtime.mask_key
+        for name, value in sorted(self._withheld):  # with another key or cookie it is somebody else's doing there
+            if name.lower() not in _EACH_TIME:
+                digest.update(hmac.digest(key, f"{name.lower()}: {value}".encode("utf-8", "surrogateescape"), "sha256"))
         raw = self._raw_body()
         digest.update(raw)
         if not raw:

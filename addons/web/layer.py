@@ -74,6 +74,8 @@ class GuardedLayer(HttpLayer):
         self.gate = gate
         self.tunnelled = tunnelled
         self._pressed = False
+        self.tunnels = False  # a stream is one, or takes its time: what its upstream sends may have to wait here, too
+        self._held_up: set[connection.Connection] = set()  # upstreams whose sockets are left alone for now
         self._gone: dict[int, GuardedStream] = {}  # streams that are done with
         self._closed: set[connection.Connection] = set()  # to upstreams; each of them has a stack of layers
         self.flow = Flow(self)
@@ -99,17 +101,23 @@ class GuardedLayer(HttpLayer):
         except Exception:
             log.exception("a client's connection ended by an internal error")
             yield commands.CloseConnection(self.context.client)
-        if self._pressed or (isinstance(event, events.DataReceived) and event.connection == self.context.client):
+        arrived = isinstance(event, events.DataReceived) and (self.tunnels or event.connection == self.context.client)
+        if arrived or self._pressed or self._held_up:
             self._press_back()
 
     def _press_back(self) -> None:
-        """While something is waited for, what the client goes on sending must not fill the memory."""
-        server = self.connections.get(self.context.client)
-        if not isinstance(server, ClientSide):
+        """While something is waited for, what goes on being sent must not fill the memory."""
+        streams = [cast(GuardedStream, stream) for stream in self.streams.values()]
+        flooded: set[connection.Connection] = {
+            stream.context.server for stream in streams if stream.queued_down > _MAX_QUEUED
+        }
+        for upstream in flooded | self._held_up:
+            self.gate.pause(upstream in flooded, upstream)
+        self._held_up = flooded
+        client = self.connections.get(self.context.client)
+        if not isinstance(client, ClientSide):
             return  # it has windows
-        queued = server.waiting
-        queued += sum(cast(GuardedStream, stream).queued for stream in self.streams.values())
-        pressed = queued > _MAX_QUEUED
+        pressed = client.waiting + sum(stream.queued for stream in streams) > _MAX_QUEUED
         if pressed or self._pressed:
             # each time: the reader between the socket and us lets go of it once its own buffer is empty
             self._pressed = pressed

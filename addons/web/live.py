@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,16 @@ from protocols.contract import HoldRequest, HoldTicket, Outcome
 
 if TYPE_CHECKING:
     from addons.runtime import Runtime
+
+
+def digest_of(token: str) -> str:
+    """Under which a token is known."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_token(text: str, digest: str) -> bool:
+    """Whether it is the token of that digest."""
+    return text.count(".") == 2 and digest_of(text) == digest
 
 
 class NotAdmitted(Exception):

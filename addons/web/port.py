@@ -67,10 +67,11 @@ class Said(str):
 
 
 class Tunnel(Protocol):
-    """What follows on a connection that is no longer HTTP: (to the client, to the upstream) for each piece."""
+    """What follows on a connection that is no longer HTTP: (to the client, to the upstream) for each piece, or an
+    awaitable of it: nothing else is passed until it is there."""
 
-    def client(self, data: bytes) -> tuple[bytes, bytes]: ...
-    def server(self, data: bytes) -> tuple[bytes, bytes]: ...
+    def client(self, data: bytes) -> tuple[bytes, bytes] | Awaitable[tuple[bytes, bytes]]: ...
+    def server(self, data: bytes) -> tuple[bytes, bytes] | Awaitable[tuple[bytes, bytes]]: ...
     def lost(self) -> None: ...
 
 
@@ -82,6 +83,7 @@ class Exchange(Protocol):
 
     request: http.Request
     id: str  # under which it is on record
+    answer_step: int  # bytes of an answer that are shown at a time; 0: as they come
 
     def connect(self) -> Verdict | Awaitable[Verdict]:
         """A CONNECT request."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Generator
+from typing import Any
 
+from mitmproxy import connection
 from mitmproxy.proxy import commands, context, events, layer
 
-from addons.web.port import Commands, Ended, Tunnel
+from addons.web.port import Commands, Ended, SluicegateStepHook, Step, Tunnel
 
 log = logging.getLogger("sluicegate.http")
 
@@ -38,7 +41,8 @@ class TunnelLayer(layer.Layer):
         elif isinstance(event, events.DataReceived):
             from_client = event.connection == self.context.client
             try:
-                down, up = (self._tunnel.client if from_client else self._tunnel.server)(event.data)
+                passed = (self._tunnel.client if from_client else self._tunnel.server)(event.data)
+                down, up = passed if isinstance(passed, tuple) else (yield from self._wait(passed))
             except Ended as e:
                 log.info("a tunnel ends: %s", e)
                 if e.passed:
@@ -51,6 +55,19 @@ class TunnelLayer(layer.Layer):
                 yield commands.SendData(self.context.client, down)
         elif isinstance(event, events.ConnectionClosed):
             yield from self._close()
+
+    def queued(self, of: connection.Connection) -> int:
+        """Bytes of one side that wait here while something is waited for."""
+        waiting = (e for e in self._paused_event_queue if isinstance(e, events.DataReceived))
+        return sum(len(e.data) for e in waiting if e.connection is of)
+
+    def _wait(self, passed: Awaitable[tuple[bytes, bytes]]) -> Generator[commands.Command, Any, tuple[bytes, bytes]]:
+        step = Step(passed)
+        yield SluicegateStepHook(step)
+        if step.error is not None:
+            raise step.error
+        down, up = step.result
+        return down, up
 
     def _close(self) -> Commands:
         if not self._over:

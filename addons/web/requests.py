@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mitmproxy import connection, http
 
 from addons.web.answers import Answers
@@ -9,11 +11,33 @@ from addons.web.base import pairs
 from addons.web.port import clone
 from protocols.http import syntax
 from protocols.http.analysis import Request
-from protocols.http.headers import HOP_BY_HOP, IDENTITY, Header, bearer, folded, is_secret, named_by_connection
+from protocols.http.headers import (
+    HOP_BY_HOP,
+    Header,
+    bearer,
+    folded,
+    is_secret,
+    named_by_connection,
+    names_somebody,
+)
 from protocols.http.targets import BadTarget, Target, read_target, split_authority
 
+_USUAL = 64  # characters of a name that is worth remembering
 _IN_PARTS = ("range", "if-range", "request-range", "a-im")
-_NOT_OURS = HOP_BY_HOP | IDENTITY | {"expect"}  # also where they are written with `_`
+_NOT_OURS = HOP_BY_HOP | {"expect"}  # also where they are written with `_`
+
+
+def _ends_here(lower: str) -> bool:
+    """Whether a client's header is for nobody behind the gateway."""
+    return _usual(lower) if len(lower) <= _USUAL else _look(lower)
+
+
+def _look(lower: str) -> bool:
+    name = folded(lower)
+    return lower in _NOT_OURS or name in _NOT_OURS or names_somebody(name)
+
+
+_usual = lru_cache(maxsize=4096)(_look)  # clients say the same names with each request
 
 
 def _openable(accepted: str) -> str:
@@ -30,6 +54,8 @@ class Requests(Answers):
         headers, forward = request.headers, self.gate.forward_proxy
         fields = headers.fields
         self.token = bearer(headers.get("proxy-authorization" if forward else "authorization", ""))
+        http_auth = self.gate.resource.http_auth
+        own = folded(http_auth.header) if http_auth.kind == "header" else ""
         upgrade = headers.get("upgrade", "").lower()
         named = named_by_connection(headers.get_all("connection"))
         self._closes = "close" in named
@@ -37,10 +63,10 @@ class Requests(Answers):
         for field in fields:
             name = field[0].decode("utf-8", "surrogateescape")
             lower = name.lower()
-            if lower in _NOT_OURS or lower in named or ("_" in lower and folded(lower) in _NOT_OURS):
+            if lower in named or _ends_here(lower):
                 continue
-            if lower == "authorization" and not forward:
-                continue
+            if not forward and (lower == "authorization" or (lower[:1] == own[:1] and folded(lower) == own)):
+                continue  # the upstream would have two credentials to choose from, and one is not ours
             if is_secret(lower):
                 self._withheld.append((name, field[1].decode("utf-8", "surrogateescape")))
             else:

@@ -37,6 +37,8 @@ class HttpRuntime:
         self.spool.mkdir(mode=0o700, parents=True)
         self.outbound = Outbound(runtime.fingerprints)
         self.own_ports = {x.port for x in config.listeners}
+        if (web := getattr(ctx.options, "web_port", None)) is not None:
+            self.own_ports.add(int(web))  # mitmweb's page
         self._listeners: dict[str, SSL.Context] = {}
         self._upstreams: dict[str, SSL.Context] = {}
         self._destinations: dict[str, Destinations] = {}

@@ -369,7 +369,7 @@ class GuardedStream(Answering):
         assert self.exchange is not None
         self.flow.websocket = None  # its messages would pile up in the flow: ours are in the record
         self.flow.live = False
-        self._upgraded = True
+        self._upgraded = self._owner.tunnels = True
         self.child_layer = self.exchange.relay(self.context, self.exchange.upgraded(), opened=True)
         yield from self.child_layer.handle_event(events.Start())
         yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
@@ -380,7 +380,7 @@ class GuardedStream(Answering):
         self.flow.request = exchange.request.copy()
         self.client_state = self.state_done
         self.context.server.address = (host, port)
-        self._upgraded = True
+        self._upgraded = self._owner.tunnels = True
         child: layer.Layer
         if opaque:
             child = TunnelLayer(self.context, exchange.tunnel(), opened=False)

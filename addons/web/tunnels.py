@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from addons.web.content import AnswerMask, TextMask, Unreadable, applies
+from addons.web.inspect import AT_ONCE, Looked
 from addons.web.port import Ended
+from guard.detect.expose import Effort
 from guard.mask.bodies.rules import WITHHELD
 from protocols.contract import Effect, RecordFailed
 
@@ -118,11 +121,14 @@ class _Recent:
         return found
 
 
-def _each(half: Half, data: bytes, judge: Callable[[Opcode, bytes, bytes], bytes]) -> bytes:
-    """What goes on of the messages that are complete now. Raises `Ended` with what passed before it."""
+type Message = tuple[Opcode, bytes, bytes]
+
+
+def _each(messages: Sequence[Message], judge: Callable[[Opcode, bytes, bytes], bytes]) -> bytes:
+    """What goes on of messages that are complete. Raises `Ended` with what passed before it."""
     out: list[bytes] = []
     try:
-        for opcode, payload, frame in half.feed(data):
+        for opcode, payload, frame in messages:
             out.append(judge(opcode, payload, frame))
     except Ended as e:
         e.passed = b"".join(out)
@@ -130,11 +136,28 @@ def _each(half: Half, data: bytes, judge: Callable[[Opcode, bytes, bytes], bytes
     return b"".join(out)
 
 
+async def _each_aside(messages: Sequence[Message], judge: Callable[[Opcode, bytes, bytes], Awaitable[bytes]]) -> bytes:
+    """The same where judging takes its time."""
+    out: list[bytes] = []
+    try:
+        for opcode, payload, frame in messages:
+            out.append(await judge(opcode, payload, frame))
+    except Ended as e:
+        e.passed = b"".join(out)
+        raise
+    return b"".join(out)
+
+
+def _is_large(messages: Sequence[Message]) -> bool:
+    return sum(len(payload) for _, payload, _ in messages) > AT_ONCE
+
+
 class WebSocketTunnel:
     """Each message is judged as a whole before any of it goes on, recorded, and framed anew.
 
     A value may be spread over messages: each is judged together with the end of what went before in its direction. Of a
-    value that is found so, what went before has arrived already.
+    value that is found so, what went before has arrived already. What is large is looked at in a thread, or bit by bit:
+    nobody else waits for it.
     """
 
     def __init__(self, exchange: HttpExchange) -> None:
@@ -144,18 +167,35 @@ class WebSocketTunnel:
         self._down = Half(from_client=False)
         self._sent = self._received = 0
 
-    def client(self, data: bytes) -> tuple[bytes, bytes]:
-        return b"", _each(self._up, data, self._outgoing)
+    # ------------------------------------------------------------ to the upstream
 
-    def _outgoing(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+    def client(self, data: bytes) -> tuple[bytes, bytes] | Awaitable[tuple[bytes, bytes]]:
+        messages = self._up.feed(data)
+        outbound = self._exchange.gate.outbound
+        looked: list[Looked] = []
+        for _, payload, _ in messages if not _is_large(messages) else ():
+            if (one := outbound.look_at_once(self._session, payload)) is None:
+                break
+            looked.append(one)
+        if len(looked) < len(messages):
+            return self._client_aside(messages)
+        found = iter([outbound.body(self._session, one) for one in looked])
+        return b"", _each(messages, lambda opcode, payload, frame: self._let_out(opcode, payload, frame, next(found)))
+
+    async def _client_aside(self, messages: Sequence[Message]) -> tuple[bytes, bytes]:
+        return b"", await _each_aside(messages, self._outgoing_aside)
+
+    async def _outgoing_aside(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+        session = self._session
+        found, _ = await self._exchange.gate.outbound.large_body(session, payload)
+        if why := session.end_reason:
+            raise Ended(why)  # while it was looked at
+        return self._let_out(opcode, payload, frame, found)
+
+    def _let_out(self, opcode: Opcode, payload: bytes, frame: bytes, found: frozenset[Effect]) -> bytes:
         exchange = self._exchange
-        session = exchange.session
-        assert session is not None
-        found: frozenset[Effect] = frozenset()
-        if payload:  # the payload of a ping and the reason of a close go out, too
-            outbound = exchange.gate.outbound
-            found = outbound.body(session, outbound.look(payload))
-            found |= self._spread(outbound, session, payload)
+        if payload:
+            found |= self._spread(exchange.gate.outbound, self._session, payload)
             self._gone_up.add(payload)
         why = exchange.may_pass(found)
         if opcode in (Opcode.TEXT, Opcode.BINARY):
@@ -165,33 +205,62 @@ class WebSocketTunnel:
             raise Ended(f"a message is refused: {why}")
         return frame
 
+    @property
+    def _session(self) -> HttpSession:
+        session = self._exchange.session
+        assert session is not None
+        return session
+
     def _spread(self, outbound: Outbound, session: HttpSession, payload: bytes) -> frozenset[Effect]:
         """What is only found once a message stands behind what went before."""
         before = self._gone_up.texts()
         if not before:
             return frozenset()
         begin = payload[:_OVERLAP]
-        together = outbound.body(session, outbound.look(b"\n".join(text + begin for text in before)))
-        return together - outbound.body(session, outbound.look(b"\n".join(before))) if together else together
+        together = b"\n".join(text + begin for text in before)
+        found = outbound.body(session, outbound.look(together, Effort(budget=4 * len(together))))
+        if not found:
+            return found
+        alone = b"\n".join(before)
+        return found - outbound.body(session, outbound.look(alone, Effort(budget=4 * len(alone))))
 
-    def server(self, data: bytes) -> tuple[bytes, bytes]:
-        return _each(self._down, data, self._incoming), b""
+    # ------------------------------------------------------------ to the client
+
+    def server(self, data: bytes) -> tuple[bytes, bytes] | Awaitable[tuple[bytes, bytes]]:
+        messages = self._down.feed(data)
+        if _is_large(messages):
+            return self._server_aside(messages)
+        return _each(messages, self._incoming), b""
+
+    async def _server_aside(self, messages: Sequence[Message]) -> tuple[bytes, bytes]:
+        return await _each_aside(messages, self._incoming_aside), b""
 
     def _incoming(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
         if opcode not in (Opcode.TEXT, Opcode.BINARY):
             return frame
-        masked = self._masked(opcode, payload)
+        out = [piece for piece in self._masked(opcode, payload) if piece]
+        return self._let_in(opcode, payload, frame, b"".join(out))
+
+    async def _incoming_aside(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+        if opcode not in (Opcode.TEXT, Opcode.BINARY):
+            return frame
+        out: list[bytes] = []
+        for piece in self._masked(opcode, payload):
+            out.append(piece)
+            await asyncio.sleep(0)
+        return self._let_in(opcode, payload, frame, b"".join(out))
+
+    def _let_in(self, opcode: Opcode, payload: bytes, frame: bytes, masked: bytes) -> bytes:
         self._received += len(masked)
         self._record(False, masked, frozenset())
         return frame if masked == payload else self._down.frame(opcode, masked)
 
-    def _masked(self, opcode: Opcode, payload: bytes) -> bytes:
-        """A message with the masks of this request's answers. Raises `Ended` where that cannot be done."""
-        session, analysis = self._exchange.session, self._exchange.analysis
-        assert session is not None
-        assert analysis is not None
+    def _masked(self, opcode: Opcode, payload: bytes) -> Iterator[bytes]:
+        """A message with the masks of this request's answers, bit by bit. Raises `Ended` where that cannot be done."""
+        session, analysis = self._session, self._exchange.masked_as()
         if not any(applies(rule, analysis) for rule in session.policy.masks):
-            return payload
+            yield payload
+            return
         before = self._gone_down.texts()
         self._gone_down.add(payload)
         kind = "application/octet-stream"
@@ -199,14 +268,18 @@ class WebSocketTunnel:
             kind = "application/json" if payload.lstrip()[:1] in (b"{", b"[", b'"') else "text/plain"
         try:
             crossing = 0
-            if before and (texts := TextMask.of(session, analysis)) is not None:
+            if before and (texts := TextMask.of(session, analysis, self._exchange.noted)) is not None:
                 crossing = max(texts.crossing(text, payload[:_OVERLAP]) for text in before)
             if crossing:  # it begins in the middle of a value: it is no document of its own
                 kind = "text/plain"
-            mask = AnswerMask.of(session, analysis, {"content-type": kind})
+            mask = AnswerMask.of(session, analysis, {"content-type": kind}, self._exchange.noted)
             if mask is None:
-                return payload
-            return WITHHELD * bool(crossing) + mask.feed(payload[crossing:]) + mask.end()
+                yield payload
+                return
+            yield WITHHELD * bool(crossing)
+            for at in range(crossing, len(payload), AT_ONCE):
+                yield mask.feed(payload[at : at + AT_ONCE])
+            yield mask.end()
         except Unreadable as e:
             raise Ended(f"a message is withheld: {e}") from None
 

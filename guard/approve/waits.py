@@ -104,6 +104,8 @@ class Waits:
         """
         self.check(principal, text, params)
         meaning, details = meaning_of(analysis, resource), details_of(analysis)
+        if resource.database:
+            details["database"] = resource.database  # a resource may have several
         async with self._turn():
             now = self._clock()
             # an approval that outlives the identity it is for would release a command of nobody

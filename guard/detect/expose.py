@@ -93,6 +93,11 @@ class Exposure:
         # what lies deeper was not looked at
         self.complete = self.complete and not any(True for text in layer for _ in self._opened(text))
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether there was more to open than the effort allows."""
+        return self._left < 0
+
     def _opened(self, text: bytes) -> Iterator[bytes]:
         try:
             for form in _forms(text, self._left):

@@ -14,6 +14,7 @@ from guard.enforce.patterns import matches, touches
 from guard.enforce.rules import GRANTS, Rule
 from protocols.contract import Analysis, Effect, Principal, Resource, SessionFacts, Where
 
+_OF_ANSWERS = ("http.status", "http.response_type")  # not known while a request is judged: they may be anything
 _SHOWN = 3  # names in one sentence
 
 
@@ -187,7 +188,12 @@ def _trace_one(rule: Rule, out_of_force: str, a: Analysis, effects: frozenset[Ef
         columns = [f"{name}.*" for name in (*a.reads, *a.writes)]
         if rule.mask.columns and not any(touches(p, c) for p in rule.mask.columns for c in columns):
             return answer("silent", "about columns of other relations")
-        return answer("masks", f"masks {_list((*rule.mask.columns, *rule.mask.names))} ({rule.mask.strategy})")
+        for name, globs in rule.mask.facts:
+            values = a.facts.get(name, ("*",) if name in _OF_ANSWERS else ())
+            if not any(touches(pattern, value) for pattern in globs for value in values):
+                return answer("silent", f"its `{name}` is another")
+        masked = (*rule.mask.columns, *rule.mask.names, *rule.mask.fields, *rule.mask.detectors)
+        return answer("masks", f"masks {_list(masked)} ({rule.mask.strategy})")
     if rule.verb == "allow":
         covered = [effect.value for effect in sorted(effects) if _covers_some(rule, effect, a)]
         return answer("covers", f"covers {_list(covered)}") if covered else answer("silent", _why_not(rule, a, effects))

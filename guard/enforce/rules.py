@@ -9,7 +9,7 @@ INVARIANT: a condition that cannot be evaluated makes an allow not match, a stop
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Rule:
     def concerns(self, principal: Principal, resource: Resource, facts: SessionFacts) -> str:
         """Why the rule has nothing to do with this session; empty where it has."""
         model = self.model
-        if model.who is not None and not who_matches(model.who, principal):
+        if model.who is not None and not who_matches(model.who, principal, exactly=self.verb in GRANTS):
             return "about other identities"
         if model.resource is not None and not resource_matches(model.resource, resource):
             return "about other resources"
@@ -126,13 +126,15 @@ def named_resources(rule: Rule) -> Iterable[str]:
     return [name for part in parts if part is not None for name in part.names if is_literal(name)]
 
 
-def who_matches(who: Who, principal: Principal) -> bool:
-    """Whether the identity fits all that is named."""
+def who_matches(who: Who, principal: Principal, *, exactly: bool = True) -> bool:
+    """Whether the identity fits all that is named. `exactly`: letter case counts, as it must where a rule grants or
+    spares; a rule that stops or masks must not miss somebody who is spelt in another way."""
+    fits = _any if exactly else _any_spelling
     return (
-        (not who.subjects or _any(who.subjects, principal.subject))
-        and (not who.groups or any(_any(who.groups, group) for group in principal.groups))
+        (not who.subjects or fits(who.subjects, principal.subject))
+        and (not who.groups or any(fits(who.groups, group) for group in principal.groups))
         and (not who.issuers or _any(who.issuers, principal.issuer))
-        and all(_claim(principal.attributes, name, patterns) for name, patterns in who.claims.items())
+        and all(_claim(principal.attributes, name, patterns, fits) for name, patterns in who.claims.items())
     )
 
 
@@ -178,10 +180,16 @@ def _any(patterns: Iterable[str], text: str) -> bool:
     return any(matches(pattern, text) for pattern in patterns)
 
 
-def _claim(attributes: Mapping[str, Any], name: str, patterns: tuple[str, ...]) -> bool:
+def _any_spelling(patterns: Iterable[str], text: str) -> bool:
+    return _any((pattern.casefold() for pattern in patterns), text.casefold())
+
+
+def _claim(
+    attributes: Mapping[str, Any], name: str, patterns: tuple[str, ...], fits: Callable[[Iterable[str], str], bool]
+) -> bool:
     value = attributes.get(name)
     items = value if isinstance(value, list | tuple | set | frozenset) else [value]
-    return any(_any(patterns, _text(item)) for item in items if item is not None)
+    return any(fits(patterns, _text(item)) for item in items if item is not None)
 
 
 def _text(value: Any) -> str:

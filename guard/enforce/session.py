@@ -93,8 +93,9 @@ class SessionPolicy:
         self._masked = _masked(masks)
         self._copies = Copies(masks)
         self._window: _Window | None = None
-        self.asks = frozenset(name for rule in index.rules for name, _ in rule.facts)
-        """The facts that a rule of this session asks about."""
+        judged = frozenset(name for rule in index.rules for name, _ in rule.facts)
+        self.asks = judged | {name for mask in masks for name, _ in mask.facts}
+        """The facts that a rule of this session asks about, its masks among them."""
         self.may_connect = self._may_connect()
 
     def decide(self, a: Analysis, *, now: float, facts: SessionFacts) -> Decision:

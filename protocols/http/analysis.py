@@ -17,15 +17,19 @@ from typing import Any
 from protocols.contract import Analysis, Cacheable, Effect
 from protocols.http.graphql import operations
 from protocols.http.headers import Header, folded, media_type
-from protocols.http.targets import BadTarget, Target, parameters
+from protocols.http.targets import BadTarget, Target, parameters, readings
 
 ANYTHING = "*"
 MAX_FIELDS = 10_000  # leaf values of one body that rules may ask about
+_MAX_COMMAS = 64 * MAX_FIELDS  # of a JSON document: what has so many parts takes seconds and hundreds of MB to read
 _MAX_DEPTH = 64
 _STORED = frozenset({"extensions", "documentid", "id"})  # name a document that the server keeps
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
-_JSON = "http.json."
+# what frameworks and servers take for the path in the place of the request's own
+_PATHS = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-forwarded-uri", "x-override-url")
+_TO = frozenset({"COPY", "MOVE"})  # WebDAV (RFC 4918): the header `Destination` says where to
+_JSON, _QUERY = "http.json.", "http.query."
 _FORM = "application/x-www-form-urlencoded"
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
 _MAX_METHOD_JSON = 1 << 20  # bytes; a body that is larger is data, and no form of a browser's
@@ -33,9 +37,10 @@ _BRACKETS = re.compile(r"\[([^\]]*)\]")
 _METHOD_FIELD = re.compile(
     b"(?:^|[&;])" + b"".join(b"(?:%c|%%%02x)" % (byte, byte) for byte in b"_method") + b"=", re.IGNORECASE
 )
-_METHOD_PART = re.compile(
-    rb"""name=["']?_method["']?[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n\s*([A-Za-z]{1,32})""", re.IGNORECASE
-)
+_PART_NAME = re.compile(rb"""name\*?\s*=\s*["']?(?:[\w-]+'[\w-]*')?_method["']?""", re.IGNORECASE)
+_PART_OPERATIONS = re.compile(rb"""name=["']?operations["'\r\n;]""", re.IGNORECASE)
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_WORD = re.compile(rb"\s*([A-Za-z]{1,32})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +65,16 @@ def analyse(request: Request, asks: Collection[str] = (), body: bytes | None = b
     """
     kind = media_type(request.header("content-type"))
     methods = {request.method}
-    for name in _OVERRIDES:
-        methods |= {value.strip().upper() for key, value in request.headers if folded(key) == name}
-    methods |= {value.strip().upper() for name, value in request.target.query if name.casefold() == "_method"}
+    for key, value in request.headers:
+        if folded(key) in _OVERRIDES:
+            methods |= _said(value)
+    for name, value in request.target.query:
+        if name.casefold() == "_method" or folded(name) in _OVERRIDES:
+            methods |= _said(value)
     methods |= _methods_of_body(kind, body)
     effects = {_effect(method) for method in methods}
+    if "MOVE" in methods:
+        effects.add(Effect.HTTP_DELETE)  # it is gone from where it was
     if request.upgrade:
         effects.add(Effect.HTTP_UPGRADE)
     facts: dict[str, tuple[str, ...]] = {
@@ -74,8 +84,17 @@ def analyse(request: Request, asks: Collection[str] = (), body: bytes | None = b
         "http.port": (str(request.target.port),),
         "http.path": request.target.paths,
     }
-    for name, value in request.target.query:
+    query = list(request.target.query)
+    for key, value in request.headers:
+        if folded(key) in _PATHS or (folded(key) == "destination" and methods & _TO):
+            paths, more = _elsewhere(value)
+            facts["http.path"] = tuple(dict.fromkeys((*facts["http.path"], *paths)))
+            query += more
+    for name, value in query:
         _add(facts, f"http.query.{name}", value)
+    for name in asks:
+        if name.startswith(_QUERY) and (said := _spelt_alike(name[len(_QUERY) :], query)):
+            facts[name] = said
     for name, value in request.headers:
         _add(facts, f"http.header.{name.lower()}", value)
         if "_" in name:
@@ -100,12 +119,39 @@ def _effect(method: str) -> Effect:
     return Effect.HTTP_DELETE if method == "DELETE" else Effect.HTTP_WRITE
 
 
+def _spelt_alike(wanted: str, query: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """The values of a parameter under each name that some server takes for it: `Role`, ` role`, `role[]`; PHP's `a.b`
+    for `a_b`."""
+    known = _folded_parameter(wanted)
+    return tuple(dict.fromkeys(value for name, value in query if _folded_parameter(name) == known))
+
+
+def _folded_parameter(name: str) -> str:
+    return _BRACKETS.sub("", name).strip().casefold().replace(".", "_").replace(" ", "_")
+
+
+def _said(value: str) -> set[str]:
+    """The methods that an override names: of several some servers take the first, others the last."""
+    return {word.strip().upper() for word in value.split(",") if word.strip()}
+
+
+def _elsewhere(value: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """The readings of a path, or of a URL's path, that a header names; and its query."""
+    _, mark, rest = value.strip().partition("://")
+    path = "/" + rest.partition("/")[2] if mark else value.strip()
+    raw, _, query = path.partition("#")[0].partition("?")
+    try:
+        return readings(raw if raw.startswith("/") else f"/{raw}"), parameters(query)
+    except BadTarget:
+        return (ANYTHING,), ()
+
+
 def _methods_of_body(kind: str, body: bytes | None) -> set[str]:
     """Methods that a form names in its `_method` field, which frameworks take for the request's own."""
     if not body:
         return set()
     if kind == "multipart/form-data":
-        return {found[1].decode().upper() for found in _METHOD_PART.finditer(body)}
+        return set(_methods_of_parts(body)) if b"_method" in body.lower() else set()
     form = kind == _FORM
     if not form and (not kind.endswith("json") or len(body) > _MAX_METHOD_JSON):
         return set()
@@ -116,6 +162,20 @@ def _methods_of_body(kind: str, body: bytes | None) -> set[str]:
     except _Unreadable:
         return {"DELETE", ANYTHING} if form else set()
     return {value.strip().upper() for name, values in named.items() if name.casefold() == "_method" for value in values}
+
+
+def _methods_of_parts(body: bytes) -> Iterable[str]:
+    """INVARIANT: each byte is looked at a fixed number of times, whatever a client makes of its parts."""
+    end = -1
+    for part in _PART_NAME.finditer(body):
+        if part.start() < end:
+            continue  # of a head whose value was read
+        head = _END_OF_HEAD.search(body, part.end())
+        if head is None:
+            return
+        end = head.end()
+        if word := _WORD.match(body, end):
+            yield word[1].decode().upper()
 
 
 def _shape(request: Request) -> str:
@@ -172,7 +232,7 @@ def _form(body: bytes | None) -> dict[str, list[str]]:
 
 def load_json(body: bytes | None) -> Any:
     """A JSON document with objects as lists of pairs: of a key that is there twice both values count."""
-    if body is None:
+    if body is None or body.count(b",") > _MAX_COMMAS:
         raise _Unreadable
     try:
         return json.loads(body, object_pairs_hook=_Pairs, parse_float=_Decimal)
@@ -231,6 +291,7 @@ def _graphql(request: Request, kind: str, body: bytes | None) -> tuple[str, ...]
     if hashed and not texts:
         texts.append(None)
     is_graphql = hashed or any(path.rstrip("/").lower().endswith("graphql") for path in request.target.paths)
+    is_graphql = is_graphql or any(text is not None and operations(text) != (ANYTHING,) for text in texts)
     if kind == "application/graphql":
         texts.append(None if body is None else body.decode("utf-8", "replace"))
         is_graphql = True
@@ -242,6 +303,9 @@ def _graphql(request: Request, kind: str, body: bytes | None) -> tuple[str, ...]
         else:
             is_graphql = is_graphql or any(operations(text) != (ANYTHING,) for text in named)
             texts += named or [None]
+    elif kind == "multipart/form-data" and body and _PART_OPERATIONS.search(body):
+        texts.append(None)  # an upload beside a GraphQL request: its variables would have to be put together first
+        is_graphql = True
     elif body != b"":
         try:
             document = load_json(body)

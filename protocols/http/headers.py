@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -27,16 +28,39 @@ HOP_BY_HOP = frozenset(
         "http2-settings",
     }
 )
-# what says who somebody is: the gateway's own to set
+# what says who somebody is, to a server that believes the proxy before it: the gateway's own to set
 IDENTITY = frozenset(
     {
-        "x-remote-user",
-        "x-remote-group",
         "x-forwarded-user",
         "x-forwarded-email",
-        "x-auth-request-user",
-        "x-webauth-user",
+        "x-forwarded-groups",
+        "x-forwarded-preferred-username",
+        "x-forwarded-access-token",
+        "x-forwarded-client-cert",
+        "x-authenticated-user",
+        "x-authenticated-groups",
+        "remote-user",
+        "remote-groups",
+        "remote-email",
+        "remote-name",
+        "x-goog-iap-jwt-assertion",
+        "cf-access-authenticated-user-email",
+        "x-pomerium-jwt-assertion",
+        "x-pomerium-claim-email",
     }
+)
+_IDENTITIES = (  # ... by how they begin
+    "x-remote-",
+    "x-webauth-",
+    "x-auth-request-",
+    "x-authentik-",
+    "x-goog-authenticated-user-",
+    "x-amzn-oidc-",
+    "x-ms-client-principal",
+    "tailscale-user-",
+    "x-ssl-client-",
+    "ssl-client-",
+    "x-client-cert",
 )
 # shown and recorded only as `[withheld]`
 SECRET = frozenset(
@@ -71,6 +95,11 @@ _SECRET_WORDS = ("token", "secret", "password", "passwd", "credential", "api-key
 def folded(name: str) -> str:
     """A header's name as servers that hand it on in an environment see it: `X_Remote_User` is `X-Remote-User`."""
     return name.lower().replace("_", "-")
+
+
+def names_somebody(name: str) -> bool:
+    """Whether a header, by its folded name, says who somebody is."""
+    return name in IDENTITY or name.startswith(_IDENTITIES)
 
 
 def is_secret(name: str) -> bool:
@@ -109,6 +138,12 @@ def bearer(value: str) -> str:
             return ""
         return pair.partition(":")[2]
     return ""
+
+
+def words(value: str) -> list[str]:
+    """What could be a token in a header that carries some: `Bearer x`, `a=x; b=y`, the password of Basic."""
+    found = re.split(r"[\s,;=:\"]+", value)
+    return [*found, hidden] if (hidden := bearer(value)) else found
 
 
 def media_type(value: str) -> str:

@@ -20,6 +20,7 @@ MAX_TARGET = 16384  # characters of path and query
 MAX_PARAMETERS = 1000
 _DECODED_AGAIN = 3
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+_NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -38,13 +39,15 @@ class Target:
 
 
 def host_name(text: str) -> str:
-    """A host as rules see it: lower case, ASCII, no trailing dot; an address in its canonical form.
+    """A host as rules see it: lower case, ASCII, no trailing dot; an address in its one canonical form.
 
     Raises BadTarget for anything that is neither a name nor an address.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        return str(ipaddress.ip_address(bare))
+        return _address(bare)
+    except BadTarget:
+        raise
     except ValueError:
         pass
     name = text.lower()
@@ -56,7 +59,24 @@ def host_name(text: str) -> str:
     name = name.removesuffix(".")
     if not name or len(name) > 253 or not all(_LABEL.match(label) for label in name.split(".")):
         raise BadTarget("the host is neither a name nor an address")
+    if _NUMBER.match(name.rpartition(".")[2]):
+        # `0x7f.1`, `2130706433`, `010.0.0.1`: resolvers take them for addresses, and rules would not
+        try:
+            return _address(name)
+        except ValueError:
+            raise BadTarget("an address has four decimal numbers: no other form of one is taken") from None
     return name
+
+
+def _address(text: str) -> str:
+    """Raises ValueError for what is no address, BadTarget for one that means something on one machine only."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise BadTarget("an address with a zone: leave out what follows the `%`")
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)  # the same place under another name
+    return str(address)
 
 
 def split_authority(text: str, default_port: int) -> tuple[str, int]:
@@ -144,9 +164,9 @@ def parameters(query: str) -> tuple[tuple[str, str], ...]:
     """Every parameter that a server could read, decoded; with `;` taken for a separator and not. Raises BadTarget."""
     found: dict[tuple[str, str], None] = {}
     for separated in {query, query.replace(";", "&")}:
-        pieces = separated.split("&")
-        if len(pieces) > MAX_PARAMETERS:
+        if separated.count("&") >= MAX_PARAMETERS:
             raise BadTarget(f"more than {MAX_PARAMETERS} query parameters")
+        pieces = separated.split("&")
         for piece in pieces:
             if piece:
                 name, _, value = piece.partition("=")

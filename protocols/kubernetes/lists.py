@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -41,10 +42,17 @@ class _At(enum.Enum):
 class AnswerMasker:
     """`feed` and `flush` give what may go to the client. Both raise `Withheld`: nothing more of it may go."""
 
-    def __init__(self, request: RequestInfo, what: MaskedObjects, max_value: int = MAX_EVENT) -> None:
+    def __init__(
+        self,
+        request: RequestInfo,
+        what: MaskedObjects,
+        max_value: int = MAX_EVENT,
+        masked: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._request = request
         self._what = what
         self._max = max_value
+        self._masked = masked  # is told where each value stood
         self._decode = codecs.getincrementaldecoder("utf-8")("strict").decode
         self._decoder = objects.strict_decoder()
         self._text = ""
@@ -184,7 +192,7 @@ class AnswerMasker:
         if self._key == "object" and isinstance(value, dict):
             walk.document(value)
         walk.object(member)
-        self._say(member[self._key], start, end, changed=bool(walk.fields))
+        self._say(member[self._key], start, end, walk.fields)
         self._state = _At.NEXT
 
     def _element(self, value: Any, start: int, end: int) -> None:
@@ -197,11 +205,15 @@ class AnswerMasker:
                 walk.object(shown)
         else:
             walk.object(value)
-        self._say(value, start, end, changed=bool(walk.fields))
+        self._say(value, start, end, walk.fields)
         self._state = _At.MORE
 
-    def _say(self, value: Any, start: int, end: int, *, changed: bool) -> None:
-        if changed:
+    def _say(self, value: Any, start: int, end: int, fields: list[str]) -> None:
+        for field in fields:
+            # a member of a single object does not say whose it is: the request does
+            whole = field.startswith("/ ") and self._request.name
+            self._masked(f"{self._request.namespace}/{self._request.name}{field[1:]}" if whole else field)
+        if fields:
             self._out += (self._text[self._given : start], orjson.dumps(value).decode())
             self._given = end
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from protocols.kubernetes import objects
 from protocols.kubernetes.errors import Withheld
 from protocols.kubernetes.requests import RequestInfo
@@ -17,7 +19,12 @@ class WatchMasker:
     """
 
     def __init__(
-        self, content_type: str, request: RequestInfo, what: MaskedObjects, max_event: int = MAX_EVENT
+        self,
+        content_type: str,
+        request: RequestInfo,
+        what: MaskedObjects,
+        max_event: int = MAX_EVENT,
+        masked: Callable[[str], object] = lambda _: None,
     ) -> None:
         # `application/json;stream=watch` is the same
         if objects.media_type(content_type) != "application/json":
@@ -25,6 +32,7 @@ class WatchMasker:
         self._request = request
         self._what = what
         self._max = max_event
+        self._masked = masked  # is told where each value stood
         self._parts: list[bytes] = []  # of an event that is not complete
         self._size = 0
         self._broken = False
@@ -69,6 +77,8 @@ class WatchMasker:
         except Withheld as error:
             self._break(str(error))
             raise
+        for field in masked.fields:
+            self._masked(field)
         return masked.body
 
     def _break(self, why: str) -> None:

@@ -22,6 +22,7 @@ class Exchange:
     def __init__(self, request: http.Request) -> None:
         self.request = request
         self.id = "e1"
+        self.answer_step = 0
         self.told: list[str] = []
         self.pieces: list[bytes] = []
 

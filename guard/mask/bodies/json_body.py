@@ -253,6 +253,7 @@ class JsonMasker:
         elif data[begin] in b"-0123456789":
             self._on_number(data, begin, end)
         elif self._mask is not None:
+            self._becomes_null()
             self._put(data, begin, end, b"null")
 
     # ------------------------------------------------------------ containers
@@ -263,6 +264,7 @@ class JsonMasker:
         is_object = data[at] == 0x7B
         muting = is_object and self._mask is not None and not self._muted
         if muting:
+            self._becomes_null()
             self._out += (data[self._copied : at], b"null")
             self._muted = True
         self._levels.append(_Level(is_object, self._node, None if is_object else self._mask, muting, self._key))
@@ -338,6 +340,7 @@ class JsonMasker:
             if data.startswith(word, at):
                 end = at + len(word)
                 if self._mask is not None and word != b"null" and not self._muted:
+                    self._becomes_null()
                     self._put(data, at, end, b"null")
                 return end
             if not final and word.startswith(data[at : at + 5]):
@@ -385,6 +388,11 @@ class JsonMasker:
             masked = mask.apply(raw.decode("ascii"), ValueKind.NUMBER if b"." in raw else ValueKind.INTEGER)
         new = b"null" if masked is None else masked.encode("ascii", "replace")
         self._put(data, at, end, new if _NUMBER.fullmatch(new) else b"null")
+
+    def _becomes_null(self) -> None:
+        """What has no masked form but null: the mask is told all the same, it may keep account."""
+        assert self._mask is not None
+        self._mask.apply("", ValueKind.OPAQUE)
 
     def _put(self, data: bytes, at: int, end: int, new: bytes) -> None:
         self._out += (data[self._copied : at], new)
