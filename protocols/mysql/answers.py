@@ -7,6 +7,7 @@ from dataclasses import replace
 from protocols.contract import Effect
 from protocols.mysql import file_input
 from protocols.mysql.errors import ProtocolError
+from protocols.mysql.flows import opens
 from protocols.mysql.framing import HEADER, packet, payload
 from protocols.mysql.masking import Masking
 from protocols.mysql.messages import (
@@ -23,7 +24,9 @@ from protocols.mysql.messages import (
     local_infile,
 )
 from protocols.mysql.pending import Awaited, Cursor, Pending
+from protocols.mysql.scrub import scrub
 from protocols.mysql.statements import Statement
+from protocols.records import SECRET_VALUES
 
 # plain integers: an enum's operators cost more than everything else about a packet
 _MORE_RESULTS = int(Status.MORE_RESULTS)
@@ -87,6 +90,7 @@ class Answers(Masking):
         if asked is None or Effect.DATA_COPY_IN not in asked.analysis.effects or not _names(asked, name):
             raise ProtocolError("the upstream asks for a file that no statement names")
         self._capture(entry, buf[pos:stop])
+        self._secret_told()
         entry.intake = file_input.intake_of(asked, self.state, self._snapshot(), self.port)
         entry.room = max(entry.room, self.limits.response_max)
         self._begin_input(entry, self._from_server.expected)
@@ -189,7 +193,7 @@ class Answers(Masking):
         entry.definitions = None
         entry.head = entry.columns = entry.tag = b""
         entry.started = self.port.now_ns()
-        entry.room = self.limits.response_max
+        entry.room = self._room(entry)
 
     def _after(self, entry: Pending, *, more: bool = False) -> None:
         verdict = entry.verdict
@@ -236,6 +240,9 @@ class Answers(Masking):
     def _done(self) -> None:
         """The command in flight is answered."""
         self.current = None
+        if self.defining:
+            self.defining = False
+            self.port.defined()
 
     def _error(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         err = Err.decode(payload(buf, pos, stop))
@@ -244,14 +251,16 @@ class Answers(Masking):
         if verdict is not None:
             if entry.command == Command.STMT_PREPARE:
                 self._command(entry, b"prepare")  # it never gets an execution: on record with its error
-            if self.masking and verdict.touches:
+            if self.masking and (verdict.touches or self._redefined(entry)):
                 self.tainted = True
                 replaced = self._scrubbed(buf, pos, stop)
             if verdict.changes and entry.command in _RUNS:
                 self._failed(entry, verdict.command.statements)
             if verdict.renames and entry.command in _RUNS:
                 self.port.catalog_changed()  # a part of it may have been done
-        self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+        if entry.types is not None and entry.prepared is not None:
+            entry.prepared.server_types = ()  # it may keep to older ones: the next execution says them again
+        self._capture(entry, _recorded(entry, err, buf, pos, stop) if replaced is None else replaced)
         self._finish(entry, b"error", err.sqlstate)
         self._done()
         return replaced
@@ -268,6 +277,18 @@ class Answers(Masking):
     def _scrubbed(self, buf: bytes, pos: int, stop: int) -> bytes:
         """An ERR packet without what quotes data."""
         return packet(buf[pos + 3], self._scrub(payload(buf, pos, stop)))
+
+
+def _recorded(entry: Pending, err: Err, buf: bytes, pos: int, stop: int) -> bytes:
+    """An error as it goes on record: without what may quote values that the records of its command leave out."""
+    verdict = entry.verdict
+    cut = (entry.intake is not None and entry.intake.hides) or (verdict is not None and verdict.redacted)
+    if not cut and SECRET_VALUES.search(err.message) is None:
+        return buf[pos:stop]
+    code = verdict is None or opens(verdict.command.analysis)
+    message = err.message.decode("utf-8", "backslashreplace")
+    text = scrub(err.errno, err.sqlstate, message, opens=code, own_text=not cut)
+    return packet(buf[pos + 3], Err(err.errno, err.sqlstate, text.encode()).encode())
 
 
 def _several(statement: Statement) -> bool:

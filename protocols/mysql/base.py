@@ -6,11 +6,13 @@ allow, hold, refuse), `backend` (the server's answers), `masking` (results).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protocols.contract import Decision, HoldTicket, Side, Wait
+from protocols.judging import DEFINES
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import NET_READ_ERROR, Code, ProtocolError, err_packet
@@ -25,6 +27,9 @@ from protocols.waits import Waits
 if TYPE_CHECKING:
     from protocols.mysql.parameters import StmtExecute
     from protocols.mysql.repeats import Answer
+
+# what the client is shown of the server's list of warnings, by itself or from within code that is not in its text
+_TELLS_WARNINGS = re.compile(rb"(?i)\b(?:warnings|errors|diagnostics|execute|call)\b")
 
 
 @dataclass(slots=True)
@@ -65,10 +70,12 @@ class SessionBase(Recording, Waits):
 
     last_prepared: Prepared | None = None  # what MariaDB's id -1 stands for
     tainted = False  # the server's list of warnings and errors may quote masked values
+    secrets_told = False  # the same list may quote values that are left out of the record
     _long_total = 0  # bytes of long data kept for executions
     held: Held | None = None
     refused = 0  # commands stopped so far
     status = 0  # the server's last status flags
+    defining = False  # what is in flight defines something for others, too
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _epoch: object = None
     answers: dict[tuple[int, int], Answer]  # to commands, by the identity of their analysis and their first byte
@@ -76,6 +83,20 @@ class SessionBase(Recording, Waits):
     _passing = False  # a packet above the limit is on its way to the client in pieces
     _ran = 0  # of the buffer at hand: what is before it has been passed on, or replaced
     _said_goodbye = False  # the server has announced its end
+
+    def _room(self, entry: Pending) -> int:
+        """Bytes of an answer that may go on record: none where it may be of the list that quotes secrets."""
+        verdict = entry.verdict
+        if verdict is not None and verdict.redacted:
+            self._secret_told()
+        if self.secrets_told and verdict is not None and _TELLS_WARNINGS.search(verdict.text) is not None:
+            return 0
+        return self.limits.response_max
+
+    def _secret_told(self) -> None:
+        if not self.secrets_told:
+            self.secrets_told = True
+            self.answers.clear()  # they would be known again, and go on record
 
     def _fail(self, code: Code, message: str) -> None:
         raise NotImplementedError
@@ -93,6 +114,9 @@ class SessionBase(Recording, Waits):
         raise NotImplementedError
 
     # what `masking` does, while `self.masking`
+
+    def _redefined(self, entry: Pending) -> bool:
+        raise NotImplementedError
 
     def _masks(self, entry: Pending) -> tuple[Any, bytes]:
         """How the rows behind `entry.definitions` are masked, and what the record says of the columns.
@@ -165,6 +189,10 @@ class SessionBase(Recording, Waits):
             raise ProtocolError("the upstream spoke before it was asked", NET_READ_ERROR)
         if entry.types is not None and entry.prepared is not None:
             entry.prepared.server_types = entry.types
+        verdict = entry.verdict
+        if verdict is not None and verdict.renames and not DEFINES.isdisjoint(verdict.command.analysis.effects):
+            self.defining = True
+            self.port.defining(verdict.command.analysis.writes)
         self.up.extend(messages)
         self.current = entry
         self._from_server.expected = sequence & 0xFF

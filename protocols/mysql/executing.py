@@ -136,6 +136,7 @@ class Executing(Settling):
             values = run.texts(self._codec())
             cut = tuple(None if v is None else evidence.shown(v) for v in values)
             if verdict.redacted or SECRET_VALUES.search(body) is not None:
+                self._secret_told()
                 cut = self.judge.params(verdict, cut)
             params = b',"params":' + orjson.dumps(cut)
         self._command(entry, b"execute", params)

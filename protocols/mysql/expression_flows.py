@@ -16,6 +16,7 @@ from protocols.mysql.flows import (
     Flow,
     Scope,
     alike,
+    called,
     declassified,
     same,
     union,
@@ -115,7 +116,7 @@ class Expressions(Relations):
                 scoped = scoped.outer
             return flow
         if isinstance(node, exp.Func) and not isinstance(node, _GRAMMAR):
-            name = str(node.this).lower() if isinstance(node, exp.Anonymous) else ""
+            name = called(node).lower()
             if name in _INSERT_ID:
                 return ANYTHING if self._insert_id or node.expressions else None
             if name == "load_file" or self._opens:

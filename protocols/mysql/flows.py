@@ -160,6 +160,14 @@ def alias_of(alias: exp.Expr | None) -> str:
     return alias.name if alias is not None else ""
 
 
+def called(node: exp.Expr) -> str:
+    """The name of a function that sqlglot does not know, in upper case, with or without quotes around it; else ""."""
+    if not isinstance(node, exp.Anonymous):
+        return ""
+    this = node.this
+    return (this if isinstance(this, str) else str(this.name)).upper()
+
+
 def side(join: exp.Expr) -> str:
     return str(join.args.get("side") or "").upper()
 

@@ -12,6 +12,7 @@ from protocols.mysql.errors import NET_PACKET_TOO_LARGE, ProtocolError
 MAX_PART = 0xFFFFFF  # bytes of payload in one packet of a chain
 HEADER = 4
 _SPAN = MAX_PART + HEADER
+_PIECES = 8192  # that an incomplete packet is held in: one of two bytes takes the room of forty
 MAX_PAYLOAD = 1 << 30  # the servers' largest max_allowed_packet
 
 
@@ -90,6 +91,8 @@ class Framer:
             self._parts.append(data)
             self._size += len(data)
             if self._size < self._need:
+                if len(self._parts) > _PIECES:
+                    self._parts = [b"".join(self._parts)]
                 return b"", [], 0
             data = b"".join(self._parts)
             self._parts.clear()

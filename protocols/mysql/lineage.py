@@ -36,6 +36,7 @@ from protocols.mysql.flows import (
     alias_of,
     alike,
     bare,
+    called,
     given,
     merged,
     opens,
@@ -203,7 +204,7 @@ class Lineage(Tables):
         scope = Scope(outer)
         for row in node.expressions:
             cells = row.expressions if isinstance(row, exp.Tuple) else [row]
-            if len(cells) == 1 and isinstance(cells[0], exp.Anonymous) and str(cells[0].this).upper() == "ROW":
+            if len(cells) == 1 and called(cells[0]) == "ROW":
                 cells = cells[0].expressions
             flows = [self._flow(cell, scope, ctes) for cell in cells]
             if columns is None:

@@ -68,7 +68,8 @@ class Masking(SessionBase):
         key = b"".join((b"b" if binary else b"t", *entry.definitions))
         if not hasattr(self, "known_results"):
             self.known_results = {}
-        known = self.known_results.get(key)
+        redefined = self._redefined(entry)
+        known = None if redefined else self.known_results.get(key)
         if known is not None and statement is not None and known.same(now):
             self._went_by = known
             return known.rewriter, known.columns
@@ -86,12 +87,16 @@ class Masking(SessionBase):
             tainted=self.tainted,
             insert_id=self.insert_id,
         )
+        if redefined:
+            shape = shape.of_anything()
         plan = self.port.masker.plan(shape)
         if plan is not None:
             collations = catalog.collations if catalog is not None else None
             now.rewriter = RowRewriter(plan, definitions, collations, binary=binary)
             now.columns = _columns(definitions, now.rewriter)
-        if len(key) <= _MAX_DEFINITIONS:
+        if redefined:
+            now.statement = None  # it is none to go by later
+        elif len(key) <= _MAX_DEFINITIONS:
             if len(self.known_results) >= _MAX_KNOWN:
                 self.known_results.clear()
             self.known_results[key] = now
@@ -112,6 +117,14 @@ class Masking(SessionBase):
             and why.tainted == self.tainted
             and why.insert_id == self.insert_id
             and why.meaning == self.state.meaning_key()
+            and not self._redefined(entry)
+        )
+
+    def _redefined(self, entry: Pending) -> bool:
+        """Whether names may mean something else now than when this was judged: it may have waited for a lock since."""
+        verdict = entry.verdict
+        return verdict is not None and self.port.redefined(
+            (*verdict.command.analysis.reads, *verdict.command.analysis.writes), entry.started
         )
 
     @staticmethod

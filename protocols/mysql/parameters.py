@@ -65,10 +65,12 @@ class StmtExecute:
         values: list[bytes | None] = []
         for i, bound in enumerate(types):
             if i in long:
+                if bound & 0xFF not in STRINGS:
+                    raise ProtocolError(f"a parameter of type {bound & 0xFF} in pieces")
                 values.append(long[i])
             elif nulls[i >> 3] >> (i & 7) & 1:
                 values.append(None)
-            elif bound & 0xFF not in _BINDABLE:
+            elif bound & ~UNSIGNED not in _BINDABLE:
                 raise ProtocolError(f"a parameter of type {bound & 0xFF}, which cannot be read")
             else:
                 values.append(binary_value(r, bound & 0xFF))

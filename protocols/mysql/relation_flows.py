@@ -25,6 +25,7 @@ from protocols.mysql.flows import (
     Source,
     Untraceable,
     Variables,
+    called,
     opens,
     union,
 )
@@ -37,7 +38,7 @@ NO_ROWS = frozenset({"performance_schema", "sys", "mysql"})
 def _of_sequence(column: exp.Expr) -> bool:
     """Whether it is the name of a sequence: nextval(`shop`.`numbers`)."""
     call = column.parent
-    return isinstance(call, exp.Anonymous) and str(call.this).lower() in ("nextval", "lastval")
+    return call is not None and called(call) in ("NEXTVAL", "LASTVAL")
 
 
 class Relations:

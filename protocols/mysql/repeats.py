@@ -79,7 +79,7 @@ class Repeats(Answers):
         kind = data[HEADER]
         if kind != _QUERY and kind != _EXECUTE:
             return False
-        catalog = self.port.catalog()
+        catalog = self.port.catalog(newest=True)
         if not isinstance(catalog, Catalog) or self._from_server.buffered:
             return False
         self._epoch = epoch = self.judge.epoch(catalog)
@@ -248,10 +248,8 @@ class Repeats(Answers):
     def _remember_answer(self, entry: Pending, buf: bytes, first: int, sequence: int, last: int, status: int) -> None:
         """A whole result that passed as it came: its rows begin at `first`, its last packet at `last`."""
         verdict = entry.verdict
-        if verdict is None:
-            return
-        if first > _LONGEST_HEAD:
-            return
+        if verdict is None or entry.room < 0 or first > _LONGEST_HEAD:
+            return  # one that is not kept on record is looked at each time
         key, head = (id(verdict.command), entry.command), buf[:first]
         known = self._why_unmasked(entry) if self.masking else None
         answer = self.answers.get(key)

@@ -86,13 +86,14 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def scrub(errno: int, sqlstate: str, message: str, *, opens: bool) -> str:
+def scrub(errno: int, sqlstate: str, message: str, *, opens: bool, own_text: bool = True) -> str:
     """The text of an ERR packet as a client may see it.
 
     `opens`: the statement runs code that its text does not show, so its errors may say anything under any number.
+    `own_text`: the client's own statement may be quoted.
     """
     if not opens:
-        if errno in _ABOUT_TEXT:
+        if errno in _ABOUT_TEXT and own_text:
             return message
         for pattern in _WORDINGS.get(errno, ()):
             found = pattern.fullmatch(message)

@@ -174,6 +174,9 @@ class MysqlSession(Frontend, Backend):
             self.down.append(err_packet(sequence, errors.NET_READ_ERROR, text))
         self.ended = True
         self.waiting = None
+        if self.defining:
+            self.defining = False
+            self.port.defined(certain=False)  # it is in flight, and may still be done
         try:
             if entry is not None:
                 self._finish(entry, b"lost")

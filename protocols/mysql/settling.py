@@ -21,7 +21,7 @@ class Settling(SessionBase):
 
     def _catalog(self) -> tuple[bool, Catalog | None]:
         """-> (may go on, catalog). A stale snapshot is waited for once; after that it counts as none."""
-        catalog = self.port.catalog()
+        catalog = self.port.catalog(newest=not self.catalog_waited)
         if catalog is None and not self.catalog_waited:
             self.waiting = Wait.CATALOG
             return False, None
@@ -48,7 +48,7 @@ class Settling(SessionBase):
     def _record(self, entry: Pending, phase: bytes, fixed: bytes, decision: Decision, params: bytes = b"") -> Pending:
         self.number = entry.number = self.number + 1
         entry.started = now = self.port.now_ns()
-        entry.room = self.limits.response_max
+        entry.room = self._room(entry)
         self._record_command(evidence.command(self.session_id, entry.number, now, phase, fixed, b"", params))
         if decision.alerts:
             self.port.alert(decision.alerts, entry.number)

@@ -241,7 +241,12 @@ class SessionState:
 
     def _temp_create(self, change: Change) -> None:
         made: Temporary = change.value
-        self.temporaries[self._temp_name(made.schema, made.name)] = made
+        key = self._temp_name(made.schema, made.name)
+        known = self.temporaries.get(key)
+        if known is not None:  # IF NOT EXISTS: it is the one that was there
+            sources = tuple(dict.fromkeys((*known.sources, *made.sources)))
+            made = replace(made, columns=None, sources=sources, certain=known.certain and made.certain)
+        self.temporaries[key] = made
 
     def _temp_name(self, schema: str, name: str) -> tuple[str, str]:
         """`T` and `t` are two tables where the server does not fold their names."""

@@ -18,7 +18,19 @@ from sqlglot import exp
 
 from protocols.contract import ANY_RELATION, ANYWHERE
 from protocols.mysql.catalog import Relation
-from protocols.mysql.flows import ANYTHING, NOTHING, Ctes, Flow, Result, Scope, Source, Untraceable, alias_of, union
+from protocols.mysql.flows import (
+    ANYTHING,
+    NOTHING,
+    Ctes,
+    Flow,
+    Result,
+    Scope,
+    Source,
+    Untraceable,
+    alias_of,
+    called,
+    union,
+)
 from protocols.mysql.functions import FUNCTIONS
 from protocols.mysql.lineage import Lineage
 from protocols.mysql.statements.walk import Walk
@@ -94,7 +106,7 @@ def keeps(tree: exp.Expr) -> bool:
 
 def _keeps(node: exp.Expr) -> bool:
     if isinstance(node, exp.Anonymous):
-        name = str(node.this).upper()
+        name = called(node)
         return bool(node.expressions) and (name in KEEPING or name not in FUNCTIONS)
     return isinstance(node, exp.Func) and node.sql_name() in KEEPING
 
@@ -119,6 +131,7 @@ class _Flows(Lineage):
 
     walk: Walk
     kept: Flow = NOTHING
+    keeping = False  # inside the arguments of one of those: what a function there keeps is part of it
     passed: set[int] | None = None  # the functions that keep something, as far as they were seen; None: in a view
     proposed: dict[str, Flow] | None = None  # of ON DUPLICATE KEY UPDATE: the row that was to be inserted
 
@@ -228,7 +241,7 @@ class _Flows(Lineage):
             self._place(place, flow, one.this.name)
 
     def _value(self, node: exp.Expr, scope: Scope, ctes: Ctes) -> Flow:
-        if isinstance(node, exp.Anonymous) and str(node.this).upper() in ("VALUES", "VALUE"):
+        if called(node) in ("VALUES", "VALUE"):
             return self._proposed(node)
         return self._flow(node, scope, ctes)
 
@@ -293,19 +306,23 @@ class _Flows(Lineage):
         for function in node.find_all(exp.Func) if isinstance(node, exp.Dot) else (node,):
             if _keeps(function):
                 self.passed.add(id(function))
-                for value in function.args.values():
-                    for part in value if isinstance(value, list) else (value,):
-                        if isinstance(part, exp.Expr):
-                            self.kept = self.kept | self._collect(part, scope, ctes)
-        if isinstance(node, exp.Anonymous) and str(node.this).upper() == "LAST_INSERT_ID" and node.expressions:
+                if not self.keeping:  # or each of them inside another would double the time
+                    self._keep(function, scope, ctes)
+        if called(node) == "LAST_INSERT_ID" and node.expressions:
             return None  # its value is its argument's
-        if (
-            self.proposed is not None
-            and isinstance(node, exp.Anonymous)
-            and str(node.this).upper() in ("VALUES", "VALUE")
-        ):
+        if self.proposed is not None and called(node) in ("VALUES", "VALUE"):
             return self._proposed(node).derived()
         return super()._special(node, scope, ctes)
+
+    def _keep(self, function: exp.Expr, scope: Scope, ctes: Ctes) -> None:
+        self.keeping = True
+        try:
+            for value in function.args.values():
+                for part in value if isinstance(value, list) else (value,):
+                    if isinstance(part, exp.Expr):
+                        self.kept = self.kept | self._collect(part, scope, ctes)
+        finally:
+            self.keeping = False
 
     def _relation_source(self, schema: str, name: str, alias: str) -> Source:
         where = self._qualified(schema)

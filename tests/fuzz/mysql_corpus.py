@@ -117,7 +117,7 @@ class Player:
     def _connect(self, **more: Any) -> Any:
         return pymysql.connect(**self.to, autocommit=True, read_timeout=20, **more)
 
-    def catalog(self) -> Catalog | None:
+    def catalog(self, newest: bool = False) -> Catalog | None:
         rows = {}
         with self.helper.cursor() as cursor:
             cursor.execute("SET SESSION sql_mode = ''")

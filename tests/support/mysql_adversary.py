@@ -87,15 +87,15 @@ def shows_card(text: str, state: SessionState | None = None) -> bool:
 
 
 class Client:
-    """What one session of the analyst saw, whatever it was."""
+    """What one session saw, whatever it was."""
 
-    def __init__(self, lab: Lab, **more: Any) -> None:
+    def __init__(self, lab: Lab, who: str = "analyst", **more: Any) -> None:
         gateway = lab.gateway
         self.connection = pymysql.connect(
             host=gateway.host,
             port=gateway.port,
-            user="analyst",
-            password=lab.tokens["analyst"],
+            user=who,
+            password=lab.tokens[who],
             database="shop",
             ssl_ca=str(gateway.ca_file),
             autocommit=True,
@@ -143,8 +143,8 @@ def wire_packets(data: bytes) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def client(lab: Lab, **more: Any) -> Iterator[Client]:
-    made = Client(lab, **more)
+def client(lab: Lab, who: str = "analyst", **more: Any) -> Iterator[Client]:
+    made = Client(lab, who, **more)
     try:
         yield made
     finally:

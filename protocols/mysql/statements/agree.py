@@ -2,7 +2,8 @@
 
 The tokens are written out in a canonical form that no setting changes (names in backticks, strings without escapes,
 no comments), and sqlglot reads that. It must see the same tokens, parse them as the statement that the first word says,
-and lose no name: it is lenient by design, so what it drops or guesses must not pass unnoticed.
+and lose no name, parameter or system variable: it is lenient by design, so what it drops or guesses must not pass
+unnoticed. What it would read twice is written so that it reads it once (`_TYPES`): each nesting would double its time.
 
 INVARIANT: sqlglot is only given SELECT, INSERT, UPDATE and DELETE, in words that `keywords` lists.
 """
@@ -10,20 +11,20 @@ INVARIANT: sqlglot is only given SELECT, INSERT, UPDATE and DELETE, in words tha
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlglot import ErrorLevel, exp
+from sqlglot import ErrorLevel, TokenType, exp
 from sqlglot.dialects.mysql import MySQL
 from sqlglot.errors import SqlglotError
+from sqlglot.parser import Parser
 
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.functions import FUNCTIONS
 from protocols.mysql.settings import COMMON_CHARACTER_SETS, introduces
 from protocols.mysql.statements.keywords import QUERY_WORDS, RESERVED, RESERVED_BY_MARIADB, RESERVED_BY_MYSQL
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
-from protocols.mysql.statements.roles import Brackets, is_grammar
+from protocols.mysql.statements.roles import Brackets, is_grammar, is_type, opens_value
 
 # its warnings quote the statement, which may hold secrets
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
@@ -33,16 +34,24 @@ _DIALECT = MySQL()
 MAX_NESTING = 60  # brackets inside brackets
 
 
+class Canonical(NamedTuple):
+    """What sqlglot is given, and what it must make of it."""
+
+    text: str
+    expected: list[str]  # the tokens that it must see
+    names: list[bool]  # of each name in backticks, in order: whether its tree must hold it
+    parameters: int  # how many `?`
+    variables: int  # how many `@@`
+
+
 def canonical(
     tokens: Sequence[Token], reserved: frozenset[str] = RESERVED, charsets: frozenset[str] = COMMON_CHARACTER_SETS
-) -> tuple[str, list[str], Counter[str]]:
-    """(text for sqlglot, the tokens that it must see, the names that its tree must hold).
-
-    `charsets`: those that the server has.
-    """
+) -> Canonical:
+    """`charsets`: those that the server has."""
     out: list[str] = []
     expected: list[str] = []
-    names: Counter[str] = Counter()
+    names: list[bool] = []
+    parameters = variables = 0
     joins = _Joins()
     brackets = Brackets()
     depth = 0
@@ -62,17 +71,17 @@ def canonical(
                 if after.kind is Kind.STRING and text[1:].lower() not in charsets:
                     raise Unreadable("a character set before a literal that this server may not have")
                 continue
-            if (
-                upper == "N"
-                and after is not None
-                and after.kind is Kind.STRING
-                and after.start == tokens[index - 1].end
-            ):
-                continue
             dotted = before is not None and before.upper == "."
             if upper in ("INT", "INTEGER") and before is not None and before.upper in ("SIGNED", "UNSIGNED"):
                 continue  # CAST(... AS UNSIGNED INTEGER)
             call = after is not None and after.upper == "("
+            if call and not dotted and _twice(tokens, index - 1, brackets):
+                out.append(f"`{text}`")
+                expected.append(text)
+                names.append(False)
+                continue
+            if call and upper == "SOME":  # it reads the brackets behind twice, which it does not with the other name
+                text = upper = "ANY"
             if dotted or (after is not None and after.upper == "." and upper not in reserved):
                 quoted = not (call and dotted)
             elif upper in QUERY_WORDS:
@@ -88,7 +97,7 @@ def canonical(
             if quoted:
                 out.append(f"`{text}`")
                 expected.append(text)
-                names[text] += 1
+                names.append(before is None or before.upper != "USING" or brackets.inside not in _CONVERTS)
             else:
                 if upper in ("JOIN", "STRAIGHT_JOIN"):
                     joins.opened(depth, len(out), len(expected), [t.upper for t in tokens[max(0, index - 4) : index]])
@@ -99,7 +108,7 @@ def canonical(
         elif kind is Kind.NAME:
             out.append("`" + text.replace("`", "``") + "`")
             expected.append(text)
-            names[text] += 1
+            names.append(index < 2 or tokens[index - 2].upper != "USING" or brackets.inside not in _CONVERTS)
         elif kind is Kind.STRING:
             parts = [text]
             while index < count and tokens[index].kind is Kind.STRING:
@@ -124,12 +133,14 @@ def canonical(
                 raise Unreadable("a variable whose name is not plain")
             out.append(f"@`{text}`")
             expected += ("@", text)
-            names[text] += 1
+            names.append(True)
         elif kind is Kind.SYSTEM:
             index = _system(tokens, index, out, expected)
+            variables += 1
         elif kind is Kind.PARAMETER:
             out.append("?")
             expected.append("?")
+            parameters += 1
         elif kind is Kind.OPERATOR:
             if upper == "{":
                 if index >= count or tokens[index].kind not in (Kind.WORD, Kind.NAME):
@@ -158,7 +169,30 @@ def canonical(
     if depth:
         raise Unreadable("a bracket that is never closed, or that nothing opens")
     joins.spell_out(out, expected)
-    return " ".join(out), expected, names
+    return Canonical(" ".join(out), expected, names, parameters, variables)
+
+
+# words that sqlglot takes for the name of a type: it reads what is in the brackets behind, and once more as a call
+_TYPES = frozenset(word for word, kind in MySQL.tokenizer_class.KEYWORDS.items() if kind in Parser.TYPE_TOKENS)
+_NO_CALLS = frozenset({"INTERVAL", "SET", "UNION"})  # of those, the grammar's own with a bracket behind
+_CONVERTS = frozenset({"CONVERT", "CHAR"})  # whose USING names a character set
+
+
+def _twice(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
+    """Whether sqlglot would read the brackets behind this word twice: not where it is a type, with a length or none."""
+    upper = tokens[index].upper
+    if upper not in _TYPES:
+        return False
+    if upper == "UNION" and (not index or opens_value(tokens[index - 1])):
+        raise Unreadable("UNION where a value belongs")
+    if not is_type(tokens, index, brackets):
+        return upper not in _NO_CALLS
+    for token in tokens[index + 2 : index + 6]:
+        if token.upper == ")":
+            return False
+        if token.kind is not Kind.NUMBER and token.upper != ",":
+            break
+    raise Unreadable("a type whose length is no number")
 
 
 class _Joins:
@@ -225,30 +259,40 @@ def _charsets(catalog: Catalog) -> frozenset[str]:
 
 def parse(tokens: Sequence[Token], wanted: type[Any] | tuple[type[Any], ...], catalog: Catalog) -> Any:
     """sqlglot's tree of these tokens, which must be a `wanted` expression. Raises Unreadable."""
-    text, expected, names = canonical(tokens, _RESERVED[catalog.flavour], _charsets(catalog))
+    asked = canonical(tokens, _RESERVED[catalog.flavour], _charsets(catalog))
     try:
-        seen = _DIALECT.tokenize(text)
-        _same(seen, expected)
-        trees = _DIALECT.parser(error_level=ErrorLevel.IMMEDIATE).parse(seen, text)
+        seen = _DIALECT.tokenize(asked.text)
+        _same(seen, asked.expected)
+        trees = _DIALECT.parser(error_level=ErrorLevel.IMMEDIATE).parse(seen, asked.text)
     except SqlglotError:
         raise Unreadable("the statement does not parse") from None
     if len(trees) != 1 or not isinstance(trees[0], wanted):
         raise Unreadable("the two parsers do not read the same statement")
     tree = trees[0]
-    found: Counter[str] = Counter()
-    for node in tree.walk():
-        if isinstance(node, exp.Command):
-            raise Unreadable("the statement does not parse")
-        for value in node.args.values():
-            if type(value) is str:
-                found[value] += 1
-            elif type(value) is list:
-                for one in value:
-                    if type(one) is str:
-                        found[one] += 1
-    if any(found[name] < number for name, number in names.items()):
-        raise Unreadable("a name is lost between the two parsers")
+    _whole(tree, seen, asked)
     return tree
+
+
+def _whole(tree: Any, seen: Sequence[Any], asked: Canonical) -> None:
+    """Every name is in the tree, known by its place: one spelt alike must not stand for another that is lost."""
+    held: set[Any] = set()
+    parameters = variables = 0
+    for node in tree.walk():
+        kind = type(node)
+        if kind is exp.Identifier:
+            held.add(node.meta.get("start"))
+        elif kind is exp.Placeholder:
+            parameters += 1
+        elif kind is exp.SessionParameter:
+            variables += 1
+        elif kind is exp.Command:
+            raise Unreadable("the statement does not parse")
+    places = [token.start for token in seen if token.token_type == TokenType.IDENTIFIER]
+    for place, wanted in zip(places, asked.names, strict=True):
+        if wanted and place not in held:
+            raise Unreadable("a name is lost between the two parsers")
+    if parameters < asked.parameters or variables < asked.variables:
+        raise Unreadable("a value is lost between the two parsers")
 
 
 def _same(seen: Sequence[Any], expected: Sequence[str]) -> None:

@@ -110,7 +110,8 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
         for given, name in reader.names():
             qualified = _written(walk, given, name, temporary=temporary)
             dropped(walk, qualified)
-            walk.change(ChangeKind.TEMP_DROP, qualified)
+            if what in ("TABLE", "TABLES"):  # no other drops a temporary table of that name
+                walk.change(ChangeKind.TEMP_DROP, qualified)
         reader.rest()
         return
     given, name = reader.qualified()
@@ -119,7 +120,7 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
     _storage(rest, walk)
     if verb == "alter":
         walk.change(ChangeKind.TEMP_CHANGE, qualified)
-        _altered(rest, walk, given)
+        _altered(rest, walk, given, qualified)
         if what == "TABLE":
             altered(rest, walk, qualified, given)
         return
@@ -153,8 +154,8 @@ def _string_at(tokens: Sequence[Token], index: int) -> bool:
     return index < len(tokens) and tokens[index].kind is Kind.STRING
 
 
-def _altered(tokens: Sequence[Token], walk: Walk, given: str) -> None:
-    """What an ALTER TABLE removes, and the name it gives."""
+def _altered(tokens: Sequence[Token], walk: Walk, given: str, table: str) -> None:
+    """What an ALTER TABLE removes, and the name it gives: a temporary table may get that of one that stays."""
     for index, token in enumerate(tokens):
         if token.kind is not Kind.WORD:
             continue
@@ -169,8 +170,8 @@ def _altered(tokens: Sequence[Token], walk: Walk, given: str) -> None:
             if at < len(tokens) and tokens[at].kind in (Kind.WORD, Kind.NAME):
                 reader = Reader(tokens[at : at + 3])
                 schema, name = reader.qualified()
-                if token.upper == "RENAME" and name.upper() not in ("COLUMN", "INDEX", "KEY"):
-                    _written(walk, schema or given, name)
+                if token.upper == "RENAME" and tokens[at].upper not in ("COLUMN", "INDEX", "KEY"):
+                    _renamed(walk, table, _written(walk, schema or given, name))
 
 
 def _filled(tokens: Sequence[Token], walk: Walk, table: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
@@ -188,13 +189,11 @@ def _filled(tokens: Sequence[Token], walk: Walk, table: str) -> tuple[tuple[str,
         upper = token.upper
         starts = upper in ("SELECT", "WITH", "VALUES", "TABLE") and depth == 0 and token.kind is Kind.WORD
         opens = (
-            upper == "(" and index + 1 < len(tokens) and tokens[index + 1].upper in ("SELECT", "WITH", "(", "VALUES")
+            upper == "("
+            and index + 1 < len(tokens)
+            and tokens[index + 1].upper in ("SELECT", "WITH", "(", "VALUES", "TABLE")
         )
         if upper == "WITH" and (index + 1 >= len(tokens) or tokens[index + 1].upper in ("SYSTEM", "PARSER")):
-            starts = False
-        if upper in ("VALUES", "TABLE") and not (
-            index == 0 or tokens[index - 1].upper in ("AS", ")", "IGNORE", "REPLACE")
-        ):
             starts = False
         if starts or (opens and depth == 0):
             inner = Walk(walk.state, walk.catalog, walk.depth)
@@ -212,7 +211,7 @@ def _filled(tokens: Sequence[Token], walk: Walk, table: str) -> tuple[tuple[str,
             names = tuple(name for name, _ in outputs) if outputs is not None and only else None
             return names if names and all(names) else None, tuple(inner.reads)
         depth += (upper == "(") - (upper == ")")
-    if any(t.kind is Kind.WORD and t.upper == "SELECT" for t in tokens):
+    if any(t.kind is Kind.WORD and t.upper in ("SELECT", "TABLE") for t in tokens):
         raise Unreadable("a query inside CREATE TABLE that is not understood")
     return None, ()
 
@@ -258,13 +257,23 @@ def _rename(reader: Reader, walk: Walk) -> str:
         to_given, to_name = reader.qualified()
         old, new = _written(walk, given, name), _written(walk, to_given, to_name)
         moved(walk, old, new)
-        known = walk.state.temporary(*old.split(".", 1)) if "." in old else None
-        if known is not None and "." in new:
-            schema, _, short = new.partition(".")
+        if _renamed(walk, old, new) and walk.catalog.flavour == "mariadb":  # MySQL renames the table behind it
             walk.change(ChangeKind.TEMP_DROP, old)
-            walk.change(ChangeKind.TEMP_CREATE, new, Temporary(schema, short, known.columns, known.sources))
         if not reader.accept(","):
             return "rename table"
+
+
+def _renamed(walk: Walk, old: str, new: str) -> bool:
+    """Whether this may be a temporary table: then so is the one of the new name."""
+    known = walk.state.temporary(*old.split(".", 1)) if "." in old else None
+    for change in walk.changes:  # RENAME TABLE a TO b, b TO c
+        if change.kind is ChangeKind.TEMP_CREATE and change.name == old:
+            known = change.value
+    if known is None or "." not in new:
+        return False
+    schema, _, short = new.partition(".")
+    walk.change(ChangeKind.TEMP_CREATE, new, Temporary(schema, short, None, known.sources, known.certain))
+    return True
 
 
 def _program(reader: Reader, walk: Walk, verb: str, what: str, kind: str) -> str:

@@ -79,4 +79,5 @@ def load(reader: Reader, walk: Walk) -> str:
                     walk.store(f"{target.relation}.{column}" if target is not None else ANYWHERE, origins)
             if not reader.accept(","):
                 break
+    writes.filled()
     return f"load {what.lower()}" + (" local" if local else "")

@@ -100,11 +100,7 @@ def _lock(tokens: Sequence[Token], index: int, walk: Walk) -> int:
     walk.add(Effect.ADMIN_LOCK)
     count = len(tokens)
     if index < count and tokens[index].upper == "OF":
-        index += 1
-        while index < count and (tokens[index].kind in (Kind.WORD, Kind.NAME) or tokens[index].upper in (".", ",")):
-            if tokens[index].upper in ("NOWAIT", "SKIP", "WAIT"):
-                break
-            index += 1
+        index = _locked(tokens, index + 1)
     upper = tokens[index].upper if index < count else ""
     following = tokens[index + 1] if index + 1 < count else None
     if upper == "NOWAIT":
@@ -114,6 +110,22 @@ def _lock(tokens: Sequence[Token], index: int, walk: Walk) -> int:
         waits = upper == "WAIT" and following.kind is Kind.NUMBER
         index += 2 if skips or waits else 0
     return index
+
+
+def _locked(tokens: Sequence[Token], index: int) -> int:
+    """Behind the tables that are locked: names with commas in between, and nothing else."""
+    count = len(tokens)
+    while True:
+        for _ in range(2):  # schema.table
+            if index >= count or tokens[index].kind not in (Kind.WORD, Kind.NAME):
+                raise Unreadable("a lock of something that is no table")
+            index += 1
+            if index >= count or tokens[index].upper != ".":
+                break
+            index += 1
+        if index >= count or tokens[index].upper != ",":
+            return index
+        index += 1
 
 
 def _index_hint(tokens: Sequence[Token], index: int) -> int:

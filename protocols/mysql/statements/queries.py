@@ -94,8 +94,10 @@ class Queries(Sources):
         scope = Scope(parent)
         self._with(node, scope)
         parts = []
+        compares = False
         while isinstance(node, exp.SetOperation):  # a chain leans to the left: no recursion for its length
             parts.append(node.expression)
+            compares = compares or not isinstance(node, exp.Union) or node.args.get("distinct") is not False
             self.tail(node, scope, None)
             if node.args.get("on") or node.args.get("by_name") or node.args.get("side"):
                 self.walk.unknown("a set operation that is not MySQL's")
@@ -108,7 +110,14 @@ class Queries(Sources):
                 outputs = None
             else:
                 outputs = [(a[0], a[1] | b[1]) for a, b in zip(outputs, more, strict=True)]
+        if compares:
+            # equal rows become one, or meet equal rows of the other side: those that are left tell which are equal
+            self._compared(outputs)
         return outputs
+
+    def _compared(self, outputs: Outputs | None) -> None:
+        """Whole rows are compared; None: their columns are not known."""
+        self.walk.predicate(self.walk.columns if outputs is None else union(o for _, o in outputs))
 
     def bracketed(self, node: Any, parent: Scope | None) -> Outputs | None:
         scope = Scope(parent)
@@ -172,8 +181,10 @@ class Queries(Sources):
             scope_after = dict(outputs)
             scope.aliases = {n: o for n, o in scope_after.items() if n}
         distinct = args.get("distinct")
-        if distinct is not None and distinct.args.get("on"):
-            walk.unknown("DISTINCT ON is not MySQL's")
+        if distinct is not None:
+            if distinct.args.get("on"):
+                walk.unknown("DISTINCT ON is not MySQL's")
+            self._compared(outputs)
         if args.get("where") is not None:
             walk.predicate(self.expression(args["where"], scope))
         group = args.get("group")

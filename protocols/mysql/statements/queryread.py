@@ -54,10 +54,17 @@ def _as_select(tokens: list[Token]) -> list[Token]:
     """VALUES (1),(2), written as sqlglot reads it."""
     first = tokens[0].upper if tokens else ""
     if first == "VALUES":
-        rows = [t for i, t in enumerate(tokens) if not (t.upper == "ROW" and tokens[i - 1].upper in ("VALUES", ","))]
-        end = next(
-            (i for i, t in enumerate(rows) if t.upper in ("ORDER", "LIMIT", "UNION", "EXCEPT", "INTERSECT")), len(rows)
-        )
+        rows: list[Token] = []  # without the word ROW before them, which anywhere else may be the name of a column
+        depth = behind = 0
+        for at, token in enumerate(tokens):
+            depth += (token.upper == "(") - (token.upper == ")")
+            if not depth and token.upper in ("ORDER", "LIMIT", "UNION", "EXCEPT", "INTERSECT"):
+                behind = at
+                break
+            if depth or token.upper != "ROW" or tokens[at - 1].upper not in ("VALUES", ","):
+                rows.append(token)
+        end = len(rows)
+        rows += tokens[behind:] if behind else ()
         name = Token(Kind.NAME, "values", "", -1, -1)
         star = Token(Kind.OPERATOR, "*", "*", -1, -1)
         return [_SELECT, star, word("FROM"), _BRACKETS[0], *rows[:end], _BRACKETS[1], word("AS"), name, *rows[end:]]

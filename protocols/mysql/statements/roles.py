@@ -74,7 +74,8 @@ def _at(tokens: Sequence[Token], index: int) -> Token:
     return tokens[index] if 0 <= index < len(tokens) else _NOTHING
 
 
-def _opens_value(token: Token) -> bool:
+def opens_value(token: Token) -> bool:
+    """Whether a value follows."""
     return token.upper in _OPENS_VALUE if token.kind is Kind.WORD else _operator(token)
 
 
@@ -94,7 +95,7 @@ def _ahead_of(*after: str) -> Callable[[Sequence[Token], int, Brackets], bool]:
     return lambda tokens, index, brackets: _at(tokens, index + 1).upper in after
 
 
-def _type(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
+def is_type(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
     """A type of CAST, CONVERT, JSON_VALUE or JSON_TABLE, or the first word in GET_FORMAT."""
     before = _at(tokens, index - 1).upper
     return (brackets.inside, before) in (
@@ -103,23 +104,23 @@ def _type(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
 
 
 def _moment(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
-    return _at(tokens, index + 1).kind is Kind.STRING or _type(tokens, index, brackets)
+    return _at(tokens, index + 1).kind is Kind.STRING or is_type(tokens, index, brackets)
 
 
 def _unit(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
     before = _at(tokens, index - 1)
     if before.upper == "(" and brackets.inside in _TAKES_UNIT:
         return True
-    return not _opens_value(before) and brackets.unit()
+    return not opens_value(before) and brackets.unit()
 
 
 def _year(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
-    return _type(tokens, index, brackets) or _unit(tokens, index, brackets)
+    return is_type(tokens, index, brackets) or _unit(tokens, index, brackets)
 
 
 def _escape(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
     after = _at(tokens, index + 1).kind
-    return after in (Kind.STRING, Kind.PARAMETER, Kind.HEX) and not _opens_value(_at(tokens, index - 1))
+    return after in (Kind.STRING, Kind.PARAMETER, Kind.HEX) and not opens_value(_at(tokens, index - 1))
 
 
 def _boolean(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
@@ -151,7 +152,7 @@ def _path(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
 
 def _offset(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
     """LIMIT 10 OFFSET 20, and MariaDB's OFFSET 20 alone."""
-    return _at(tokens, index + 1).kind in (Kind.NUMBER, Kind.PARAMETER) and not _opens_value(_at(tokens, index - 1))
+    return _at(tokens, index + 1).kind in (Kind.NUMBER, Kind.PARAMETER) and not opens_value(_at(tokens, index - 1))
 
 
 def _row(tokens: Sequence[Token], index: int, brackets: Brackets) -> bool:
@@ -183,7 +184,7 @@ _ROLES: Mapping[str, _Role] = {
         _never,  # a bracket follows, or they are names
     ),
     **dict.fromkeys(_MOMENTS, _moment),
-    **dict.fromkeys(words("DATETIME JSON NCHAR SIGNED"), _type),
+    **dict.fromkeys(words("DATETIME JSON NCHAR SIGNED"), is_type),
     **dict.fromkeys(_UNITS, _unit),
     "YEAR": _year,
     "BOOLEAN": _boolean,

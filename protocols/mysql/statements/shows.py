@@ -86,7 +86,7 @@ def _like(reader: Reader, walk: Walk) -> None:
         reader.string()
     elif reader.accept("WHERE"):
         condition = list(reader.rest())
-        if any(t.kind is Kind.WORD and t.upper in ("SELECT", "INTO") for t in condition):
+        if any(t.kind is Kind.WORD and t.upper in ("SELECT", "TABLE", "VALUES", "INTO") for t in condition):
             raise Unreadable("a query inside SHOW")
         expression(condition, walk)
 

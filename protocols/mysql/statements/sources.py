@@ -150,6 +150,7 @@ class Sources:
     def _json_table(self, node: Any, alias: str, scope: Scope) -> None:
         table = node.this
         origins = self.expression(table.this, scope)
+        self.walk.predicate(origins)  # the document says how many rows there are
         names: list[str] = []
         waiting = list(table.args["schema"].expressions) if table.args.get("schema") is not None else []
         while waiting:

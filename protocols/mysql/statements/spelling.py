@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from protocols.mysql.settings import words
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.reader import Reader
+from protocols.mysql.statements.roles import Brackets
 
 _FORMS = words(
     """
@@ -24,10 +25,14 @@ _FORMS = words(
 _CLAUSES = words("HAVING ORDER LIMIT WINDOW QUALIFY INTO FOR LOCK PROCEDURE UNION EXCEPT INTERSECT OFFSET FETCH")
 _BEFORE_QUERY = words("( UNION ALL DISTINCT EXCEPT INTERSECT")
 _TEXTS = words("CHAR CHARACTER VARCHAR NCHAR")
+_BEFORE_TYPE = {  # (the word before the bracket, the word or mark before the type)
+    *((call, "AS") for call in ("CAST", "COLUMN_ADD", "COLUMN_CREATE", "COLUMN_GET", "WEIGHT_STRING")), ("CONVERT", ",")
+}  # fmt: skip
 _MAX_FORMS = 4  # that one text type has behind it
 _MAX_NESTED = 8  # JSON_TABLE inside JSON_TABLE
 _TEXT_FORMS = words("ASCII UNICODE BYTE BINARY")
-_MOMENTS = words("TIMESTAMP DATE TRANSACTION NOW CURRENT_TIMESTAMP ( )")
+_MOMENTS = words("TIMESTAMP DATE TRANSACTION")
+_NOW = words("NOW CURRENT_TIMESTAMP")
 
 
 def spelt(tokens: list[Token], flavour: str) -> list[Token]:
@@ -167,11 +172,20 @@ def _matches(tokens: list[Token]) -> list[Token]:
 
 
 def _types(tokens: list[Token]) -> list[Token]:
-    """CAST(x AS CHAR(3) CHARACTER SET binary), AS CHAR ASCII, AS DOUBLE PRECISION: without what says how it is kept."""
+    """CAST(x AS CHAR(3) CHARACTER SET binary), AS CHAR ASCII, AS DOUBLE PRECISION: without what says how it is kept.
+
+    Only where a type stands: elsewhere `nchar ascii` is a column with another name, and so is `national nchar`.
+    """
     out: list[Token] = []
+    brackets = Brackets()
     index = 0
     while index < len(tokens):
-        typed = _upper(tokens, index - 1) in ("AS", ",")
+        upper = _upper(tokens, index)
+        if upper == "(":
+            brackets.open(_upper(tokens, index - 1))
+        elif upper == ")":
+            brackets.close()
+        typed = (brackets.inside, _upper(tokens, index - 1)) in _BEFORE_TYPE
         if typed and _upper(tokens, index) == "NATIONAL" and _upper(tokens, index + 1) in _TEXTS:
             index += 1
         out.append(tokens[index])
@@ -292,16 +306,18 @@ def _period_end(tokens: Sequence[Token], index: int) -> int:
 
 
 def _moment_end(tokens: Sequence[Token], index: int) -> int:
-    """Behind [TIMESTAMP|TRANSACTION] literal, NOW() or CURRENT_TIMESTAMP; 0 for anything else."""
-    start = index
-    while _upper(tokens, index) in _MOMENTS:
-        if _upper(tokens, index) == ")" and _upper(tokens, index - 1) != "(":
-            break
+    """Behind [TIMESTAMP|TRANSACTION] literal, NOW() or CURRENT_TIMESTAMP; 0 for anything else.
+
+    Not a word more: what follows may be the table's other name.
+    """
+    if _upper(tokens, index) in _MOMENTS:
         index += 1
+    elif _upper(tokens, index) in _NOW:
+        empty = _upper(tokens, index + 1) == "(" and _upper(tokens, index + 2) == ")"
+        return index + (3 if empty else 1)
     if index < len(tokens) and tokens[index].kind in (Kind.STRING, Kind.NUMBER, Kind.PARAMETER):
-        return index + 1 if "(" not in (t.upper for t in tokens[start:index]) else 0
-    opened = [t.upper for t in tokens[start:index]]
-    return index if opened and opened.count("(") == opened.count(")") else 0
+        return index + 1
+    return 0
 
 
 def _cycles(tokens: list[Token]) -> list[Token]:

@@ -46,10 +46,14 @@ class Writes:
             self._delete(tree)
         else:
             self.walk.unknown("a data change that is not understood")
-        sources = tuple(r for r in self.walk.reads if r not in self.walk.writes)
+        self.filled()
+
+    def filled(self) -> None:
+        """A temporary table that is written remembers what may be in it: every other relation that is read."""
         for written in self.walk.writes:
             schema, _, name = written.partition(".")
             if self.walk.state.temporary(schema, name) is not None:
+                sources = tuple(r for r in self.walk.reads if r != written)
                 self.walk.change(ChangeKind.TEMP_FILL, written, sources)
 
     def _only(self, tree: Any, known: frozenset[str]) -> None:

@@ -107,7 +107,7 @@ bound = st.lists(st.sampled_from(BINDABLE).flatmap(lambda t: st.tuples(st.just(i
 @given(bound, st.integers(0, 2**32 - 1), st.integers(0, 4), st.sets(st.integers(0, 11)))
 def test_an_execution(row: list[tuple[int, bytes | None]], statement: int, flags: int, asked: set[int]) -> None:
     types, made = tuple(t for t, _ in row), tuple(v for _, v in row)
-    long = {i: b"long" for i in asked if i < len(row)}
+    long = {i: b"long" for i in asked if i < len(row) and types[i] in STRINGS}
     expected = tuple(long.get(i, value) for i, value in enumerate(made))
     first = StmtExecute(statement, flags, 1, types, expected, bool(row), frozenset(long))
     body = first.encode()
