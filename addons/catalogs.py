@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from addons.catalog_client import CatalogClient
+from addons.definitions import Definitions
 from protocols.contract import CatalogError, CatalogSnapshot
 
 log = logging.getLogger("sluicegate.catalog")
@@ -34,6 +35,13 @@ class CatalogKeeper:
         self._loop: asyncio.Task[None] | None = None
         self.users = 0
         self.error = ""
+        self.definitions = Definitions()
+        self.defined_at = 0.0  # monotonic time at which the last definition of a session's was seen to be over
+
+    def defined(self, who: object, certain: bool) -> None:
+        """See `SessionPort.defined`."""
+        if self.definitions.end(who, time.time_ns(), certain=certain):
+            self.defined_at = time.monotonic()
 
     def current(self, not_before: float = 0.0) -> CatalogSnapshot | None:
         """The snapshot if it is fresh enough, and was checked after `not_before` (monotonic seconds)."""
@@ -44,10 +52,10 @@ class CatalogKeeper:
         return self._snapshot
 
     def acquire(self) -> None:
-        """A session begins to use it."""
-        self.users += 1
+        """A session begins to use it; where this raises, it does not."""
         if self._loop is None:
             self._loop = asyncio.create_task(self._keep(), name=f"catalog of {self.name}")
+        self.users += 1
 
     def release(self) -> None:
         self.users -= 1

@@ -105,14 +105,23 @@ class LiveSession:
 
     # ------------------------------------------------------------ SessionPort
 
-    def catalog(self) -> CatalogSnapshot | None:
-        return self.keeper.current(self._needs_after)
+    def catalog(self, newest: bool = False) -> CatalogSnapshot | None:
+        return self.keeper.current(max(self._needs_after, self.keeper.defined_at) if newest else self._needs_after)
 
     def catalog_changed(self) -> None:
         self._needs_after = time.monotonic()
 
     async def refresh_catalog(self) -> None:
-        await self.keeper.refresh(self._needs_after)
+        await self.keeper.refresh(max(self._needs_after, self.keeper.defined_at))
+
+    def defining(self, relations: Sequence[str]) -> None:
+        self.keeper.definitions.begin(self, relations)
+
+    def defined(self, certain: bool = True) -> None:
+        self.keeper.defined(self, certain)
+
+    def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
+        return self.keeper.definitions.concern(self, relations, since_ns)
 
     def decide(self, analysis: Analysis) -> Decision:
         stopped = self.runtime.stopped

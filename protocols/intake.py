@@ -81,7 +81,7 @@ class Intake:
 
     @property
     def hides(self) -> bool:
-        return any(column.rule is not None or column.secret for column in self.columns)
+        return not self.clear or any(column.rule is not None or column.secret for column in self.columns)
 
     def fields(self, parts: Sequence[bytes], complete: bool, port: SessionPort) -> bytes:
         """`,"input":"..."` and what else a response record says of what the client sent. Never raises."""

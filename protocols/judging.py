@@ -46,6 +46,10 @@ _RENAMES = frozenset(e for e in Effect if e.value.startswith(("ddl.", "priv.", "
 }
 
 
+DEFINES = frozenset(e for e in Effect if e.value.startswith("ddl.")) | {Effect.EXEC_DYNAMIC, Effect.UNKNOWN}
+"""What may give a relation another meaning for other sessions. A function that does so is its author's act."""
+
+
 @dataclass(slots=True)
 class _Came:
     """What came of one that was asked for. `read` None: nothing, and `denial` says why."""

@@ -107,7 +107,7 @@ class Kept(Protocol):
 
     @property
     def hides(self) -> bool:
-        """Whether fields of it are replaced."""
+        """Whether fields of it are, or may have to be, replaced for what their columns are."""
 
     def fields(self, parts: Sequence[bytes], complete: bool, port: SessionPort) -> bytes:
         """Members of the response record, each behind a comma. Never raises."""

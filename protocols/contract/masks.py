@@ -54,6 +54,10 @@ class ResultShape:
     reads: tuple[str, ...] = ()
     read_columns: tuple[str, ...] = ()
 
+    def of_anything(self) -> ResultShape:
+        """The same columns, filled from whatever there may be."""
+        return ResultShape(tuple(ResultColumn(one.name, Origin.COMPUTED) for one in self.columns), (ANY_RELATION,))
+
 
 class ValueKind(enum.StrEnum):
     """What the text given to a `ColumnMask` is. A protocol turns its wire formats into these, and back.

@@ -78,11 +78,23 @@ class SessionPort(Protocol):
     def forget_apart(self, asked: Apart) -> None:
         """Nobody waits for it any more."""
 
-    def catalog(self) -> CatalogSnapshot | None:
-        """The snapshot, or None while it is older than its maximum age: the session then waits."""
+    def catalog(self, newest: bool = False) -> CatalogSnapshot | None:
+        """The snapshot, or None while it is older than its maximum age: the session then waits.
+
+        `newest`: None, too, while it is older than the last definition that any session of the gateway has made.
+        """
 
     def catalog_changed(self) -> None:
         """The session itself changed names: the next snapshot must be newer than now."""
+
+    def defining(self, relations: Sequence[str]) -> None:
+        """What is about to be sent may give these another meaning, for other sessions, too; empty: any relation."""
+
+    def defined(self, certain: bool = True) -> None:
+        """What `defining` was said of is over, done or undone. Not `certain`: nobody hears any more whether it is."""
+
+    def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
+        """Whether another session is giving one of these another meaning, or has since then (as `now_ns`)."""
 
     def decide(self, analysis: Analysis) -> Decision: ...
 

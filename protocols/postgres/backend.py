@@ -11,7 +11,7 @@ from protocols.postgres.messages import (
     RowDescription,
 )
 from protocols.postgres.outcomes import Outcomes
-from protocols.postgres.pending import Kind, Pending, Portal
+from protocols.postgres.pending import Kind, Pending, Portal, judged_at
 from protocols.postgres.results import RowRewriter
 
 _ROW = ord("D")
@@ -170,6 +170,9 @@ class Backend(Outcomes):
         """The server is ready, after `entry`: transactions have ended or gone on, and with them what lived in them."""
         self.status = status
         self.copy_in = None
+        if self.defining and status == "I" and entry.order >= self.defining:
+            self.defining = 0
+            self.port.defined()
         defined = self.state.definitions_changed
         self.state.ready(status)
         if defined and not self.state.definitions_changed:
@@ -268,7 +271,7 @@ class Backend(Outcomes):
 
     def _masks(self, what: Pending | Portal, message: bytes) -> tuple[RowRewriter | None, bytes]:
         """How the rows behind this RowDescription are masked, and what the record says of its columns."""
-        if not self.masking or (what.verdict is not None and self._needs_none(message, what.verdict.command)):
+        if not self.masking or (what.verdict is not None and self._needs_none(message, what.verdict, judged_at(what))):
             return None, b""
         described = RowDescription.decode(message[5:])
         rewriter = self._rewriter(what, described, message)

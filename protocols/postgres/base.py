@@ -82,6 +82,7 @@ class SessionBase(Recording, Waits):
     open = False  # messages of the extended protocol were sent since the last Sync: a transaction may be open
     held: Held | None = None
     refused = 0  # commands stopped so far
+    defining = 0  # the Sync that ends what it defines for others, too; 0: nothing
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _barrier: Prepared | None = None  # the wait is for this Parse only
     _want_flush = False
@@ -99,7 +100,10 @@ class SessionBase(Recording, Waits):
     def _became_ready(self, entry: Pending, status: str) -> None:
         raise NotImplementedError
 
-    def _needs_none(self, message: bytes, command: CommandAnalysis) -> bool:
+    def _redefined(self, verdict: Verdict | None, judged: int) -> bool:
+        raise NotImplementedError
+
+    def _needs_none(self, message: bytes, verdict: Verdict, judged: int) -> bool:
         raise NotImplementedError
 
     def _capture(self, entry: Pending, data: bytes) -> None:

@@ -19,7 +19,7 @@ from protocols.contract import Effect
 from protocols.postgres import nodetree
 from protocols.postgres.catalog_names import CAST, SYSTEM_SCHEMAS, CatalogNames, Function, Relation, Rows, Type
 from protocols.postgres.catalog_queries import CATALOG_QUERIES, FIRST_USER_OID, VERSION_QUERY
-from protocols.postgres.functions import NONE, UNKNOWN, extension_effects
+from protocols.postgres.functions import LEAVES_A_TRACE, NONE, UNKNOWN, extension_effects
 
 __all__ = ["CATALOG_QUERIES", "VERSION_QUERY", "Catalog", "Function", "Relation", "Rows", "Type", "ViewFacts", "build"]
 
@@ -104,6 +104,29 @@ class Catalog(CatalogNames):
             effects |= self.cast_effects(column_type, depth + 1)
         return effects
 
+    def holders(self, oid: int) -> tuple[str, ...]:
+        """The relations with a column in which a value of this type may be: itself, in an array, a row, a range, ...
+
+        `schema.table`, in no order that means anything.
+        """
+        inside = {oid}
+        grown = True
+        while grown:
+            grown = False
+            for one in self.types_by_oid.values():
+                owner = self.relations_by_oid.get(one.relation) if one.kind == "c" else None
+                parts = {one.element, one.base, one.subtype, *(t for _, t in (owner.columns.values() if owner else ()))}
+                if one.kind == "m":  # the catalog's rows do not say which range it is made of
+                    parts |= {t.oid for t in self.types_by_oid.values() if t.kind == "r" and t.oid in inside}
+                if one.oid not in inside and not parts.isdisjoint(inside):
+                    inside.add(one.oid)
+                    grown = True
+        return tuple(
+            relation.qualified
+            for relation in self.relations_by_oid.values()
+            if any(column_type in inside for _, column_type in relation.columns.values())
+        )
+
     def reads_text(self, oid: int, depth: int = 0) -> bool:
         """Whether an operator turns an untyped literal beside a value of this type into this very type.
 
@@ -131,7 +154,7 @@ class Catalog(CatalogNames):
         named = []
         for oid in tree.functions | {self.operator_functions.get(o, 0) for o in tree.operators} - {0}:
             function = self.functions_by_oid.get(oid)
-            if function is None:
+            if function is None or (function.schema == "pg_catalog" and function.name in LEAVES_A_TRACE):
                 effects |= UNKNOWN
             elif function.effects:
                 effects |= function.effects

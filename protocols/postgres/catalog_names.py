@@ -14,7 +14,7 @@ from typing import NamedTuple
 from protocols.contract import Effect
 from protocols.postgres import nodetree
 from protocols.postgres.catalog_queries import FIRST_USER_OID
-from protocols.postgres.functions import NONE, UNKNOWN, builtin_effects, extension_effects
+from protocols.postgres.functions import JUDGED_BY_TEXT, NONE, UNKNOWN, builtin_effects, extension_effects
 
 Rows = Sequence[Sequence[str | None]]
 SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema"})
@@ -155,7 +155,7 @@ class CatalogNames:
             self.operator_schemas[name] = self.operator_schemas.get(name, frozenset()) | {home}
             self.operator_functions[int(oid or 0)] = int(code or 0)
             implements = self.functions_by_oid.get(int(code or 0))
-            if code != "0" and (implements is None or implements.effects):
+            if code != "0" and (implements is None or implements.effects or _borrows(int(oid or 0), implements)):
                 live = LiveOperator(home, kind == "l", implements, home != "pg_catalog" and (name, operands) in own)
                 self.live_operators[name] = (*self.live_operators.get(name, ()), live)
 
@@ -317,6 +317,11 @@ class CatalogNames:
         if found.category == "A" and found.element:
             return found.schema, found.name, "a", found.element
         return found.schema, found.name, found.kind, 0
+
+
+def _borrows(operator: int, function: Function) -> bool:
+    """Whether an operator that somebody made calls a built-in that is judged by the text that names it."""
+    return operator >= FIRST_USER_OID and function.schema == "pg_catalog" and function.name in JUDGED_BY_TEXT
 
 
 def _columns(tree: str | None) -> frozenset[int] | None:

@@ -40,10 +40,16 @@ def _remember[M](known: dict[bytes, M], body: bytes, message: M) -> M:
     return message
 
 
-def check_name(name: bytes) -> None:
-    """The server looks names up by their first 63 bytes (NAMEDATALEN): two that begin alike are one to it."""
+def check_name(name: bytes, encoding: str) -> None:
+    """The server looks names up by their first 63 bytes (NAMEDATALEN): two that begin alike are one to it.
+
+    It takes them for characters of client_encoding: beyond ASCII the same bytes are another name once that has changed,
+    and may be one that SQL has made.
+    """
     if len(name) > _MAX_NAME:
         raise ProtocolError(f"the name of a statement or portal is longer than {_MAX_NAME} bytes", "42622")
+    if not name.isascii() and encoding.upper() not in ("UTF8", "UNICODE"):
+        raise ProtocolError("a name of a statement or portal beyond ASCII needs client_encoding UTF8", "42622")
 
 
 def _of_temporaries(analysis: Analysis) -> bool:
@@ -96,7 +102,7 @@ class Commands(Settling):
 
     def _parse(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
         message = Parse.decode(buf[pos + 5 : stop])
-        check_name(message.name)
+        check_name(message.name, self.state.encoding)
         ready, catalog = self._catalog()
         if not ready:
             return None
@@ -164,7 +170,9 @@ class Commands(Settling):
     def _bind(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
         body = buf[pos + 5 : stop]
         message = Bind.decode(body)
-        check_name(message.portal)
+        check_name(message.portal, self.state.encoding)
+        if not message.statement.isascii():
+            check_name(message.statement, self.state.encoding)
         if len(self.portals) >= self.limits.names_max and message.portal not in self.portals:
             raise ProtocolError("more portals than the gateway keeps track of", "54000")
         going, prepared = self._lookup(message.statement)
@@ -266,6 +274,8 @@ class Commands(Settling):
     def _describe(self, buf: bytes, pos: int, stop: int) -> bool:
         body = buf[pos + 5 : stop]
         message = _describes.get(body) or _remember(_describes, body, Describe.decode(body))
+        if not message.name.isascii():
+            check_name(message.name, self.state.encoding)
         entry = Pending(Kind.DESCRIBE, name=message.name)
         entry.what = message.what
         if message.what == b"P":
@@ -278,6 +288,8 @@ class Commands(Settling):
     def _execute(self, buf: bytes, pos: int, stop: int, run: int) -> bool | None:
         body = buf[pos + 5 : stop]
         message = _executes.get(body) or _remember(_executes, body, Execute.decode(body))
+        if not message.portal.isascii():
+            check_name(message.portal, self.state.encoding)
         portal = self.portals.get(message.portal)
         if portal is None:
             return self._execute_cursor(buf, pos, stop, run, message)

@@ -160,7 +160,7 @@ class Frontend(RoundTrip, Commands):
             return self._parse(buf, pos, stop, run)
         if kind == _C:
             message = Close.decode(buf[pos + 5 : stop])
-            check_name(message.name)
+            check_name(message.name, self.state.encoding)
             entry = Pending(Kind.CLOSE, name=message.name)
             entry.what = message.what
             if message.what == b"P":

@@ -121,8 +121,18 @@ NAMES_TYPE = frozenset({"pg_input_is_valid", "pg_input_error_info"})
 READS_LARGE_OBJECTS = frozenset({"lo_get", "loread", "lo_open"})
 
 # what they leave in the session outlives the statement and can be read by the next one (a setting, the random sequence,
-# the place in a large object): in a statement that reads rows it may carry a masked value past every mask
-LEAVES_A_TRACE = frozenset({"set_config", "setseed", "lo_open", "lo_lseek", "lo_lseek64", "loread"})
+# the place in a large object, which of them are open): in a statement that reads rows it may carry a masked value past
+# every mask
+LEAVES_A_TRACE = words(
+    """
+    set_config setseed lo_open lo_close lo_lseek lo_lseek64 loread pg_stat_clear_snapshot pg_advisory_unlock_all
+    """
+)
+# each call moves the random sequence on: how often one was called can be told by the number that comes next
+CONSUMES_RANDOM = frozenset({"random", "random_normal", "array_sample", "array_shuffle"})
+
+# what these do is told by the text that calls them: what runs one in another way (an operator) is not understood
+JUDGED_BY_TEXT = LEAVES_A_TRACE | CONSUMES_RANDOM | NAMES_TYPE | RUNS_TYPE_INPUT | READS_LARGE_OBJECTS
 
 # return as many rows as their argument says
 MULTIPLIES_ROWS = words(
@@ -192,6 +202,8 @@ def extension_effects(extension: str, name: str, volatile: bool, language: str) 
     """The effects of a function that belongs to an extension: harmless for the trusted ones' pure functions."""
     if extension in ("dblink", "postgres_fdw"):
         return frozenset({Effect.NET_EGRESS, Effect.EXEC_DYNAMIC})
+    if (extension, name) == ("isn", "isn_weak"):  # labelled immutable, and sets how the session reads numbers
+        return frozenset({Effect.SESSION_OTHER})
     if extension == "pg_stat_statements":
         return frozenset({Effect.ADMIN_MAINT if "reset" in name else Effect.SECRET_READ})
     trusted = extension in TRUSTED_EXTENSIONS and language in _EXTENSION_LANGUAGES

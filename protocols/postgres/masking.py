@@ -16,9 +16,8 @@ from protocols.postgres.messages import (
     CopyResponse,
     RowDescription,
 )
-from protocols.postgres.pending import Kind, Pending, Portal, Verdict
+from protocols.postgres.pending import Kind, Pending, Portal, Verdict, judged_at
 from protocols.postgres.results import MaskError, RowRewriter
-from protocols.postgres.statements import CommandAnalysis
 
 _MAX_UNMASKED = 256
 
@@ -26,10 +25,21 @@ _MAX_UNMASKED = 256
 class Masking(SessionBase):
     """Mixed into `PostgresSession`."""
 
-    def _needs_none(self, message: bytes, command: CommandAnalysis) -> bool:
+    def _needs_none(self, message: bytes, verdict: Verdict, judged: int) -> bool:
         """Whether this very RowDescription of this very statement was found to need no mask, under today's names."""
         known = self.unmasked.get(message)
-        return known is not None and known[0] is command and known[1] is not None and known[1] is self.port.catalog()
+        return (
+            known is not None
+            and known[0] is verdict.command
+            and known[1] is not None
+            and known[1] is self.port.catalog()
+            and not self._redefined(verdict, judged)
+        )
+
+    def _redefined(self, verdict: Verdict | None, judged: int) -> bool:
+        """Whether names may mean something else now than when this was judged (`judged`, ns): it may have waited for a
+        lock meanwhile."""
+        return verdict is None or self.port.redefined(results.relations(verdict.command.analysis), judged)
 
     def _rewriter(self, what: Pending | Portal, described: RowDescription, message: bytes) -> RowRewriter | None:
         """How to mask these rows; None where no column needs it."""
@@ -41,8 +51,12 @@ class Masking(SessionBase):
         single = len(command.statements) == 1
         tree = command.statements[0].tree if single else None
         shape = results.shape(described, catalog, command.analysis, single, tree)
+        if redefined := self._redefined(verdict, judged_at(what)):
+            shape = shape.of_anything()
         plan = self.port.masker.plan(shape)
         if plan is None:
+            if redefined:
+                return None
             if len(self.unmasked) >= _MAX_UNMASKED:
                 self.unmasked.clear()
             self.unmasked[message] = (command, catalog)
@@ -132,6 +146,8 @@ class Masking(SessionBase):
         try:
             width = len(response.column_formats)
             shape, types = copy_columns.shape(tree, width, described, catalog, analysis)
+            if self._redefined(verdict, judged_at(entry)):
+                shape = shape.of_anything()
             plan = self.port.masker.plan(shape)
             if plan is None:
                 return None

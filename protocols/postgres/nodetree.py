@@ -20,9 +20,9 @@ _RELATION = re.compile(r" :relid (\d+)")
 _COLUMN = re.compile(r" :varattno (-?\d+)")
 _TYPE = re.compile(r" :resulttype (\d+)")
 _COMMAND = re.compile(r"\{QUERY :commandType (\d+)")
-_TARGETS = re.compile(
-    r"\\.|\"(?:[^\"\\]|\\.)*\"|\{TARGETENTRY |[{}]|:resorigtbl (\d+) :resorigcol (-?\d+) :resjunk (true|false)", re.S
-)
+# blanks and braces inside a name stand behind a backslash (outfuncs.c: outToken). Quotes mean nothing (read.c:
+# pg_strtok), and a name may have one anywhere
+_TARGETS = re.compile(r"\\.|\{TARGETENTRY |[{}]|:resorigtbl (\d+) :resorigcol (-?\d+) :resjunk (true|false)", re.S)
 
 
 @dataclass(frozen=True, slots=True)

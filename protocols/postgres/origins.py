@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from protocols.contract import ANY_RELATION, Analysis, Effect, Origin, ResultColumn, ResultShape
 from protocols.postgres.messages import FieldDescription, RowDescription
+from protocols.postgres.statements.names import holds_anything
 from protocols.postgres.values import TypeCatalog
 
 _MAX_COLUMNS = 20_000  # that one computed column is made of
@@ -84,7 +85,9 @@ def relations(analysis: Analysis) -> tuple[str, ...]:
 
 
 def _opens(analysis: Analysis) -> bool:
-    return not _OPENS_ANY.isdisjoint(analysis.effects) or bool(analysis.functions and analysis.writes)
+    if analysis.functions and (analysis.writes or any(map(holds_anything, analysis.functions))):
+        return True
+    return not _OPENS_ANY.isdisjoint(analysis.effects)
 
 
 def shape(

@@ -12,10 +12,11 @@ from protocols.postgres import results
 from protocols.postgres.errors import ProtocolError, error_response
 from protocols.postgres.masking import Masking
 from protocols.postgres.messages import CommandComplete, Fields, FunctionCallResponse
-from protocols.postgres.pending import Kind, Pending, Verdict
+from protocols.postgres.pending import Kind, Pending, Verdict, judged_at
 from protocols.postgres.roundtrip import RoundTrip
 from protocols.postgres.statements import ChangeKind
 from protocols.postgres.statements.model import Change
+from protocols.records import SECRET_VALUES
 
 _KEEP_NAMES = frozenset(
     {
@@ -132,13 +133,13 @@ class Outcomes(RoundTrip, Masking):
             sqlstate, message, hint = entry.denial
             replaced = error_response(sqlstate, message, hint=hint)
             entry.denial = None
-        elif entry.verdict is not None and self._may_quote(entry.verdict):
+        elif entry.verdict is not None and self._may_quote(entry, entry.verdict):
             replaced = _scrubbed(fields, b"E")
         if entry.kind == Kind.PARSE and not entry.number and not entry.hidden and entry.verdict is not None:
             self._refused_parse(entry)
         shown = buf[pos:stop] if replaced is None else replaced
-        if replaced is None and entry.intake is not None and entry.intake.hides:
-            shown = _scrubbed(fields, b"E")  # it quotes what its record does not show
+        if replaced is None:
+            shown = _recorded(entry, fields, shown)
         self._capture(entry, shown)
         self._finish(entry, b"error", sqlstate)
         entry.number = 0
@@ -153,9 +154,13 @@ class Outcomes(RoundTrip, Masking):
         """More than Syncs is awaited."""
         return any(e.kind not in (Kind.SYNC, Kind.COPY_END) for e in self.queue)
 
-    def _may_quote(self, verdict: Verdict) -> bool:
+    def _may_quote(self, entry: Pending, verdict: Verdict) -> bool:
         """Its errors and notices may hold masked values: of rows it touches, or of deferred checks that it sets off."""
-        return verdict.touches or (self.masking and Effect.TX in verdict.command.analysis.effects)
+        if verdict.touches or not self.masking:
+            return verdict.touches
+        if entry.kind != Kind.PARSE and self._redefined(verdict, judged_at(entry)):
+            return True
+        return Effect.TX in verdict.command.analysis.effects
 
     def _skip_to_sync(self) -> None:
         """The server ignores everything behind the failed message until a Sync."""
@@ -177,7 +182,7 @@ class Outcomes(RoundTrip, Masking):
     def _notice(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         if self.queue and (self.queue[0].kind == Kind.SYNC or self.queue[0].verdict is not None):
             verdict = self.queue[0].verdict
-            if self.masking if verdict is None else self._may_quote(verdict):
+            if self.masking if verdict is None else self._may_quote(self.queue[0], verdict):
                 return _scrubbed(Fields.decode(buf[pos + 5 : stop]), b"N")
         return None
 
@@ -194,7 +199,9 @@ class Outcomes(RoundTrip, Masking):
     def _withholds(self, entry: Pending) -> bool:
         """A function's result has no columns to trace: where it may be of masked ones, it is withheld."""
         verdict = entry.verdict
-        return self.masking and (verdict is None or verdict.touches or not verdict.command.analysis.effects)
+        if not self.masking or verdict is None or verdict.touches:
+            return self.masking
+        return not verdict.command.analysis.effects or self._redefined(verdict, entry.started)
 
     def _large_result(self, buf: bytes, run: int, pos: int, end: int) -> bool:
         """A function's result above the limit has begun: -> whether it stays here, NULL in its place."""
@@ -230,6 +237,15 @@ def _keeps_names(verdict: Verdict, index: int) -> bool:
 def _in_part(changes: tuple[Change, ...]) -> tuple[Change, ...]:
     """Of a statement that stopped between its rows: which of its settings it has made by then is not known."""
     return tuple(replace(one, value=None) if one.kind is ChangeKind.SET else one for one in changes)
+
+
+def _recorded(entry: Pending, fields: Fields, shown: bytes) -> bytes:
+    """An error as it goes on record: without what may quote values that the records of its command leave out."""
+    verdict = entry.verdict
+    if (entry.intake is not None and entry.intake.hides) or (verdict is not None and verdict.redacted):
+        # with a position it would pass for one about the client's own text, of which the record shows not all
+        return _scrubbed(Fields(tuple(item for item in fields.items if item[0] != "P")), b"E")
+    return _scrubbed(fields, b"E") if SECRET_VALUES.search(shown) is not None else shown
 
 
 def _scrubbed(fields: Fields, kind: bytes) -> bytes:

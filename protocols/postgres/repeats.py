@@ -110,7 +110,7 @@ class Repeats(SessionBase):
             or not data.endswith(tail)
         ):
             return False
-        catalog = self.port.catalog()
+        catalog = self.port.catalog(newest=True)
         if (
             not isinstance(catalog, Catalog)
             or self.judge.epoch(catalog) is not like.epoch
@@ -138,7 +138,7 @@ class Repeats(SessionBase):
         last = len(data) - 1
         if last < 5 or unpack_header(data) != (_Q, last) or data.find(0, 5) != last:
             return False
-        catalog = self.port.catalog()
+        catalog = self.port.catalog(newest=True)
         if not isinstance(catalog, Catalog):
             return False
         self._epoch = self.judge.epoch(catalog)
@@ -264,7 +264,11 @@ class Repeats(SessionBase):
         head = answer.head
         if not data.startswith(head):
             return None
-        if self.masking and (answer.catalog is None or answer.catalog is not self.port.catalog()):
+        if self.masking and (
+            answer.catalog is None
+            or answer.catalog is not self.port.catalog()
+            or self._redefined(entry.verdict, entry.started)
+        ):
             return None
         at, n, rows = len(head), len(data), 0
         while n - at >= 5:

@@ -52,7 +52,7 @@ class RoundTrip(Repeats):
         prepared = self.prepared.get(message.statement)
         if prepared is None or message.portal:
             return False
-        catalog = self.port.catalog()
+        catalog = self.port.catalog(newest=True)
         if catalog is None:
             return False
         assert isinstance(catalog, Catalog)
@@ -97,7 +97,7 @@ class RoundTrip(Repeats):
             self._take_apart()
             return False
         assert entry.verdict is not None
-        if self.masking and not self._needs_none(buf[messages[1][1] : messages[1][2]], entry.verdict.command):
+        if self.masking and not self._needs_none(buf[messages[1][1] : messages[1][2]], entry.verdict, entry.started):
             self._take_apart()
             return False
         rows = messages[first:-2]
@@ -151,7 +151,7 @@ class RoundTrip(Repeats):
             if kind != _ROW:
                 return False
         status = _STATUSES.get(buf[messages[-1][1] :])
-        if status is None or (self.masking and not self._needs_none(buf[: messages[0][2]], verdict.command)):
+        if status is None or (self.masking and not self._needs_none(buf[: messages[0][2]], verdict, entry.started)):
             return False
         _, pos, stop = messages[-2]
         entry.tag = tag = buf[pos + 5 : stop - 1]
@@ -173,6 +173,7 @@ class RoundTrip(Repeats):
         assert entry.verdict is not None
         portal = Portal(b"", entry.verdict, entry.number, self.port.policy_epoch(), entry.order - 1)
         portal.prepared, portal.formats = entry.prepared, entry.formats
+        portal.judged = entry.started
         self.portals[b""] = portal
         parts = [Pending(Kind.BIND, entry.number, entry.verdict)]
         if entry.what == b"P":

@@ -157,6 +157,9 @@ class PostgresSession(Frontend, Backend):
             self.down.append(error_response(errors.CONNECTION_FAILURE, text, severity="FATAL"))
         self.ended = True
         self.waiting = None
+        if self.defining:
+            self.defining = 0
+            self.port.defined(certain=not self.queue)  # what is open is undone; what runs may still be done
         try:
             for entry in self.queue:
                 self._finish(entry, b"lost")

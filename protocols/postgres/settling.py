@@ -8,6 +8,7 @@ from collections.abc import Callable
 import orjson
 
 from protocols.contract import Action, Cacheable, HoldRefused, HoldRequest, Outcome, Wait
+from protocols.judging import DEFINES
 from protocols.postgres import copy_columns, errors, evidence
 from protocols.postgres.base import Held, SessionBase
 from protocols.postgres.catalog import Catalog
@@ -22,6 +23,7 @@ from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
 from protocols.verdicts import CANCELLED
 
 STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
+_OWN = "pg_temp"  # schemas of the session's own begin so
 
 
 class Settling(SessionBase):
@@ -81,7 +83,7 @@ class Settling(SessionBase):
         if self.queue and self._must_wait():
             self._wait_for_server()
             return False, None
-        catalog = self.port.catalog()
+        catalog = self.port.catalog(newest=not self.catalog_waited)
         if catalog is None and not self.catalog_waited:
             self.waiting = Wait.CATALOG
             return False, None
@@ -234,7 +236,20 @@ class Settling(SessionBase):
     def _sent(self, entry: Pending) -> None:
         if entry.kind == Kind.BIND and entry.portal is not None:
             self.portals[entry.name] = entry.portal
+            entry.portal.judged = entry.started
+        if entry.verdict is not None and entry.verdict.renames:
+            self._defines(entry, entry.verdict)
         self._await(entry)
+
+    def _defines(self, entry: Pending, verdict: Verdict) -> None:
+        """Other sessions may be asking for what this one is about to define."""
+        analysis = verdict.command.analysis
+        if DEFINES.isdisjoint(analysis.effects):
+            return
+        if analysis.writes and all(name.startswith(_OWN) for name in analysis.writes):
+            return  # temporary: nobody else's
+        self.port.defining(analysis.writes)
+        self.defining = entry.order or self.syncs + 1
 
     def _refuse(self, entry: Pending, stand_in: bytes, why: tuple[str, str, str]) -> None:
         """Sends what must fail on the server in this place; its error comes back as ours."""

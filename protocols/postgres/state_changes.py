@@ -5,7 +5,7 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 
 from protocols.contract import Analysis
@@ -16,6 +16,7 @@ from protocols.postgres.statements.session_commands import Plan
 
 MAX_NAMES = 10_000  # prepared statements, cursors, temporary tables: beyond, the session's names are unknown
 MAX_TEXTS = 64 * 1024 * 1024  # characters of prepared statements
+MAX_SAVED = 2_000_000  # temporary relations, as all savepoints know them
 MAX_SOURCES = 1000  # relations copied into one temporary table
 MEANING = ("search_path", "client_encoding", "standard_conforming_strings")  # what a text means rests on them
 
@@ -32,6 +33,7 @@ class Volatile:
     role_known: bool = True
     temporaries: dict[str, Temporary] = field(default_factory=dict)
     temp_types: bool = False
+    mixed: bool = False  # what one temporary relation holds, any of them may show
 
     def copy(self) -> Volatile:
         return replace(
@@ -135,7 +137,7 @@ class StateChanges:
         self._changed()
 
     def _savepoint(self, change: Change) -> None:
-        if len(self._saved) > MAX_NAMES:
+        if len(self._saved) > MAX_NAMES or len(self._saved) * len(self._now.temporaries) > MAX_SAVED:
             self._touched_all = True  # what going back to it means is not known, until the transaction ends
         else:
             self._saved.append((change.name, self._snapshot()))
@@ -217,7 +219,7 @@ class StateChanges:
 
     def _discard_temp(self, change: Change) -> None:
         self._now.temporaries.clear()
-        self._now.temp_types = False
+        self._now.temp_types = self._now.mixed = False
 
     def _prepare(self, change: Change) -> None:
         _, analysis, source = change.value
@@ -255,7 +257,20 @@ class StateChanges:
 
     def _temp_create(self, change: Change) -> None:
         made: Temporary = change.value
+        known = self._now.temporaries.get(made.name)
+        if change.local and known is not None:  # it may be the one that was there, with all that it holds
+            made = replace(
+                made,
+                columns=None,
+                body=known.body or made.body,
+                certain=False,
+                ends=False,
+                sources=known.sources,
+                parents=tuple(dict.fromkeys((*known.parents, *made.parents))),
+            )
         self._now.temporaries[made.name] = made
+        if self._now.mixed:
+            self._mix()
 
     def _temp_change(self, change: Change) -> None:
         name = change.name or ""
@@ -270,11 +285,27 @@ class StateChanges:
 
     def _temp_fill(self, change: Change) -> None:
         known = self._now.temporaries.get(change.name or "")
-        if known is not None:
-            sources = tuple(dict.fromkeys((*known.sources, *change.value)))
-            self._now.temporaries[known.name] = replace(known, sources=sources[:MAX_SOURCES])
-            if len(sources) > MAX_SOURCES:
-                self._overflow = True
+        held = dict.fromkeys((*known.sources, *change.value)) if known is not None else {}
+        if known is not None and len(held) > len(known.sources):
+            self._hold(known, held)
+            if self._now.mixed:
+                self._mix()
+
+    def _temp_mix(self, change: Change) -> None:
+        self._now.mixed = True
+        self._mix()
+
+    def _mix(self) -> None:
+        """Which of them shows the rows of which is not followed: each holds what any of them holds."""
+        every = dict.fromkeys(source for known in self._now.temporaries.values() for source in known.sources)
+        for known in tuple(self._now.temporaries.values()):
+            if len(known.sources) < len(every):
+                self._hold(known, every)
+
+    def _hold(self, known: Temporary, sources: Collection[str]) -> None:
+        self._now.temporaries[known.name] = replace(known, sources=tuple(sources)[:MAX_SOURCES])
+        if len(sources) > MAX_SOURCES:
+            self._overflow = True
 
     def _temp_types(self, change: Change) -> None:
         self._now.temp_types = True
@@ -322,6 +353,7 @@ _APPLY = {
     ChangeKind.TEMP_CHANGE: StateChanges._temp_change,
     ChangeKind.TEMP_RENAME: StateChanges._temp_rename,
     ChangeKind.TEMP_FILL: StateChanges._temp_fill,
+    ChangeKind.TEMP_MIX: StateChanges._temp_mix,
     ChangeKind.TEMP_TYPES: StateChanges._temp_types,
     ChangeKind.OPAQUE: StateChanges._ran_code,
 }

@@ -20,6 +20,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # mitmproxy's own dependencies
     from addons.busy_poll import BusyPoll
+    from addons.definitions import Definitions
     from addons.leg import Leg
     from addons.live import LiveSession, Opened
     from addons.relay import Outbox, Relay
@@ -61,6 +62,14 @@ STRICTER = POLICY + "  - {id: never, description: no deletes, deny: [data.delete
 
 class Catalogs:
     """A catalog that is always fresh."""
+
+    defined_at = 0.0
+
+    def __init__(self) -> None:
+        self.definitions = Definitions()
+
+    def defined(self, who: object, certain: bool) -> None:
+        self.definitions.end(who, time.time_ns(), certain=certain)
 
     def current(self, not_before: float = 0.0) -> Any:
         return catalog()

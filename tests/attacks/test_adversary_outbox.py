@@ -27,7 +27,7 @@ class Sink:
             raise OSError("the TLS connection is in no state to write")
         self.sent.append(data)
 
-    def close(self) -> None:
+    def close(self, *, linger: bool = False) -> None:
         self.closed = True
 
     def resume(self, why: str) -> None:

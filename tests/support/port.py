@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from addons.definitions import Definitions
 from guard.mask.masker import Masker
 from protocols.contract import (
     Action,
@@ -60,6 +61,8 @@ class FakePort:
         self.withdrawn: list[str] = []
         self.alerts: list[tuple[Sequence[str], int]] = []
         self.changed = 0
+        self.definitions = Definitions()  # what others do at the same time
+        self.outdated = False  # another session has defined something since the snapshot
         self.nobody = ""  # why nobody can be asked
         self.full = False  # the journal cannot be written
         self.time = T0
@@ -74,11 +77,20 @@ class FakePort:
     def forget_apart(self, asked: Apart) -> None:
         self.forgotten.append(asked)
 
-    def catalog(self) -> Any:
-        return self.snapshot
+    def catalog(self, newest: bool = False) -> Any:
+        return None if newest and self.outdated else self.snapshot
 
     def catalog_changed(self) -> None:
         self.changed += 1
+
+    def defining(self, relations: Sequence[str]) -> None:
+        self.definitions.begin(self, relations)
+
+    def defined(self, certain: bool = True) -> None:
+        self.definitions.end(self, self.now_ns(), certain=certain)
+
+    def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
+        return self.definitions.concern(self, relations, since_ns)
 
     def decide(self, analysis: Analysis) -> Decision:
         return self.decision(analysis)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pgparse
 
-from protocols.contract import Analysis, Cacheable, Effect, Where
+from protocols.contract import ANYWHERE, Analysis, Cacheable, Effect, Where
 from protocols.literal_rows import shortened
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.catalog_queries import FIRST_USER_OID
@@ -21,7 +21,7 @@ from protocols.postgres.functions import NAMES_TYPE, RUNS_TYPE_INPUT
 from protocols.postgres.statements.commands import Commands
 from protocols.postgres.statements.lineage import clear_columns
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Source, Statement, unknown
-from protocols.postgres.statements.names import TEMP
+from protocols.postgres.statements.names import TEMP, holds_anything
 from protocols.postgres.statements.paths import under_empty_path
 from protocols.postgres.statements.text import MAX_STATEMENTS, Budget, Unreadable, check_depth, decode, outside_literals
 
@@ -125,10 +125,11 @@ def statement(
         walk.why.append("judged without a catalog: views, rules, triggers and overloads are not known")
     analysis = walk.analysis(shape)
     tag = next(iter(tree))
-    if tag == "SelectStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
+    runs_code = not _CODE.isdisjoint(walk.effects) or not all(map(holds_anything, walk.functions))
+    if tag == "SelectStmt" and not runs_code:
         clear = clear_columns(tree[tag], walk.names.is_table)
         analysis = dataclasses.replace(analysis, depends=_depends(walk))
-    elif tag == "ExplainStmt" and not walk.functions and _CODE.isdisjoint(walk.effects):
+    elif tag == "ExplainStmt" and not runs_code:
         clear = frozenset({0})  # the plan's text
     else:
         clear = frozenset()
@@ -142,6 +143,8 @@ def statement(
     if tag != "VariableSetStmt" and not (tag == "SelectStmt" and _sets_plainly(tree[tag])):
         changes = tuple(dataclasses.replace(c, value=None) if c.kind is ChangeKind.SET else c for c in changes)
     copied = tuple(read for read in analysis.reads if read not in analysis.writes)
+    if not _CODE.isdisjoint(analysis.effects) or any(map(holds_anything, analysis.functions)):
+        copied += (ANYWHERE,)
     if copied and changes_data(analysis.effects):
         filled = (w.partition(".")[2] for w in analysis.writes if w.startswith(f"{TEMP}."))
         changes = (*changes, *(Change(ChangeKind.TEMP_FILL, name, copied) for name in filled))

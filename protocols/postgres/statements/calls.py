@@ -11,6 +11,7 @@ from typing import Any
 from protocols.contract import ANYWHERE, Effect, Store
 from protocols.postgres.catalog import Function
 from protocols.postgres.functions import (
+    CONSUMES_RANDOM,
     LEAVES_A_TRACE,
     MULTIPLIES_ROWS,
     NAMES_TYPE,
@@ -39,6 +40,7 @@ _OPERATORS_OF_KIND = {
     "AEXPR_BETWEEN_SYM": (">=", "<="),
     "AEXPR_NOT_BETWEEN_SYM": ("<", ">"),
 }
+COUNTED = MULTIPLIES_ROWS | CONSUMES_RANDOM  # how often something happens tells the values at hand
 _POPULATES = "#="  # hstore: a record, with values that are read as the types of its columns
 _READS = frozenset({Effect.SECRET_READ, Effect.DATA_SELECT, Effect.SHOW})  # and leaves nothing behind
 _INV_READ = "262144"  # lo_open's mode that cannot write
@@ -118,7 +120,7 @@ class Calls(Findings):
                 self.row_input = True
             if function.schema == "pg_catalog":
                 self.leaves_trace = self.leaves_trace or function.name in LEAVES_A_TRACE
-                self.multiplies = self.multiplies or function.name in MULTIPLIES_ROWS
+                self.multiplies = self.multiplies or function.name in COUNTED
             if function.effects or function.name in _SPECIAL:
                 special = _SPECIAL.get(function.name) if function.schema == "pg_catalog" else None
                 if special is None or not special(self, function, args):
@@ -250,7 +252,8 @@ class Calls(Findings):
 
     def finish_trace(self) -> None:
         """What is left in the session must not come from rows: no mask stands between it and the next statement."""
-        if self.leaves_trace and any(not r.startswith(("pg_catalog.", "information_schema.")) for r in self.reads):
+        seen = (*self.reads, *self.writes) if Effect.DATA_UPDATE in self.effects else self.reads
+        if self.leaves_trace and any(not r.startswith(("pg_catalog.", "information_schema.")) for r in seen):
             self.unknown(
                 "a setting, seed or position that may depend on the rows read; set it in a statement of its own"
             )

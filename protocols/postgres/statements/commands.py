@@ -1,4 +1,4 @@
-"""Statements that are no plain queries: COPY, EXPLAIN, code, locks, definitions; the entry for every kind.
+"""Statements that are no plain queries: COPY, EXPLAIN, code, locks; the entry for every kind.
 
 One entry per statement kind; a kind that has none is unknown.
 
@@ -11,15 +11,14 @@ from typing import Any
 
 from protocols.contract import ANYWHERE, Analysis, Cacheable, Effect
 from protocols.postgres.settings import words
-from protocols.postgres.statements.definitions import DEFINITIONS, Definition
-from protocols.postgres.statements.model import ChangeKind, Temporary
-from protocols.postgres.statements.names import TEMP, Target
+from protocols.postgres.statements.defining import QUERIES, Defining
+from protocols.postgres.statements.definitions import DEFINITIONS
+from protocols.postgres.statements.model import ChangeKind
 from protocols.postgres.statements.nodes import FIELDS, Node, strings
 from protocols.postgres.statements.scope import NOTHING, Origins, Output, Scope
-from protocols.postgres.statements.session_commands import MAX_NESTED, SessionCommands, boolean
+from protocols.postgres.statements.session_commands import MAX_NESTED, boolean
 from protocols.postgres.statements.stores import without_clear
 
-_QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 _KINDS = {
     "SelectStmt": "select",
     "InsertStmt": "insert",
@@ -35,7 +34,7 @@ _COPY_OPTIONS = words(
 )
 
 
-class Commands(SessionCommands):
+class Commands(Defining):
     """One top-level statement."""
 
     output: Output | None = None  # of a query
@@ -43,7 +42,7 @@ class Commands(SessionCommands):
     def statement(self, node: Node) -> None:
         """Analyses one statement; what it finds is in the attributes."""
         tag, body = next(iter(node.items()))
-        if tag in _QUERIES:
+        if tag in QUERIES:
             self.kind = self.kind or _KINDS[tag]
             if tag == "SelectStmt":
                 if self._into(body):
@@ -79,7 +78,8 @@ class Commands(SessionCommands):
         self._make_table(into, output)
         return True
 
-    def _make_table(self, into: Node, output: Output, kind: str = "OBJECT_TABLE") -> None:
+    def _make_table(self, into: Node, output: Output, *, maybe: bool = False) -> None:
+        """`maybe`: only where there is none of that name."""
         if not into.keys() <= FIELDS["IntoClause"]:
             self.unknown("a part of the statement that is not understood here")
         self.add({Effect.DDL_CREATE}, planned=False)
@@ -89,21 +89,10 @@ class Commands(SessionCommands):
             columns = tuple(names[i] if i < len(names) else n for i, (n, _) in enumerate(output.columns))
             if len(set(columns)) != len(columns):
                 columns = None
-        self._made(into.get("rel", {}), columns, None, into.get("onCommit") == "ONCOMMIT_DROP")
         relation = into.get("rel", {})
+        self._made(relation, columns, ends=into.get("onCommit") == "ONCOMMIT_DROP", maybe=maybe)
         if not self.is_temporary(relation):
             self.made_table(self.home(relation), relation.get("relname", ""), columns, output)
-
-    def _made(self, relation: Node, columns: tuple[str, ...] | None, body: Analysis | None, ends: bool) -> None:
-        """A relation now exists under this name."""
-        name = relation.get("relname", "")
-        schema = relation.get("schemaname")
-        if self.is_temporary(relation):
-            self.writes[f"{TEMP}.{name}"] = None
-            self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, columns, body, not ends, ends))
-            return
-        self.writes[f"{self.home(relation)}.{name}"] = None
-        self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
 
     def _create_table_as(self, body: Node) -> None:
         self._only(body, "query into objtype is_select_into if_not_exists")
@@ -118,7 +107,7 @@ class Commands(SessionCommands):
             output = Output(None, read if self.output is None else read | self.output.everything)
         else:
             output = without_clear(self.query(query, None), query.get("SelectStmt", {}), self.names.is_table)
-        self._make_table(body.get("into", {}), output)
+        self._make_table(body.get("into", {}), output, maybe=bool(body.get("if_not_exists")))
 
     def _copy(self, body: Node) -> None:
         self._only(body, "relation query attlist is_from is_program filename options whereClause")
@@ -273,89 +262,7 @@ class Commands(SessionCommands):
         if body.get("behavior") == "DROP_CASCADE":
             self.unknown("TRUNCATE CASCADE empties every table that refers to these")
 
-    # ------------------------------------------------------------ definitions
-
-    def _define(self, tag: str, body: Node, definition: Definition) -> None:
-        """DDL and administration: the effects of the table, the names it touches, the code that it carries."""
-        self.kind = definition.kind(body)
-        self.add(definition.effects(body), planned=False)
-        self.cacheable = Cacheable.TEXT
-        for relation in definition.relations(body):
-            schema, name = relation.get("schemaname"), relation.get("relname", "")
-            if (schema or "").startswith(TEMP) or relation.get("relpersistence") == "t":
-                self.writes[f"{TEMP}.{name}"] = None
-                continue
-            for target in self.names.relations(schema, name):
-                self.writes[target.qualified] = None
-                if tag == "RefreshMatViewStmt":
-                    self._refresh(target)
-        self._loose(body)
-        self.define_stores(tag, body)
-        self._definition_changes(tag, body, definition)
-
-    def _refresh(self, target: Target) -> None:
-        if target.relation is None:
-            self.unknown(target.why or f"the body of `{target.qualified}` is not known")
-            return
-        facts = self.names.catalog.refresh_facts(target.relation.oid)
-        self.add(facts.effects)
-        self.reads.update(dict.fromkeys(facts.reads[1:]))
-        self.functions.update(dict.fromkeys(facts.functions))
-        if facts.why:
-            self.unknown(facts.why)
-
-    def _loose(self, root: Node) -> None:
-        """Everything inside a definition that may run or be read: queries, function calls, types, relations.
-
-        A definition has its own effect already: here nodes that are not understood are only searched.
-        """
-        stack: list[Any] = [root]
-        scope = Scope()
-        while stack:
-            item = stack.pop()
-            if isinstance(item, list):
-                stack.extend(item)
-            elif isinstance(item, dict):
-                for key, value in item.items():
-                    if key in _QUERIES and isinstance(value, dict):
-                        self.query({key: value}, scope)
-                    elif key == "FuncCall" and isinstance(value, dict):
-                        names = strings(value.get("funcname"))
-                        args = value.get("args", [])
-                        for function in self.names.functions(names[-2:]):
-                            if function.effects and function.takes(len(args)):
-                                self.call(function)
-                        stack.append(value)
-                    elif isinstance(value, (dict, list)):
-                        stack.append(value)
-
-    def _definition_changes(self, tag: str, body: Node, definition: Definition) -> None:
-        if tag == "CreateStmt" and (relation := body.get("relation")) is not None:
-            columns = [c["ColumnDef"].get("colname", "") for c in body.get("tableElts", ()) if "ColumnDef" in c]
-            plain = all("ColumnDef" in c or "Constraint" in c for c in body.get("tableElts", ()))
-            plain = plain and not body.keys() & {"inhRelations", "ofTypename", "if_not_exists"}
-            self._made(relation, tuple(columns) if plain else None, None, body.get("oncommit") == "ONCOMMIT_DROP")
-            return
-        if tag == "ViewStmt" and (view := body.get("view")) is not None:
-            inner = Commands(self.names, self.session, self.budget)
-            inner.query(body.get("query", {}), None)
-            inner.finish()
-            self._made(view, None, inner.analysis(""), False)
-            return
-        names = definition.touches(body)
-        if names is None:
-            self.change(ChangeKind.DEFINE)
-            if TEMP in self.names.path or f"'{TEMP}" in repr(body):
-                self.change(ChangeKind.TEMP_TYPES)  # types in pg_temp are found before all others
-            return
-        for schema, name in names:
-            own = (schema or "").startswith(TEMP)
-            if own or schema is None:
-                self.change(ChangeKind.TEMP_CHANGE, name, tag == "DropStmt")
-            if not own:
-                self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
-        if tag == "RenameStmt" and names and "newname" in body:
-            self.change(ChangeKind.TEMP_RENAME, names[0][1], body["newname"])
+    # ------------------------------------------------------------ what was found
 
     def analysis(self, shape: str) -> Analysis:
         """What was found, as the common vocabulary has it."""

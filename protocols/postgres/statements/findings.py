@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from protocols.contract import ANYWHERE, Effect, Store, Where
-from protocols.postgres.statements.model import Change
-from protocols.postgres.statements.names import NameSpace
+from protocols.postgres.statements.model import Change, Temporary
+from protocols.postgres.statements.names import TEMP, NameSpace
 from protocols.postgres.statements.nodes import Node
 from protocols.postgres.statements.text import Budget
 
@@ -74,6 +74,16 @@ class Findings:
     def weaken(self, where: Where) -> None:
         if _WEAKER[where] > _WEAKER[self.where]:
             self.where = where
+
+    def holds(self, temporary: Temporary) -> None:
+        """What is read with a temporary relation: all that went into it. Code that nobody saw into can have put
+        anything there: it counts as if it ran here, under the relation's name.
+        """
+        for source in temporary.sources:
+            if source == ANYWHERE:
+                self.functions[f"{TEMP}.{temporary.name}"] = None
+            else:
+                self.reads[source] = None
 
     def filter(self, origins: Iterable[str]) -> None:
         for origin in origins:

@@ -34,14 +34,17 @@ class ChangeKind(enum.Enum):
     TEMP_CREATE = "temp create"
     TEMP_CHANGE = "temp change"  # value: whether it was dropped
     TEMP_RENAME = "temp rename"  # value: the new name
-    TEMP_FILL = "temp fill"  # value: the relations whose rows went into it
+    TEMP_FILL = "temp fill"  # value: the relations whose rows went into it, `*` for any
+    TEMP_MIX = "temp mix"  # rows of one temporary relation may from now on be read through another
     TEMP_TYPES = "temp types"
     OPAQUE = "opaque"  # code ran that nobody saw: names and roles may have changed behind it
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. What `name` and `value` are depends on the kind; `local`: until the end of the transaction."""
+    """One change. What `name` and `value` are depends on the kind; `local`: until the end of the transaction, and of
+    TEMP_CREATE: only where there is none of that name.
+    """
 
     kind: ChangeKind
     name: str | None = None
@@ -102,7 +105,9 @@ class Prepared:
 class Temporary:
     """A temporary relation of the session. `columns` None: not known. `body`: what reading a view brings along.
 
-    `sources`: relations whose rows were copied into it, so that what must be masked there is not forgotten here.
+    `sources`: relations whose rows were copied into it, so that what must be masked there is not forgotten here; `*`:
+    code put rows there that nobody saw into.
+    `parents`: permanent relations that it inherits from: in this session its rows are among theirs.
     """
 
     name: str
@@ -111,6 +116,7 @@ class Temporary:
     certain: bool = True  # False: it may be gone, or mean another relation by now
     ends: bool = False  # gone when the open transaction commits
     sources: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
 
 
 def unknown(why: str, kind: str = "unknown") -> CommandAnalysis:

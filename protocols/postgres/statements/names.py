@@ -25,6 +25,11 @@ JSON_OBJECT = ("pg_catalog", "json_object")
 JSON = ("pg_catalog", "json")
 
 
+def holds_anything(function: str) -> bool:
+    """Whether this entry of `Analysis.functions` is a temporary relation that code has filled: see `Findings.holds`."""
+    return function.startswith(f"{TEMP}.")
+
+
 def split_path(value: str) -> tuple[str, ...] | None:
     """The schemas of a search_path value, as the server splits it; None when it is malformed."""
     found: list[str] = []

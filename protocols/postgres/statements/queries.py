@@ -26,6 +26,7 @@ class Queries(Sources):
     """Adds the queries to the walk of expressions."""
 
     _register: Callable[[Output], None] | None = None  # for the next SELECT: told its output after each branch
+    _settling = False  # a recursive query is walked again
     _makes: Node | None = None  # the branch whose INTO the server accepts
 
     # ------------------------------------------------------------ SELECT
@@ -200,19 +201,28 @@ class Queries(Sources):
 
     def _settled(self, scope: Scope, name: str, aliases: list[str], query: Node, output: Output) -> Output:
         """The output of a recursive query: each turn may carry a value one column further."""
+        if self._settling:  # turns within turns would multiply at each level
+            self.filter(output.everything)
+            return Output(None, output.everything)
+        self._settling = True
         for _ in range(MAX_TURNS):
+            if self.budget.turns == 0:
+                self.filter(output.everything)
+                break
+            self.budget.turns -= 1
             self.budget.spend(MAX_WORK // 1000)
             scope.ctes[name] = output
             again = rename(self.query(query, scope), aliases)
             if again == output:
+                self._settling = False
                 return output
             output = again
+        self._settling = False
         return Output(None, output.everything)
 
-    @staticmethod
-    def _so_far(scope: Scope, name: str, aliases: list[str], output: Output) -> None:
+    def _so_far(self, scope: Scope, name: str, aliases: list[str], output: Output) -> None:
         """What a recursive term sees of its own table: the branches before it."""
-        scope.ctes[name] = rename(output, aliases)
+        scope.ctes[name] = Output(None, output.everything) if self._settling else rename(output, aliases)
 
 
 def _one_setting(body: Node, scope: Scope) -> str:

@@ -165,7 +165,7 @@ class Sources(Expressions):
                 if facts.why:
                     self.unknown(facts.why)
             elif target.temporary is not None:
-                self.reads.update(dict.fromkeys(target.temporary.sources))
+                self.holds(target.temporary)
                 if target.temporary.body is not None:
                     self._temporary_view(target)
         return targets

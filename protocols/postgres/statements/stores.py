@@ -58,7 +58,7 @@ class Stores(Queries):
             if not known:
                 yield ANYWHERE
             for temporary in known:
-                yield from (f"{source}.*" for source in temporary.sources)
+                yield from (ANYWHERE if source == ANYWHERE else f"{source}.*" for source in temporary.sources)
                 if temporary.body is not None:
                     yield from (f"{read}.*" for read in temporary.body.reads)
 
@@ -75,10 +75,13 @@ class Stores(Queries):
     # ------------------------------------------------------------ rows
 
     def places(self, relation: Node, event: str) -> list[Place]:
-        """The relations that a data change fills, temporary ones excepted."""
+        """The relations that a data change fills; of temporary ones those whose rows theirs are, too."""
         found = []
         for one in self.names.relations(relation.get("schemaname"), relation.get("relname", "")):
             if one.temporary is not None and not one.why:
+                for parent in one.temporary.parents:
+                    schema, _, name = parent.partition(".")
+                    found.append(Place(self, self.names.relations(schema, name)[0], rewritten=False))
                 continue
             rewritten = one.relation is not None and self.names.catalog.rewritten(one.relation.oid, event)
             found.append(Place(self, one, rewritten))

@@ -19,6 +19,7 @@ MAX_STATEMENTS = 2000  # of one message
 MAX_CHAIN = 4500  # operators, joins or set operations that may nest in each other; 25,000 overflow an 8 MiB stack
 SHORT = 8000  # characters: below, no chain can be longer than MAX_CHAIN
 MAX_WORK = 1_000_000  # names compared while one message is judged: a second or two
+MAX_RECURSION = 16  # a message with more recursive queries than people write is judged more roughly
 MAX_OPERATOR_WORK = 2_000_000  # length times comment openers, summed over runs of operator characters
 
 # single-byte encodings in which a byte below 0x80 is that ASCII character: PostgreSQL's name -> Python's
@@ -55,12 +56,16 @@ def decode(raw: bytes, client_encoding: str) -> str:
 
 
 class Budget:
-    """How much work one message may still make: a column looked for in five thousand tables costs five thousand."""
+    """How much work one message may still make: a column looked for in five thousand tables costs five thousand.
 
-    __slots__ = ("left",)
+    `turns`: how often recursive queries are still walked again, each with all that is inside.
+    """
+
+    __slots__ = ("left", "turns")
 
     def __init__(self, units: int = MAX_WORK) -> None:
         self.left = units
+        self.turns = MAX_RECURSION
 
     def spend(self, units: int) -> None:
         """Raises Unreadable when it is used up."""

@@ -65,8 +65,11 @@ class Writes(Stores):
                 for function in functions:
                     self.functions[function] = None
                 self._cascade(target.relation.oid, event, changed)
-            elif target.temporary is not None and target.temporary.body is not None:
-                self.unknown("a write through a temporary view")
+            elif target.temporary is not None:
+                # the rows that are there: RETURNING shows them, an error quotes them
+                self.holds(target.temporary)
+                if target.temporary.body is not None:
+                    self.unknown("a write through a temporary view")
         alias = body.get("alias", {}).get("aliasname") or name
         source = Source(
             alias, frozenset(f"{t.qualified}.*" for t in targets), targets=targets, catalog=self.names.catalog

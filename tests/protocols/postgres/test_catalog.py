@@ -245,3 +245,97 @@ def test_the_shipped_built_ins_cover_this_server(connection: psycopg.Connection[
         if f.schema == "pg_catalog" and not f.volatile and Effect.UNKNOWN in f.effects
     }
     assert {n for n in unknown if not n.startswith("fmgr_")} == set()
+
+
+def test_a_quote_in_a_name_does_not_move_a_views_columns(connection: psycopg.Connection[Any]) -> None:
+    """A tree quotes names without escaping the quotes in them: two odd ones once hid where a subquery begins."""
+    connection.execute('CREATE TABLE cat.odd ("a""b" int); CREATE TABLE cat.plain (item text)')
+    try:
+        connection.execute(
+            "CREATE VIEW cat.turned AS SELECT s.e AS x, s.i AS y FROM cat.odd AS one,"
+            " (SELECT p.item AS i, q.ssn AS e FROM cat.odd AS two, cat.plain AS p, cat.people AS q) AS s"
+        )
+        assert origins(connection, load(connection), "SELECT x, y FROM cat.turned") == [
+            ("cat.turned.x", "cat.people.ssn"),
+            ("cat.turned.y", "cat.plain.item"),
+        ]
+    finally:
+        connection.execute("DROP TABLE cat.odd, cat.plain CASCADE")
+
+
+@pytest.mark.parametrize("name", ['"', '"{', '}"', "\\", '\\"{', "{TARGETENTRY ", " :resorigtbl 1 :resorigcol 2", "<>"])
+def test_no_name_in_a_view_moves_its_columns(name: str, connection: psycopg.Connection[Any]) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    connection.execute(
+        f"CREATE VIEW cat.named AS SELECT {quoted}.{quoted} AS x, {quoted}.ssn AS y FROM"
+        f" (SELECT upper(ssn) AS {quoted}, ssn FROM cat.people) AS {quoted}"
+    )
+    try:
+        found = origins(connection, load(connection), "SELECT x, y FROM cat.named")
+        assert found == [(), ("cat.named.y", "cat.people.ssn")]
+    finally:
+        connection.execute("DROP VIEW cat.named")
+
+
+def test_holders_are_the_relations_with_values_of_a_type(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(
+        "CREATE TYPE cat.pair AS (one int, two cat.mail); CREATE DOMAIN cat.inner_mail AS cat.mail;"
+        "CREATE TABLE cat.h1 (a cat.mail); CREATE TABLE cat.h2 (a cat.mail[]); CREATE TABLE cat.h3 (a cat.pair);"
+        "CREATE TABLE cat.h4 (a cat.inner_mail); CREATE TABLE cat.h5 (a cat.h1); CREATE TABLE cat.h6 (a text)"
+    )
+    try:
+        catalog = load(connection)
+        held = catalog.holders(catalog.types["cat", "mail"].oid)
+        expected = {"cat.h1", "cat.h2", "cat.h3", "cat.h4", "cat.h5"}
+        assert {name for name in held if name.startswith("cat.h")} == expected
+        found = analyse(b"ALTER DOMAIN cat.mail ADD CHECK (VALUE::int > 0)", SessionState(), catalog).analysis
+        assert expected <= set(found.writes)
+        assert "cat.h6" not in found.writes
+    finally:
+        connection.execute("DROP TABLE cat.h1, cat.h2, cat.h3, cat.h4, cat.h5, cat.h6")
+        connection.execute("DROP TYPE cat.pair; DROP DOMAIN cat.inner_mail")
+
+
+def test_replacing_a_view_that_was_copied_through_is_a_copy(connection: psycopg.Connection[Any]) -> None:
+    """What the materialised view holds came from `people`: after this, its columns would be another's."""
+    connection.execute("CREATE MATERIALIZED VIEW cat.m3 AS SELECT again, 1 AS one FROM cat.v2")
+    try:
+        catalog = load(connection)
+        for text in (
+            "CREATE OR REPLACE VIEW cat.v1 AS SELECT note AS contact, id FROM cat.logged",
+            'CREATE OR REPLACE RULE "_RETURN" AS ON SELECT TO cat.v1 DO INSTEAD SELECT note, id FROM cat.logged',
+        ):
+            found = analyse(text.encode(), SessionState(), catalog).analysis
+            assert ("cat.m3.*", True) in {(s.target, "cat.people.ssn" in s.sources) for s in found.stores}, text
+        for text in (
+            "CREATE OR REPLACE VIEW cat.v3 AS SELECT note AS ssn FROM cat.logged",
+            "CREATE VIEW cat.v9 AS SELECT ssn FROM cat.people",
+        ):
+            assert analyse(text.encode(), SessionState(), catalog).analysis.stores == (), text
+    finally:
+        connection.execute("DROP MATERIALIZED VIEW cat.m3")
+
+
+@pytest.mark.parametrize(
+    ("operator", "call"),
+    [
+        ("(rightarg = float8, function = setseed)", "## 0.5::float8"),
+        ("(leftarg = text, rightarg = text, function = pg_input_is_valid)", "'1' ## 'cat.mail'"),
+        ("(rightarg = int, function = lo_close)", "## 1"),
+    ],
+)
+def test_an_operator_does_not_hide_a_function_that_is_judged_by_its_name(
+    operator: str, call: str, connection: psycopg.Connection[Any]
+) -> None:
+    if "pg_input" in operator and connection.info.server_version < 160000:
+        pytest.skip("this function came with PostgreSQL 16")
+    connection.execute(f"CREATE OPERATOR cat.## {operator}")
+    connection.execute("SET search_path = cat")
+    try:
+        text = f"SELECT {call.replace('##', 'OPERATOR(cat.##)')}"
+        found = analyse(text.encode(), SessionState(), load(connection)).analysis
+        assert Effect.EXEC_CAST in found.effects
+    finally:
+        left = "text" if "leftarg" in operator else "NONE"
+        right = operator.partition("rightarg = ")[2].partition(",")[0]
+        connection.execute(f"DROP OPERATOR cat.## ({left}, {right})")

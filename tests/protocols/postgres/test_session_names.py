@@ -9,6 +9,7 @@ import pytest
 
 from protocols.contract import Action, Analysis, Decision, Effect, HoldTerms, Outcome, Wait
 from tests.support import wire
+from tests.support.port import anything
 from tests.support.talk import SSN, USERS, Talk
 from tests.support.wire import SYNC, bind, close, execute, kinds, parse, query, ready
 
@@ -335,18 +336,37 @@ def test_names_of_the_longest_length_are_fine() -> None:
     assert kinds(talk.client(use("n" * 63, "p" * 63))) == "BES"
 
 
-def test_a_name_that_is_no_utf8_is_never_taken_for_another() -> None:
-    """In LATIN1 two bytes beyond ASCII are two names; undecodable both look the same."""
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.message("P", b"\xe8\0SELECT 'x'\0\0\0"),
+        wire.message("B", b"\0\xe8\0" + b"\0" * 6),
+        wire.message("B", b"\xe8\0\0" + b"\0" * 6),
+        wire.message("E", b"\xe8\0" + b"\0" * 4),
+        wire.message("D", b"P\xe8\0"),
+        wire.message("C", b"S\xe8\0"),
+        wire.message("C", b"P\xe8\0"),
+    ],
+    ids=["parse", "bind", "bind portal", "execute", "describe", "close statement", "close portal"],
+)
+def test_a_name_that_is_no_utf8_is_never_taken_for_another(message: bytes) -> None:
+    """In LATIN1 two bytes beyond ASCII are two names; undecodable both look the same, and like one that SQL can say."""
     talk = Talk(masks=[SSN])
     talk.session.state.parameter_status("client_encoding", "LATIN1")
-    talk.client(query(f'PREPARE "\xe9" AS {LEAK}'.encode("latin-1")))
+    assert talk.client(message) == b""
+    assert talk.fatal()["C"] == "42622"
+
+
+def test_the_bytes_of_a_name_are_another_name_in_another_encoding() -> None:
+    """What was parsed under them in UTF8 is not what they name in LATIN1: there SQL may have prepared that."""
+    talk = Talk(anything, masks=[SSN])
+    talk.prepare("\xe9", "SELECT total FROM orders")
+    talk.client(query("SET client_encoding = 'LATIN1'"))
+    talk.server(wire.complete("SET"), wire.parameter("client_encoding", "LATIN1"), ready())
+    talk.client(query('PREPARE "\xc3\xa9" AS SELECT upper(ssn) FROM users'.encode("latin-1")))
     talk.server(wire.complete("PREPARE"), ready())
-    one, other = (wire.message("B", b"\0" + raw + b"\0" + b"\0" * 6) for raw in (b"\xe8", b"\xe9"))
-    talk.client(wire.message("P", b"\xe8\0SELECT 'x'\0\0\0") + SYNC)
-    talk.server(wire.PARSED, ready())
-    assert one in talk.client(one + SYNC)
-    talk.server(wire.BOUND, wire.columns(wire.field("?column?")), ready())
-    assert other not in talk.client(other + SYNC)
+    assert talk.client(use("\xe9")) == b""
+    assert talk.fatal()["C"] == "42622"
 
 
 def _own_only(analysis: Analysis) -> Decision:

@@ -1,0 +1,182 @@
+"""What a name means can change while a statement waits: a session may define it anew before the rows come.
+
+One identity with two sessions needs no luck for that: the first replaces a view in an open transaction and so holds its
+lock, the second asks for it, and waits on the server until the first commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from addons.definitions import Definitions
+from scripts.support.lab import DEFAULT_POLICY, Lab
+from scripts.support.postgres import Installation
+from tests.support import wire
+from tests.support.adversary import Session, bytes_of, errors, leaks, session
+from tests.support.bytewise import eventually
+
+DEVELOPERS = """\
+  - id: developers
+    description: they make what they need, under the masks of everybody
+    who: {groups: [agents]}
+    allow: [data.select, data.insert, data.update, data.delete, data.copy_out, data.write, probe, "ddl.*"]
+
+"""
+SHOWN = ["email", "upper(email)"]
+
+
+@pytest.fixture(scope="module")
+def lab(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    text = DEFAULT_POLICY.read_text()
+    start, end = text.index("  # ---- agent"), text.index("  # ---- HTTP")
+    policy = tmp_path_factory.mktemp("lock") / "policy.yaml"
+    policy.write_text((text[:start] + DEVELOPERS + text[end:]).replace('["*.', '["public.'))
+    with Lab(installation=installation, tls="off", policies=(policy,)) as made:
+        yield made
+
+
+@pytest.fixture
+def two(lab: Lab) -> Iterator[tuple[Session, Session]]:
+    with session(lab, "agent") as one, session(lab, "agent") as other:
+        assert not errors(one.ask("DROP VIEW IF EXISTS mine", "CREATE VIEW mine AS SELECT item AS x FROM orders"))
+        eventually(lambda: not errors(other.ask("SELECT x FROM mine LIMIT 1")))
+        yield one, other
+
+
+def extended(sql: str) -> bytes:
+    return b"".join((wire.parse("", sql), wire.bind("", ""), wire.describe("P", ""), wire.execute(""), wire.SYNC))
+
+
+def replaced(shown: str) -> tuple[str, str]:
+    return "BEGIN", f"CREATE OR REPLACE VIEW mine AS SELECT {shown}::text AS x FROM customers"
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        wire.query("SELECT x FROM mine"),
+        wire.query("SELECT upper(x) FROM mine"),
+        wire.query("COPY (SELECT x FROM mine) TO STDOUT"),
+        wire.query("SELECT sum(x::int) FROM mine"),
+        extended("SELECT x FROM mine"),
+    ],
+    ids=["plain", "computed", "copy", "error", "extended"],
+)
+def test_what_waited_for_a_lock_is_masked_as_what_it_shows(
+    two: tuple[Session, Session], asked: bytes, shown: str
+) -> None:
+    one, other = two
+    assert not errors(one.ask(*replaced(shown)))
+    other.raw.send(asked)
+    assert other.raw.quiet()
+    assert not errors(one.ask("COMMIT"))
+    answer = other.say()
+    assert answer[-1][0] == "Z"
+    assert not leaks(answer)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", SHOWN)
+def test_a_prepared_statement_that_waits_for_a_lock(two: tuple[Session, Session], shown: str) -> None:
+    one, other = two
+    again = b"".join((wire.bind("", "known"), wire.describe("P", ""), wire.execute(""), wire.SYNC))
+    assert not errors(other.say(wire.parse("known", "SELECT x FROM mine"), wire.SYNC))
+    for _ in range(3):  # it is known by its bytes now
+        assert not errors(other.say(again))
+    assert not errors(one.ask(*replaced(shown)))
+    other.raw.send(again)
+    assert other.raw.quiet()
+    assert not errors(one.ask("COMMIT"))
+    assert not leaks(other.say())
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", SHOWN)
+def test_another_session_asks_right_behind_the_commit(two: tuple[Session, Session], shown: str) -> None:
+    one, other = two
+    assert not errors(one.ask(*replaced(shown), "COMMIT"))
+    for _ in range(5):
+        assert not leaks(other.ask("SELECT x FROM mine"))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_pipeline_that_was_judged_before_the_commit(two: tuple[Session, Session]) -> None:
+    one, other = two
+    many = 400
+    assert not errors(one.ask(*replaced("email")))
+    other.raw.send(
+        *[extended("SELECT x FROM orders o, LATERAL (SELECT o.item AS x) l, pg_sleep(0.001) LIMIT 1")] * many
+    )
+    other.raw.send(*[extended("SELECT x FROM mine")] * many)
+    assert not errors(one.ask("COMMIT"))
+    assert not leaks(other.say(answers=2 * many))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_what_is_defined_elsewhere_withholds_nothing_here(two: tuple[Session, Session]) -> None:
+    one, other = two
+    plain = bytes_of(other.ask("SELECT x FROM mine ORDER BY x LIMIT 3"))
+    assert not errors(one.ask("BEGIN", "CREATE TABLE work_in_progress (a int)", "CREATE TEMP TABLE mine (x text)"))
+    assert bytes_of(other.ask("SELECT x FROM mine ORDER BY x LIMIT 3")) == plain
+    assert not errors(one.ask("COMMIT", "DROP TABLE work_in_progress, pg_temp.mine"))
+    assert bytes_of(other.ask("SELECT x FROM mine ORDER BY x LIMIT 3")) == plain
+    assert not errors(
+        one.ask("CREATE OR REPLACE VIEW mine AS SELECT item AS x FROM orders")
+    )  # and what is over is over
+    assert bytes_of(other.ask("SELECT x FROM mine ORDER BY x LIMIT 3")) == plain  # what is over is over
+
+
+# ---------------------------------------------------------------- who defines what, and until when
+
+
+def test_a_definition_concerns_those_who_were_judged_before_its_end() -> None:
+    known, me, them = Definitions(), object(), object()
+    assert not known.concern(me, ["public.mine"], 5)
+    known.begin(them, ["public.mine"])
+    assert known.concern(me, ["public.mine"], 5)
+    assert known.concern(me, ["other.mine"], 5)  # it may hide the other
+    assert known.concern(me, ["*"], 5)
+    assert not known.concern(me, ["public.yours"], 5)
+    assert not known.concern(them, ["public.mine"], 5)  # one's own are the session's affair
+    assert known.end(them, 10)
+    assert not known.end(them, 11)
+    assert known.concern(me, ["public.mine"], 9)
+    assert known.concern(me, ["public.mine"], 10)
+    assert not known.concern(me, ["public.mine"], 11)
+
+
+def test_a_definition_of_nobody_knows_what_concerns_all() -> None:
+    known, me, them = Definitions(), object(), object()
+    known.begin(them, [])
+    assert known.concern(me, ["public.yours"], 5)
+    known.end(them, 10)
+    assert known.concern(me, ["public.yours"], 5)
+    assert not known.concern(me, ["public.yours"], 11)
+
+
+def test_a_session_that_is_gone_may_still_define_for_a_while() -> None:
+    known, me, them = Definitions(), object(), object()
+    known.begin(them, ["public.mine"])
+    known.end(them, 10, certain=False)
+    assert known.concern(me, ["public.mine"], 500_000_000_000)
+    assert not known.concern(me, ["public.mine"], 700_000_000_000)
+
+
+def test_definitions_take_bounded_memory_and_what_is_forgotten_concerns_all_before_it() -> None:
+    known, me = Definitions(), object()
+    for n in range(2000):
+        known.begin(n, [f"public.t{n}"])
+        known.end(n, 10 + n)
+    assert len(known._over) == 512
+    assert known.concern(me, ["public.yours"], 100)
+    assert not known.concern(me, ["public.yours"], 1800)
+    assert known.concern(me, ["public.t1900"], 1800)
