@@ -7,8 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from guard.config import load
+from guard.config import Config, load
+from guard.config.checks import check_rules
+from guard.documents import ConfigError, read
 from guard.enforce import PolicySet
+from guard.state.approvals import same_person
 
 if TYPE_CHECKING:
     from addons.runtime import Runtime
@@ -33,7 +36,7 @@ class LiveSessions:
     def contain(self, subject: str) -> int:
         ended = 0
         for live in list(self._runtime.sessions.values()):
-            if live.principal.subject == subject:
+            if same_person(live.principal.subject, subject):
                 live.terminate(f"`{subject}` is contained: every access is cut until a responder releases it")
                 ended += 1
         return ended
@@ -41,12 +44,22 @@ class LiveSessions:
 
 async def reload(runtime: Runtime) -> dict[str, Any]:
     """Loads the policies anew; where that fails the old ones stay, and the error says why."""
-    policies = await asyncio.to_thread(lambda: PolicySet.load(load(runtime.config.path).policies))
+    policies = await asyncio.to_thread(_read, runtime.config)
     old, runtime.policies = runtime.policies.version, policies
     runtime.recorder.event("policy.loaded", {"version": policies.version, "before": old})
     for live in list(runtime.sessions.values()):
         live.new_policy(policies.for_session(live.principal, live.resource, live.facts))
     return {"version": policies.version, "before": old, "changed": old != policies.version}
+
+
+def _read(config: Config) -> PolicySet:
+    """Raises ConfigError, also for what does not go with the issuers and roles that this process was started with: the
+    file's may be others by now, and count after a restart only."""
+    policies = PolicySet.load(load(config.path).policies)
+    problems = [problem for problem in check_rules(config, read(config.path), policies) if not problem.warning]
+    if problems:
+        raise ConfigError(problems)
+    return policies
 
 
 def status(runtime: Runtime) -> dict[str, Any]:

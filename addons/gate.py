@@ -120,9 +120,9 @@ class Gate(Door):
         live.hold_wait = self.listener.hold_wait
         live.attributes = {k[:64]: v[:256] for k, v in asked.attributes[:_MAX_ATTRIBUTES]}
         self._let_in(live)
-        self._live = live
-        self._known()
         keeper.acquire()
+        self._live = live  # from here on it is released: nothing that was not acquired
+        self._known()
         return Admission(
             principal, opened.resource, credential, database, runtime.upstream_tls[config.name] is not None
         )

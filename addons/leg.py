@@ -23,10 +23,15 @@ from protocols.contract import PeerGone, TlsFacts
 _READ = 16384  # bytes: one TLS record, more is never returned at once; much more would be mapped anew for each read
 _HANDSHAKE_BUFFER = 1 << 17  # bytes that a peer may send ahead of what the handshake asks for
 _CLOSE_GRACE = 5.0  # seconds for the last bytes to leave before the transport is cut
+_LINGER_SECONDS = 2.0  # for a peer to read the last words and hang up
+_LINGER_BYTES = 1 << 24  # what a peer still sends meanwhile: more than the kernel's buffers hold on the way
+_LINGER_MOST = 1024  # legs at a time: a flood of refused connections must not keep their sockets
 
 
 class Leg(asyncio.Protocol):
     """`on_data(bytes)` gets plaintext; `on_gone()` is called once when the peer is gone."""
+
+    _lingering_now = 0  # legs of this process
 
     def __init__(self, forward_loss: Callable[[Exception | None], None] | None = None) -> None:
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -47,6 +52,8 @@ class Leg(asyncio.Protocol):
         self._forward_loss = forward_loss
         self._paused: set[str] = set()
         self._closing = False
+        self.lingering = False  # our half is closed, and what the peer still sends is thrown away
+        self._thrown_away = 0
 
     # ------------------------------------------------------------ asyncio.Protocol
 
@@ -58,6 +65,9 @@ class Leg(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            self._throw_away(len(data))
+            return
         if self.on_data is None or self._handing_over:
             self._early.append(data)
             self._early_size += len(data)
@@ -76,9 +86,12 @@ class Leg(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._peer_gone()
+        if self.lingering:
+            self._hang_up()
         return True  # the transport stays open for our last words; `close` ends it
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._linger_over()
         self._peer_gone()
         if self._forward_loss is not None:
             self._forward_loss(exc)
@@ -183,7 +196,7 @@ class Leg(asyncio.Protocol):
         self.data_received(early)
 
     def send(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._closing or self.transport.is_closing():
             return
         if self.tls is None:
             self.transport.write(data)
@@ -225,14 +238,14 @@ class Leg(asyncio.Protocol):
 
     def pause(self, why: str) -> None:
         """Stops reading from the socket for this reason; the kernel then pushes back on the peer."""
-        if not self._paused and not self.transport.is_closing():
+        if not self._paused and not self._closing and not self.transport.is_closing():
             self.transport.pause_reading()
         self._paused.add(why)
 
     def resume(self, why: str) -> None:
         if why in self._paused:
             self._paused.discard(why)
-            if not self._paused and not self.transport.is_closing():
+            if not self._paused and not self._closing and not self.transport.is_closing():
                 self.transport.resume_reading()
 
     def peer_left(self) -> bool:
@@ -244,8 +257,13 @@ class Leg(asyncio.Protocol):
         poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))
 
-    def close(self) -> None:
-        """Sends what is buffered, then ends the connection; cuts it where the peer does not take the last bytes."""
+    def close(self, *, linger: bool = False) -> None:
+        """Sends what is buffered, then ends the connection; cuts it where the peer does not take the last bytes.
+
+        `linger`: our half ends first, and what the peer still sends is read and thrown away until it hangs up, for a
+        while and up to a bound. A socket that is closed with bytes unread, or that gets more of them, answers with a
+        reset, and a reset can take the last words from a peer that has not read them yet (RFC 9112 section 9.6).
+        """
         if self._closing:
             return
         self._closing = True
@@ -255,9 +273,35 @@ class Leg(asyncio.Protocol):
             with contextlib.suppress(ssl.SSLError):  # the peer's half of the closure is not waited for
                 self.tls.unwrap()
             self._flush_tls()
-        self.transport.close()
         loop = asyncio.get_running_loop()
         loop.call_later(_CLOSE_GRACE, self._cut)
+        if not linger or self.gone or Leg._lingering_now >= _LINGER_MOST:
+            self.transport.close()
+            return
+        try:
+            self.transport.write_eof()
+        except OSError:  # it has just gone, and nobody has told us yet
+            self.transport.close()
+            return
+        self.lingering = True
+        Leg._lingering_now += 1
+        if self._paused:
+            self.transport.resume_reading()
+        loop.call_later(_LINGER_SECONDS, self._hang_up)
+
+    def _throw_away(self, size: int) -> None:
+        self._thrown_away += size
+        if self._thrown_away > _LINGER_BYTES:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._linger_over()
+        self.transport.close()
+
+    def _linger_over(self) -> None:
+        if self.lingering:
+            self.lingering = False
+            Leg._lingering_now -= 1
 
     def _cut(self) -> None:
         self.transport.abort()

@@ -347,6 +347,6 @@ class Relay:
             self._probe.cancel()
         if self._task is not None:
             self._task.cancel()
-        self.client_leg.close()
+        self.client_leg.close(linger=True)
         self.upstream_leg.close()
         self._ended(why)

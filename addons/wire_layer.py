@@ -77,8 +77,13 @@ class WireLayer(layer.Layer):
             self._opened(event.reply)
         elif isinstance(event, events.ConnectionClosed):
             for conn in (self.context.server, self.context.client):
+                if conn is not event.connection and conn is self.context.client and self._lingers():
+                    continue  # it still has last words to take; its own end comes soon
                 if conn.state is not connection.ConnectionState.CLOSED or conn is event.connection:
                     yield commands.CloseConnection(conn)
+
+    def _lingers(self) -> bool:
+        return self._client is not None and self._client.lingering
 
     def _begin(self) -> None:
         handler = takeover.handler_of(self.context.client.id)
@@ -97,7 +102,7 @@ class WireLayer(layer.Layer):
             waiting.set_result(None)
         else:
             log.warning("upstream of %s: %s", self._listener, error)
-            waiting.set_exception(Refused("the gateway cannot reach the upstream", "08001"))
+            waiting.set_exception(Refused("the gateway cannot reach the upstream; its log says why", "08001"))
 
     async def _run(self) -> None:
         assert self._client is not None
@@ -107,12 +112,12 @@ class WireLayer(layer.Layer):
         if gate is None:
             words = "the gateway takes no connections at the moment; try again later"
             self._client.send(PROTOCOLS[self._protocol].refusal(words, "57P03"))
-            self._client.close()
+            self._client.close(linger=True)
             return
         self._gate = gate
         if not gate.arrive():
             self._client.send(gate.refusal("the gateway has too many connections; try again later"))
-            self._client.close()
+            self._client.close(linger=True)
             return
         try:
             await self._shake_hands(gate)
@@ -156,7 +161,7 @@ class WireLayer(layer.Layer):
             log.exception("%s: %s", self._listener, why)
             self._say(gate.last_words("internal error in the gateway", "XX000"))
         gate.failed(why, refused=refused)
-        self._client.close()
+        self._client.close(linger=True)
         if self._upstream is not None:
             self._upstream.close()
 
@@ -197,7 +202,7 @@ class WireLayer(layer.Layer):
                 async with asyncio.timeout(_CONNECT_TIMEOUT):
                     return await waiting
             except TimeoutError:
-                raise Refused("the gateway cannot reach the upstream in time", "08001") from None
+                raise Refused("the gateway cannot reach the upstream in time; try again later", "08001") from None
         if isinstance(asked, KeepKey):
             return gate.keep_key(asked)
         if isinstance(asked, Permit):

@@ -34,6 +34,7 @@ from protocols.contract import (
     Action,
     Admission,
     Analysis,
+    Authenticate,
     Cancel,
     Connect,
     Credential,
@@ -401,6 +402,53 @@ def test_nothing_is_cancelled_that_cannot_be_recorded(bench: Bench, monkeypatch:
         return False
 
     assert others(bench, act, bench.live("s1")) == (False, [], "")
+
+
+# ---------------------------------------------------------------- who uses a catalog
+
+
+@pytest.mark.parametrize("breaks", ["acquire", "_known", None])
+def test_what_is_released_was_acquired(bench: Bench, monkeypatch: pytest.MonkeyPatch, breaks: str | None) -> None:
+    """A keeper that counted a session too few would close its connection while others use it."""
+    runtime = bench.runtime
+    keeper = runtime.upstreams.keeper(runtime.config.resources[0], "shop")
+
+    async def verify(_: str) -> Principal:
+        return ADA
+
+    async def credential(_: object) -> Credential:
+        return Credential("app", "")
+
+    def broken() -> None:
+        raise RuntimeError(breaks)
+
+    monkeypatch.setattr(runtime, "verifier", SimpleNamespace(verify=verify), raising=False)
+    monkeypatch.setattr(runtime.upstreams, "credential", credential)
+
+    async def run() -> None:
+        gate = bench.gate()
+        with monkeypatch.context() as patched:
+            if breaks is not None:
+                patched.setattr(keeper if breaks == "acquire" else gate, breaks, broken)
+                with pytest.raises(RuntimeError, match=breaks):
+                    await gate.admit(Authenticate("token", "app", "shop", "job"))
+            else:
+                await gate.admit(Authenticate("token", "app", "shop", "job"))
+                assert (keeper.users, runtime.connections) == (1, 1)
+        gate.failed("RuntimeError in the handshake")
+        assert (keeper.users, runtime.connections) == (0, 0)
+        keeper.close()
+
+    asyncio.run(run())
+
+
+def test_a_keeper_that_cannot_begin_has_no_user(bench: Bench) -> None:
+    keeper = bench.runtime.upstreams.keeper(bench.runtime.config.resources[0], "shop")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the coroutine that no loop runs
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            keeper.acquire()
+    assert keeper.users == 0
 
 
 # ---------------------------------------------------------------- a store that does not answer

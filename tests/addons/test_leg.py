@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import select
 import socket
 import ssl
 import struct
@@ -283,15 +284,18 @@ def test_bytes_that_are_no_tls_end_it(contexts: tuple[ssl.SSLContext, ssl.SSLCon
 # ---------------------------------------------------------------- ends
 
 
+@pytest.mark.parametrize("linger", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
-def test_last_words_arrive_and_then_the_end(contexts: tuple[ssl.SSLContext, ssl.SSLContext], tls: bool) -> None:
+def test_last_words_arrive_and_then_the_end(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], tls: bool, linger: bool
+) -> None:
     async def test() -> None:
         async with pair() as (server, client):
             if tls:
                 await secured(server, client, contexts)
             sink = Sink(client)
             server.send(b"x" * 1_000_000)
-            server.close()
+            server.close(linger=linger)
             server.close()  # again: nothing happens
             server.send(b"too late")
             await sink.gone.wait()
@@ -351,6 +355,134 @@ def test_a_peer_that_takes_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> No
             await lost.wait()
 
     monkeypatch.setattr(leg_module, "_CLOSE_GRACE", 0.1)
+    run(test)
+
+
+def read_to_the_end(peer: socket.socket) -> bytes:
+    """What a client that waits for its socket reads; where the socket reports an error it gives up, as psycopg does."""
+    found = b""
+    events = select.poll()
+    events.register(peer, select.POLLIN)
+    while True:
+        (_, seen), *_ = events.poll(10_000)
+        if seen & select.POLLERR:
+            raise ConnectionResetError
+        if not (data := peer.recv(65536)):
+            return found
+        found += data
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["unread", "sent later"])
+def test_last_words_survive_bytes_that_nobody_reads(after: bool) -> None:
+    async def test() -> None:
+        async with against_socket() as (leg, peer):
+            Sink(leg)
+            leg.pause("wait")
+            if not after:
+                peer.send(b"q" * 100_000)
+            leg.send(b"last words")
+            leg.close(linger=True)
+            if after:
+                await asyncio.sleep(0.01)
+                peer.send(b"q" * 1000)
+            await asyncio.sleep(0.01)
+            assert leg.lingering
+            assert read_to_the_end(peer) == b"last words"
+            peer.close()
+            while not leg.transport.is_closing():
+                await asyncio.sleep(0.001)
+            assert not leg.lingering
+
+    run(test)
+
+
+def test_the_same_inside_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async def test() -> None:
+        async with pair() as (server, client):
+            await secured(server, client, contexts)
+            server_side, sink = Sink(server), Sink(client)
+            losses: list[Exception | None] = []
+            client._forward_loss = losses.append
+            server.pause("wait")
+            client.send(b"q" * 100_000)
+            await asyncio.sleep(0.01)
+            server.send(b"last words")
+            server.close(linger=True)
+            await sink.gone.wait()
+            assert bytes(sink.data) == b"last words"
+            assert not server_side.data  # thrown away
+            client.send(b"q" * 1000)
+            await asyncio.sleep(0.01)
+            client.close()
+            while not losses:
+                await asyncio.sleep(0.001)
+            assert losses == [None]  # no reset
+
+    run(test)
+
+
+def test_who_sends_on_and_on_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with pair() as (server, client):
+            Sink(server)
+            lost = asyncio.Event()
+            server._forward_loss = lambda _: lost.set()
+            client.attach(lambda _: None, lambda: None, lambda _: None)
+            server.close(linger=True)
+            assert server.lingering
+            client.send(bytes(3_000_000))
+            await lost.wait()
+            assert not server.lingering
+
+    monkeypatch.setattr(leg_module, "_LINGER_BYTES", 1_000_000)
+    monkeypatch.setattr(leg_module, "_LINGER_SECONDS", 15.0)
+    run(test)
+
+
+def test_who_never_hangs_up_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with against_socket() as (leg, _):
+            lost = asyncio.Event()
+            leg._forward_loss = lambda _: lost.set()
+            leg.close(linger=True)
+            assert leg.lingering
+            await lost.wait()
+            assert not leg.lingering
+
+    monkeypatch.setattr(leg_module, "_LINGER_SECONDS", 0.05)
+    run(test)
+
+
+def test_so_many_linger_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with against_socket() as (first, _), against_socket() as (second, peer):
+            first.close(linger=True)
+            assert first.lingering
+            second.send(b"last words")
+            second.close(linger=True)
+            assert not second.lingering
+            await asyncio.sleep(0.01)
+            assert read_to_the_end(peer) == b"last words"
+            first.transport.abort()
+            await asyncio.sleep(0.01)
+            assert Leg._lingering_now == 0
+
+    monkeypatch.setattr(leg_module, "_LINGER_MOST", 1)
+    run(test)
+
+
+def test_a_peer_that_reset_meanwhile_ends_it() -> None:
+    async def test() -> None:
+        async with against_socket() as (leg, peer):
+            lost = asyncio.Event()
+            leg._forward_loss = lambda _: lost.set()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            leg.close(linger=True)
+            await lost.wait()
+            assert not leg.lingering
+            assert Leg._lingering_now == 0
+
     run(test)
 
 

@@ -47,7 +47,7 @@ class FakeLeg:
     def peer_left(self) -> bool:
         return self.left
 
-    def close(self) -> None:
+    def close(self, *, linger: bool = False) -> None:
         self.closed = True
 
 
