@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "terminate",
         "reload",
     ),
+    "scripts.event_commands": ("events",),
     "scripts.record_commands": ("verify", "journal"),
     "scripts.retention_commands": ("retention",),
     "scripts.kube_commands": ("kubeconfig", "exec-credential"),
@@ -60,6 +62,14 @@ exit codes: 0 done, 1 failed or denied, 2 wrong usage, 3 the gateway cannot be r
 """
 
 
+class _Version(argparse.Action):
+    """Looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"sluicegate {importlib.metadata.version('sluicegate')}")
+        parser.exit()
+
+
 def build_parser(modules: Sequence[str]) -> argparse.ArgumentParser:
     """A parser with the subcommands of the named modules. ImportError is a broken installation and is not caught."""
     parser = argparse.ArgumentParser(
@@ -68,6 +78,7 @@ def build_parser(modules: Sequence[str]) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which release this is")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in modules:
         importlib.import_module(name).register(subparsers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,18 @@ def _show(args: argparse.Namespace, value: Any, render: Callable[[Any], None]) -
     return 0
 
 
+def _show_rows(args: argparse.Namespace, rows: Any, render: Callable[[Any], None]) -> int:
+    """As `_show`. What was cut off at `--limit` must not look complete."""
+    code = _show(args, rows, render)
+    if len(rows) >= args.limit:
+        _note(f"these are the newest {args.limit}, and there may be more: --limit takes a larger number")
+    return code
+
+
+def _note(text: str) -> None:
+    console(stderr=True).print(clean(text), style="yellow", markup=False)
+
+
 # -- the gateway
 
 
@@ -82,6 +95,12 @@ def _reload(args: argparse.Namespace, client: ControlClient) -> int:
 def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     sessions = _add(subparsers, "sessions", "list sessions, newest first", _sessions, "  sluicegate sessions --live")
     sessions.add_argument("--live", action="store_true", default=None, help="only those that are connected now")
+    sessions.add_argument(
+        "--everywhere",
+        action="store_true",
+        default=None,
+        help="the live ones, also on other gateways that share the state store",
+    )
     sessions.add_argument("--subject", help="of this identity")
     sessions.add_argument("--resource", help="on this resource")
     _add_window(sessions)
@@ -123,7 +142,7 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     search.add_argument("--subject", help="issued by this identity")
     search.add_argument("--resource", help="on this resource")
     search.add_argument("--relation", metavar="SCHEMA.NAME", help="reads or writes this relation")
-    search.add_argument("--effect", help="has this effect, e.g. data.delete")
+    search.add_argument("--effect", help="has this effect, e.g. data.delete, or one of a family: ddl.*")
     search.add_argument("--decision", choices=DECISIONS, help="was decided so")
     search.add_argument("--rule", help="was decided by this rule")
     search.add_argument("--text", help="contains this text")
@@ -148,8 +167,13 @@ def _add_evidence(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _add_window(parser: argparse.ArgumentParser, limit: int = 100) -> None:
     parser.add_argument("--since", metavar="WHEN", help="from then on: 2h, 30m, 7d, or 2030-01-31T08:00")
     parser.add_argument("--until", metavar="WHEN", help="before then")
-    parser.add_argument("--limit", type=int, default=limit, help=f"at most so many (default {limit})")
+    _add_limit(parser, limit)
     _add_damaged(parser)
+
+
+def _add_limit(parser: argparse.ArgumentParser, limit: int = 100) -> None:
+    text = f"at most so many (default {limit})"
+    parser.add_argument("--limit", type=_count, default=limit, metavar="NUMBER", help=text)
 
 
 def _add_damaged(parser: argparse.ArgumentParser) -> None:
@@ -180,9 +204,29 @@ def _speed(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, not `{text}`")
+    return int(text)
+
+
+def _effect(text: str) -> None:
+    """One that exists: of a misspelt one nothing is ever found, which reads as if nothing had happened."""
+    from protocols.contract import Effect  # here: who lists approvals does not wait for it
+
+    known = {effect.value for effect in Effect}
+    families = {f"{value.partition('.')[0]}.*" for value in known if "." in value}
+    if text in known or text in families:
+        return
+    near = difflib.get_close_matches(text, sorted(known | families), 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "docs/reference/policy.md lists them"
+    raise UsageError(f"there is no effect `{text}`: {hint}")
+
+
 def _sessions(args: argparse.Namespace, client: ControlClient) -> int:
-    found = client.call("sessions.list", subject=args.subject, resource=args.resource, live=args.live, **_window(args))
-    return _show(args, found, display.sessions)
+    whose = {"subject": args.subject, "resource": args.resource, "everywhere": args.everywhere}
+    found = client.call("sessions.list", **whose, live=args.live, **_window(args))
+    return _show_rows(args, found, display.sessions)
 
 
 def _show_session(args: argparse.Namespace, client: ControlClient) -> int:
@@ -192,14 +236,16 @@ def _show_session(args: argparse.Namespace, client: ControlClient) -> int:
 def _search(args: argparse.Namespace, client: ControlClient) -> int:
     filters = {name: getattr(args, name) for name in ("relation", "effect", "decision", "rule", "text")}
     whose = {"subject": args.subject, "resource": args.resource, **_window(args)}
+    if args.effect is not None:
+        _effect(args.effect)
     if not args.refused:
         found = client.call("search", **filters, **whose)
-        return _show(args, found, lambda rows: _commands_and_gaps(args, client, rows))
+        return _show_rows(args, found, lambda rows: _commands_and_gaps(args, client, rows))
     if meaningless := [f"--{name}" for name, value in filters.items() if value is not None]:
         raise UsageError(
             f"{', '.join(meaningless)}: a refused login has none; --refused takes --subject and --resource"
         )
-    return _show(args, client.call("refusals", **whose), display.refusals)
+    return _show_rows(args, client.call("refusals", **whose), display.refusals)
 
 
 def _commands_and_gaps(args: argparse.Namespace, client: ControlClient, rows: Any) -> None:
@@ -209,7 +255,7 @@ def _commands_and_gaps(args: argparse.Namespace, client: ControlClient, rows: An
         gone = client.call("retention.removed", since=_window(args)["since"], until=_window(args)["until"])
     except ControlError as error:
         said = f"whether retention removed any of this cannot be told: {clean(error.message)}"
-        console(stderr=True).print(said, style="yellow", markup=False)
+        _note(said)
         return
     removed.tell(gone)
 
@@ -264,7 +310,14 @@ def _replay(args: argparse.Namespace, client: ControlClient) -> int:
 
 
 def _incident(args: argparse.Namespace, client: ControlClient) -> int:
-    return _show(args, client.call("incident", subject=args.subject, **_window(args)), display.incident)
+    report = client.call("incident", subject=args.subject, **_window(args))
+    code = _show(args, report, display.incident)
+    if cut := [name for name, key in _CUT.items() if len(report.get(key) or ()) >= args.limit]:
+        _note(f"of {', '.join(cut)} these are the newest {args.limit}: --limit takes a larger number; sums count all")
+    return code
+
+
+_CUT = {"sessions": "sessions", "what was stopped or held": "not_allowed", "refused logins": "refused"}
 
 
 # -- approvals
@@ -278,7 +331,7 @@ def _add_approvals(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     actions = approvals.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = _add(actions, "list", "what waits, newest first", _approvals_list)
     listing.add_argument("--status", default="pending", choices=STATUSES, help="default: pending")
-    listing.add_argument("--limit", type=int, default=100, help="at most so many (default 100)")
+    _add_limit(listing)
     show = _add(actions, "show", "one request: the exact statement that would run", _approvals_show)
     show.add_argument("id", metavar="ID")
     approve = _add(actions, "approve", "let the command run, once", _approve)
@@ -290,7 +343,8 @@ def _add_approvals(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _approvals_list(args: argparse.Namespace, client: ControlClient) -> int:
-    return _show(args, client.call("approvals.list", status=args.status, limit=args.limit), display.approvals)
+    found = client.call("approvals.list", status=args.status, limit=args.limit)
+    return _show_rows(args, found, display.approvals)
 
 
 def _approvals_show(args: argparse.Namespace, client: ControlClient) -> int:
@@ -330,7 +384,14 @@ def _add_containment(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _contain(args: argparse.Namespace, client: ControlClient) -> int:
-    return _show(args, client.call("contain", subject=args.subject, reason=args.reason), display.facts)
+    done = client.call("contain", subject=args.subject, reason=args.reason)
+    code = _show(args, done, display.facts)
+    if not done.get("ended"):
+        _note(
+            "no session of this identity was live: "
+            f"`sluicegate sessions --subject {args.subject}`, letter by letter, shows whether it was ever here"
+        )
+    return code
 
 
 def _release(args: argparse.Namespace, client: ControlClient) -> int:
@@ -342,8 +403,16 @@ def _contained(args: argparse.Namespace, client: ControlClient) -> int:
 
 
 def _revoke(args: argparse.Namespace, client: ControlClient) -> int:
-    return _show(args, client.call("revoke", token_id=args.token_id, reason=args.reason), display.facts)
+    done = client.call("revoke", token_id=args.token_id, reason=args.reason)
+    code = _show(args, done, display.facts)
+    if not done.get("ended"):
+        _note("no live session came with this token; `sluicegate sessions` shows which tokens were used")
+    return code
 
 
 def _terminate(args: argparse.Namespace, client: ControlClient) -> int:
     return _show(args, client.call("sessions.terminate", session=args.session, reason=args.reason), display.facts)
+
+
+# what other modules of commands of this kind use
+add_command, add_window, window, show_rows = _add, _add_window, _window, _show_rows

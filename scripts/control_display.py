@@ -31,6 +31,8 @@ _TIMES = ("_at", "_until")
 def facts(value: Row) -> None:
     """Names and values, one a line."""
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest that is cut off can be compared with nothing
     for name, found in value.items():
         shown = moment(found) if name.endswith(_TIMES) or name == "at" else _plain(found)
         table.add_row(cell(name, "bold"), cell(shown, "yellow" if name == "warning" else ""))
@@ -49,7 +51,8 @@ def _plain(value: Any) -> str:
 
 def sessions(rows: Sequence[Row]) -> None:
     """A table of sessions."""
-    table = _table("session", "who", "resource", "client", "started", "ended", "commands", "denied", "token")
+    where = ["gateway"] if any("gateway" in row for row in rows) else []
+    table = _table("session", "who", "resource", "client", "started", "ended", "commands", "denied", "token", *where)
     for row in rows:
         ended = Text("live", style="green") if row.get("live") else cell(moment(row.get("ended_at")))
         table.row(
@@ -62,6 +65,7 @@ def sessions(rows: Sequence[Row]) -> None:
             cell(row.get("commands")),
             cell(row.get("denied"), "red" if row.get("denied") else ""),
             cell(row.get("token_id")),
+            *(cell(row.get("gateway")) for _ in where),
         )
     _print(table, rows, "no sessions")
 
@@ -170,11 +174,13 @@ def approval(row: Row) -> None:
             "who": f"{row['subject']} ({row['issuer']})",
             "session": row["session"],
             "resource": row["resource"],
+            **({"database": details["database"]} if details.get("database") else {}),
             "rule": row["rule"],
             "effects": details.get("effects", []),
             "reads": details.get("reads", []),
             "writes": details.get("writes", []),
             "filter": details.get("where"),
+            **({"not proved": details.get("why") or "yes"} if details.get("unknown") else {}),
             "digest": row["digest"],
             "requested_at": row["requested_at"],
             "expires_at": row["expires_at"],
@@ -253,6 +259,9 @@ def incident(report: Row) -> None:
     _missing(report)
     screen.print("\nsessions, newest first", style="bold")
     sessions(found)
+    if report.get("elsewhere"):
+        screen.print("\nconnected to other gateways now", style="bold")
+        sessions(report["elsewhere"])
     if not report["contained"]:
         screen.print(Text(f"\ncut it off: sluicegate contain {clean(subject)} --reason ...", style="bold"))
 
@@ -297,7 +306,7 @@ class Listing(Table):
         widths = [max(len(str(column.header)), *(row[n].cell_len for row in self.cells)) for n, column in self._named()]
         return sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], self.LEAST) <= width
 
-    def paragraphs(self) -> Iterator[Text]:
+    def paragraphs(self, width: int) -> Iterator[Text]:
         for row in self.cells:
             for n, column in self._named():
                 name, last = str(column.header), n == len(row) - 1
@@ -305,13 +314,17 @@ class Listing(Table):
                 if n == 0:
                     line = value.copy()
                     line.stylize("bold")
-                elif last and name in _LONG:
+                    continue
+                if last and name in _LONG:
                     yield line
                     line = Text("    ").append_text(value)
+                    continue
+                said = value if name in _PLAIN else Text.assemble((f"{name} ", "dim"), value)
+                if line.cell_len + 2 + said.cell_len > width:  # a value is never broken over two lines
+                    yield line
+                    line = Text("    ").append_text(said)
                 else:
-                    line.append("  ").append_text(
-                        value if name in _PLAIN else Text.assemble((f"{name} ", "dim"), value)
-                    )
+                    line.append("  ").append_text(said)
             yield line
 
     def _named(self) -> list[tuple[int, Column]]:
@@ -338,5 +351,5 @@ def _print(table: Listing, rows: Sequence[Any], empty: str) -> None:
     elif table.fits(screen.width):
         screen.print(table)
     else:
-        for line in table.paragraphs():
+        for line in table.paragraphs(screen.width):
             screen.print(line, soft_wrap=len(line.plain) <= screen.width)

@@ -60,8 +60,10 @@ def run_kubeconfig(arguments: argparse.Namespace) -> int:
     try:
         authority = arguments.ca.read_bytes()
         text = kubeconfig(arguments.name, arguments.server, authority, command=command, namespace=arguments.namespace)
-    except (OSError, ValueError) as error:
-        return _fail(f"no kubeconfig: {getattr(error, 'strerror', None) or error}", EXIT_USAGE)
+    except OSError as error:
+        return _fail(f"no kubeconfig: `{arguments.ca}` cannot be read: {error.strerror}", EXIT_USAGE)
+    except ValueError as error:
+        return _fail(f"no kubeconfig: {error}", EXIT_USAGE)
     sys.stdout.write(text)
     return EXIT_OK
 

@@ -326,7 +326,8 @@ def _print_explanation(
         style = "dim" if one.outcome == "silent" else ""
         verb = Text(one.verb, style=_COLOURS.get(one.verb, ""))
         rules.add_row(mark, Text(one.rule, style=style), verb, Text(one.reason, style=style))
-    screen.print(rules)
+    if traces:
+        screen.print(rules)
     if hidden:
         screen.print(Text(f"{hidden} more rules say nothing about it (--all shows why)", style="dim"))
 

@@ -15,7 +15,9 @@ HEAD = """\
 
 # The command line
 
-`sluicegate --help` and `sluicegate COMMAND --help` say the same, with examples.
+`sluicegate --help` and `sluicegate COMMAND --help` say the same, with examples; `sluicegate --version` says which
+release it is. On a terminal that is too narrow for a table each row is a paragraph; in a pipe lines are 160 characters
+wide, or as wide as `COLUMNS` says. For programs there is `--json`.
 
 ## Exit codes
 
@@ -29,8 +31,8 @@ HEAD = """\
 
 ## Commands that talk to the gateway
 
-They find it by `--socket`, by `SLUICEGATE_SOCKET`, or by what the configuration says (`--config`,
-`SLUICEGATE_CONFIG`, `./sluicegate.yaml`). Who acts is the principal of the caller's own token.
+Those of which this page says so. They find it by `--socket`, by `SLUICEGATE_SOCKET`, or by what the configuration says
+(`--config`, `SLUICEGATE_CONFIG`, `./sluicegate.yaml`). Who acts is the principal of the caller's own token.
 
 | option or variable | meaning |
 |---|---|
@@ -56,7 +58,7 @@ An error is told in one line; with `--json` it is `{"error": {"code": ..., "mess
 
 """
 
-_COMMON = frozenset({"--socket", "--config", "--token-file"})
+_COMMON = frozenset({"--socket", "--config", "--token-file"})  # of commands that talk to the gateway
 
 
 def page() -> str:
@@ -75,7 +77,7 @@ def _children(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.A
 
 def _commands(parser: argparse.ArgumentParser, path: Sequence[str], told: str) -> Iterator[str]:
     children = list(_children(parser))
-    if not children:
+    if path and (not children or parser.get_default("run") is not None):  # `token` does something without a verb, too
         yield _section(parser, path, told)
     for name, child, text in children:
         yield from _commands(child, (*path, name), text)
@@ -83,7 +85,7 @@ def _commands(parser: argparse.ArgumentParser, path: Sequence[str], told: str) -
 
 def _section(parser: argparse.ArgumentParser, path: Sequence[str], told: str) -> str:
     actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
-    online = any(_COMMON & set(a.option_strings) for a in actions)
+    online = set().union(*(a.option_strings for a in actions)) >= _COMMON
     positional = [_positional(a) for a in actions if not a.option_strings]
     title = " ".join(["sluicegate", *path, *positional])
     text = f"### `{title}`\n\n{told[:1].upper()}{told[1:]}.{' Talks to the gateway.' if online else ''}\n"
@@ -93,6 +95,8 @@ def _section(parser: argparse.ArgumentParser, path: Sequence[str], told: str) ->
 
 
 def _positional(action: argparse.Action) -> str:
+    if isinstance(action, argparse._SubParsersAction):
+        return f"[{action.metavar} ...]"
     name = str(action.metavar or action.dest).upper()
     return f"[{name} ...]" if action.nargs == "*" else name
 

@@ -50,8 +50,9 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     _add_wait(erase)
 
     hold = _add(actions, "hold", "keep everything of one identity or one session, whatever a rule says", _hold)
-    hold.add_argument("--subject", help="of this identity")
-    hold.add_argument("--session", help="of this session")
+    whose = hold.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--subject", help="of this identity; or --session")
+    whose.add_argument("--session", help="of this session; or --subject")
     hold.add_argument("--reason", required=True, help="why, for the record")
 
     release = _add(actions, "release", "lift a hold", _release)
@@ -105,7 +106,20 @@ def _erase(args: argparse.Namespace, client: ControlClient) -> int:
 
 
 def _hold(args: argparse.Namespace, client: ControlClient) -> int:
-    return _facts(args, client.call("retention.hold", subject=args.subject, session=args.session, reason=args.reason))
+    done = client.call("retention.hold", subject=args.subject, session=args.session, reason=args.reason)
+    code = _facts(args, done)
+    if args.subject is not None and _never_seen(client, args.subject):
+        said = "no session of this identity is on record: it keeps nothing yet (subjects are compared letter by letter)"
+        console(stderr=True).print(said, style="yellow", markup=False)
+    return code
+
+
+def _never_seen(client: ControlClient, subject: str) -> bool:
+    """The hold is there already: what cannot be looked up is no reason to fail."""
+    try:
+        return not client.call("sessions.list", subject=subject, limit=1)
+    except ControlError:
+        return False
 
 
 def _release(args: argparse.Namespace, client: ControlClient) -> int:

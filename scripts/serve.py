@@ -26,7 +26,7 @@ def register(commands: Any) -> None:
         epilog="example: sluicegate serve /etc/sluicegate/sluicegate.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, help="the configuration file (see `sluicegate check`)")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration file (see `sluicegate check`)")
     parser.add_argument(
         "--grace",
         type=float,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -24,9 +25,10 @@ _PLAIN_WIDTH = 160
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that is wide when nobody looks at it, so that pipes do not get folded tables."""
+    """A console that is wide when nobody looks at it, so that pipes get no folded tables, or as wide as `COLUMNS`."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _PLAIN_WIDTH)
+    known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(stderr=stderr, highlight=False, width=None if known else _PLAIN_WIDTH)
 
 
 def clean(value: object, *, lines: bool = False) -> str:

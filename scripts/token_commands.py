@@ -14,6 +14,13 @@ from typing import Any
 from scripts.token_proxy import TokenProxy, Upstream
 from scripts.token_source import ENVIRONMENT, TokenError, TokenSource
 
+_SHOW = f"""
+examples:
+  sluicegate token --file /run/oidc/token
+  export PGPASSWORD="$(sluicegate token --command 'gcloud auth print-identity-token')"
+
+the token comes from --file, --command or ${ENVIRONMENT}. one that has expired, or is none, is not printed.
+"""
 _SERVE = f"""
 examples:
   sluicegate token serve --gateway https://gateway:8080 --ca gateway-ca.pem --file /run/oidc/token &
@@ -29,11 +36,14 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "token",
         help="the client's token: print it, or keep a fresh one in front of clients",
-        description="the token that a client shows to the gateway",
+        description="without a verb: print the token that a client shows to the gateway",
+        usage="%(prog)s [-h] [--file FILE | --command COMMAND] [VERB ...]",
+        epilog=_SHOW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _source(parser)
     parser.set_defaults(run=show)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", prog=parser.prog)
     serve = verbs.add_parser(
         "serve",
         help="a proxy on loopback that adds a fresh token",
@@ -41,25 +51,40 @@ def register(subparsers: Any) -> None:
         epilog=_SERVE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _source(serve)
+    _source(serve, default=argparse.SUPPRESS)  # what was said before the verb counts, too
     serve.add_argument("--gateway", required=True, metavar="URL", help="the gateway's proxy listener")
     serve.add_argument("--ca", type=Path, metavar="FILE", help="CA (PEM) of an https gateway; left out: the system's")
-    serve.add_argument("--port", type=int, default=0, help="port to listen on; left out: any that is free")
+    serve.add_argument(
+        "--port", type=_port, default=0, metavar="PORT", help="port to listen on; left out: any that is free"
+    )
     serve.add_argument(
         "--no-password", action="store_true", help="for clients that cannot send one: every local user may use it then"
     )
     serve.set_defaults(run=run_serve)
 
 
-def _source(parser: argparse.ArgumentParser) -> None:
+def _port(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, not `{text}`")
+    return int(text)
+
+
+def _source(parser: argparse.ArgumentParser, default: Any = None) -> None:
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--file", type=Path, metavar="FILE", help="read the token from here")
-    where.add_argument("--command", default="", metavar="COMMAND", help="run this for a token (no shell)")
+    where.add_argument("--file", type=Path, default=default, metavar="FILE", help="read the token from here")
+    # not `command`: that is what the whole command line was asked for
+    where.add_argument(
+        "--command",
+        dest="program",
+        default="" if default is None else default,
+        metavar="COMMAND",
+        help="run this for a token (no shell)",
+    )
 
 
 def show(args: argparse.Namespace) -> int:
     try:
-        found = TokenSource(file=args.file, command=args.command).get()
+        found = TokenSource(file=args.file, command=args.program).get()
     except (TokenError, ValueError) as e:
         print(f"sluicegate token: {e}", file=sys.stderr)
         return 1
@@ -70,7 +95,7 @@ def show(args: argparse.Namespace) -> int:
 def run_serve(args: argparse.Namespace) -> int:
     try:
         upstream = _upstream(args.gateway, args.ca)
-        source = TokenSource(file=args.file, command=args.command)
+        source = TokenSource(file=args.file, command=args.program)
     except (ValueError, OSError, ssl.SSLError) as e:
         print(f"sluicegate token serve: {e}", file=sys.stderr)
         return 2

@@ -13,6 +13,8 @@ if sys.dont_write_bytecode:  # as in scripts/_bootstrap; before the first import
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+os.environ.pop("COLUMNS", None)  # tests say how wide a terminal is; workers inherit what ours happens to be
+
 import pytest
 from hypothesis import settings
 

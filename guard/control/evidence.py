@@ -133,6 +133,23 @@ class Evidence:
         params.done()
         return await self._ask(lambda index: index.refusals(**filters, limit=limit, damaged_ok=damaged_ok))
 
+    async def events(self, params: Params) -> list[Row]:
+        """What is on record beside commands and answers, newest first: votes, containments, alerts, what administrators
+        did and read, sessions; filters: kind (`approval.*`: a family), subject (of it, or by it), the window."""
+        filters: dict[str, Any] = {
+            "kind": params.optional_text("kind"),
+            "subject": params.optional_text("subject"),
+            **_window(params),
+        }
+        limit, damaged_ok = _limit(params), _damaged_ok(params)
+        params.done()
+
+        def ask(index: EvidenceIndex) -> list[Row]:
+            rows = index.events(**filters, limit=limit, damaged_ok=damaged_ok)
+            return [{**row, "text": _sentence(_told(row["facts"]))} for row in rows]
+
+        return await self._ask(ask)
+
     async def incident(self, params: Params, live: Sequence[Mapping[str, Any]]) -> Row:
         """One identity: `summary` counts all of it; `sessions`, `not_allowed` and `refused` are the newest of each."""
         subject, window = params.text("subject"), _window(params)
@@ -218,7 +235,7 @@ class Evidence:
         return {"events": shown, "next": shown[-1]["seq"] if more else None}
 
     def _event(self, protocol: str, event: TimedEvent) -> Row:
-        facts = {name: value for name, value in event.facts.items() if name not in ("t", "s", "at")}
+        facts = _told(event.facts)
         row: Row = {"seq": event.seq, "at": event.at, "at_ms": event.ms, "kind": event.kind}
         if event.removed is not None:
             act = event.removed
@@ -296,6 +313,11 @@ def _masked(facts: Mapping[str, Any]) -> list[str]:
     if not isinstance(columns, list):
         return []
     return sorted({str(each.get("name")) for each in columns if isinstance(each, dict) and each.get("masked")})
+
+
+def _told(facts: Mapping[str, Any]) -> Row:
+    """A record without what stands beside it."""
+    return {name: value for name, value in facts.items() if name not in ("t", "s", "at")}
 
 
 def _sentence(facts: Mapping[str, Any]) -> str:

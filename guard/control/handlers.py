@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from guard.approve import ApprovalBook, ApprovalError, Notifier
 from guard.approve.summaries import summary
-from guard.control.evidence import Evidence
+from guard.control.evidence import MAX_ROWS, Evidence
 from guard.control.params import Params
 from guard.control.retention import RetentionHandlers
 from guard.control.roles import Roles
@@ -77,7 +78,7 @@ class Handlers:
         self._reload = reload
         self._notifier = notifier
         self._clock = clock
-        self._retention = RetentionHandlers(evidence, retention, lambda who: who in blocklist.contained, clock)
+        self._retention = RetentionHandlers(evidence, retention, blocklist.keeps_out, clock)
 
     def table(self) -> dict[str, Handler]:
         """Every method of `roles.METHODS` with its handler."""
@@ -90,6 +91,7 @@ class Handlers:
             "sessions.replay": self.sessions_replay,
             "search": self.search,
             "refusals": self.refusals,
+            "events": self.events,
             "incident": self.incident,
             "sessions.terminate": self.terminate,
             "contain": self.contain,
@@ -135,8 +137,27 @@ class Handlers:
     # -- evidence
 
     async def sessions_list(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Sessions, newest first, the live ones marked; filters: subject, resource, live, since, until, limit."""
-        return await self._evidence.sessions(Params(params), self._live.list())
+        """Sessions, newest first, the live ones marked; filters: subject, resource, live, since, until, limit.
+
+        `everywhere`: the live ones, also of other gateways that share the state store, each with its `gateway`.
+        """
+        given = Params(params)
+        if not given.flag("everywhere"):
+            return await self._evidence.sessions(given, self._live.list())
+        with _store_errors():
+            others = await self._elsewhere()
+        rows = await self._evidence.sessions(Params({**given.left, "live": True}), self._live.list())
+        wanted = {name: given.left[name] for name in ("subject", "resource") if given.left.get(name) is not None}
+        fitting = [row for row in others if all(row[name] == value for name, value in wanted.items())]
+        mine = [{**row, "gateway": self._status().get("gateway", "")} for row in rows]
+        return sorted((*mine, *fitting), key=lambda row: float(row["started_at"] or 0), reverse=True)
+
+    async def _elsewhere(self) -> list[dict[str, Any]]:
+        """Live sessions of other gateways, as the registry has them: one that was killed leaves them there until it
+        starts again. Raises StateError."""
+        here = self._status().get("gateway", "")
+        entries = await self._state.read(lambda store: store.sessions.list(live=True, limit=MAX_ROWS))
+        return [{**asdict(one), "session": one.id, "live": True} for one in entries if one.gateway != here]
 
     async def sessions_show(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """One session with its commands."""
@@ -154,16 +175,23 @@ class Handlers:
         """Those who did not get a session, newest first."""
         return await self._evidence.refusals(Params(params))
 
+    async def events(self, _principal: Principal, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What is on record beside commands and answers, newest first."""
+        return await self._evidence.events(Params(params))
+
     async def incident(self, _principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """Who, what, and did it comply: one identity. Answered even when the store cannot say who is contained."""
         report = await self._evidence.incident(Params(params), self._live.list())
         try:
             stored = await self._state.read(lambda store: store.contained())
             here = {row["subject"] for row in self._blocklist.unstored()}
-            report["contained"] = report["subject"] in stored | here
+            report["contained"] = any(same_person(one, report["subject"]) for one in stored | here)
+            report["elsewhere"] = [
+                row for row in await self._elsewhere() if same_person(row["subject"], report["subject"])
+            ]
         except StateError:
-            log.exception("cannot tell whether %s is contained", report["subject"])
-            report["contained"] = None
+            log.exception("cannot tell whether %s is contained, or connected elsewhere", report["subject"])
+            report["contained"] = report["elsewhere"] = None
         return report
 
     # -- containment

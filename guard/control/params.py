@@ -62,6 +62,11 @@ class Params:
             raise ControlError("bad_request", f"`{name}` must be true or false")
         return value
 
+    @property
+    def left(self) -> dict[str, Any]:
+        """What nobody has asked for yet."""
+        return dict(self._left)
+
     def done(self) -> None:
         """Nothing may be left: a misspelt filter would silently widen an answer."""
         if self._left:

@@ -40,6 +40,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "sessions.replay": Method(_READERS),
         "search": Method(_READERS),
         "refusals": Method(_READERS),
+        "events": Method(_READERS),
         "incident": Method(_READERS),
         "sessions.terminate": Method(_RESPONDERS, act=True, tightens=True),
         "contain": Method(_RESPONDERS, act=True, tightens=True),

@@ -130,7 +130,8 @@ def events(
             else (query.where(table.c.kind == kind))
         )
     if subject:
-        query = query.where(or_(table.c.subject == subject, schema.sessions.c.subject == subject))
+        by = func.json_extract(table.c.facts, "$.by")  # of what administrators do, who did it
+        query = query.where(or_(table.c.subject == subject, schema.sessions.c.subject == subject, by == subject))
     query = _within(query, table.c.at, since, until)
     found = connection.execute(query.order_by(table.c.seq.desc()).limit(_bounded(limit)))
     return [_event(row) for row in found]

@@ -16,11 +16,12 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from guard.record.redact import redact_params, redact_sql
+from guard.record.redact import REDACTED_PARAM, redact_params, redact_sql
 from guard.state import schema
 from guard.state.database import Database, StateError, bump, forget, values
 from protocols.contract import HoldTerms
@@ -37,6 +38,7 @@ class ApprovalStatus(enum.StrEnum):
     SPENT = "spent"
 
 
+_REQUESTS = ("http.", "kube.")  # effects of what has a body
 FINAL = frozenset({ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN, ApprovalStatus.SPENT})
 _OPEN = (ApprovalStatus.APPROVED.value, ApprovalStatus.PENDING.value)
 NEXT: Mapping[ApprovalStatus, frozenset[ApprovalStatus]] = {
@@ -259,7 +261,7 @@ class Approvals:
             raise ApprovalConflict(f"approval `{found.id}` is already {found.status}")
         moved = replace(found, status=status, reason=reason, decided_at=at)
         if status in FINAL:
-            moved = replace(moved, text=redact_sql(found.text), params=redact_params(found.text, found.params))
+            moved = replace(moved, text=redact_sql(found.text), params=_redacted(found))
             forget(connection)
         row = _to_row(moved)
         done = connection.execute(
@@ -278,6 +280,14 @@ class Approvals:
         by = [vote.subject for vote in found.votes if vote.approve == (status is not ApprovalStatus.DENIED)]
         self._journal(kind, {**facts, "status": status.value, "by": by, "reason": reason, "digest": found.digest.hex()})
         return moved
+
+
+def _redacted(found: Approval) -> tuple[str | None, ...]:
+    """The parameters once nobody has to see them any more. What goes with a request is its body: none of it stays."""
+    effects = found.details.get("effects", ())
+    if any(str(effect).startswith(_REQUESTS) for effect in effects):
+        return (REDACTED_PARAM,) * len(found.params)
+    return redact_params(found.text, found.params)
 
 
 def _overdue(at: float) -> Any:
@@ -306,10 +316,12 @@ def same_person(one: str, other: str) -> bool:
     Where people are counted, or must not decide on their own doings: two accounts, or a capital letter, are no two
     pairs of eyes.
     """
-    return _plainly(one) == _plainly(other)
+    return plainly(one) == plainly(other)
 
 
-def _plainly(subject: str) -> str:
+@lru_cache(maxsize=4096)
+def plainly(subject: str) -> str:
+    """A subject without what two spellings of it differ in."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject).casefold())
 
 

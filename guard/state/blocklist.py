@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guard.state.access import StateAccess
+from guard.state.approvals import plainly, same_person
 from guard.state.database import StateError
 from guard.state.store import ChangeToken, StateStore
 from protocols.contract import Principal
@@ -52,6 +53,7 @@ class Blocklist:
         self._state = state
         self._clock = clock
         self._contained: frozenset[str] = frozenset()
+        self._names: frozenset[str] = frozenset()  # ... without what spellings differ in
         self._revoked: frozenset[str] = frozenset()
         self._orders: list[Order] = []
         self._change: ChangeToken | None = None
@@ -61,19 +63,29 @@ class Blocklist:
         """Reads it all, at the start: nobody is served before it. Raises StateError."""
         store = self._state.store
         self._change, _ = store.changed_since(None)
-        self._contained, self._revoked = store.contained(), store.revoked_tokens()
+        self._knows(store.contained(), store.revoked_tokens())
         self.seen = self._clock()
+
+    def _knows(self, contained: frozenset[str], revoked: frozenset[str]) -> None:
+        self._contained, self._revoked = contained, revoked
+        self._names = frozenset(map(plainly, contained))
 
     def why(self, principal: Principal) -> str | None:
         """Why this principal may not act although its token is good; None: it may."""
         subject, token_id = principal.subject, principal.token_id
-        if subject in self._contained or any(order.subject == subject for order in self._orders):
+        if self.keeps_out(subject):
             return f"`{subject}` is contained: every access is cut until a responder releases it"
         if not token_id:
             return None
         if token_id in self._revoked or any(order.token_id == token_id for order in self._orders):
             return "this token was revoked; get a new one"
         return None
+
+    def keeps_out(self, subject: str) -> bool:
+        """Whether this subject is contained. As with votes its spelling does not matter: many issuers let people choose
+        theirs, and a capital letter must not open the door again."""
+        name = plainly(subject)
+        return name in self._names or any(plainly(order.subject) == name for order in self._orders if order.subject)
 
     @property
     def contained(self) -> frozenset[str]:
@@ -100,13 +112,13 @@ class Blocklist:
         return self._order(Order("", token_id, by, reason, at))
 
     async def release(self, subject: str, by: str, at: float) -> bool:
-        """Lets a subject in again, once that is stored and journalled. False: it was not contained. Raises StateError,
-        RecordError: it stays contained."""
-        orders = [order for order in self._orders if order.subject == subject]
+        """Lets a subject in again, in each of its spellings, once that is stored and journalled. False: it was not
+        contained. Raises StateError, RecordError: it stays contained."""
+        orders = [order for order in self._orders if order.subject and same_person(order.subject, subject)]
         for order in orders:
             order.lifting = True
         try:
-            released = await self._state.change(lambda store: store.release(subject, by, at))
+            released = await self._state.change(lambda store: _release(store, subject, by, at))
         finally:
             for order in orders:
                 order.lifting = False
@@ -138,7 +150,7 @@ class Blocklist:
         change, contained, revoked = await self._state.look(self._read)
         self.seen = self._clock()
         if contained is not None and revoked is not None:
-            self._contained, self._revoked = contained, revoked
+            self._knows(contained, revoked)
             self._orders = [order for order in self._orders if order not in settled]
         self._change = change
 
@@ -153,6 +165,12 @@ class Blocklist:
             idle = order.attempt is None or order.attempt.done()
             if idle and not order.stored and not order.lifting and now - order.tried_at >= RETRY_AFTER:
                 self._attempt(order)
+
+
+def _release(store: StateStore, subject: str, by: str, at: float) -> bool:
+    """In a thread."""
+    found = {subject, *(one for one in store.contained() if same_person(one, subject))}
+    return sum(store.release(one, by, at) for one in sorted(found)) > 0  # each of them
 
 
 def _said(attempt: asyncio.Task[None]) -> None:

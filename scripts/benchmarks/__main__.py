@@ -138,7 +138,7 @@ def facts(rig: Rig, rounds: int, seconds: float) -> Row:
         "sluicegate": version("sluicegate"),
         "mitmproxy": version("mitmproxy"),
         "python": platform.python_version(),
-        # an interpreter built without profile-guided optimisation is about a quarter slower
+        # an interpreter built without profile-guided optimisation is slower
         "python_optimised": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
         "protocol": rig.server.installation.protocol,
         "server": describe(rig.server.installation),
@@ -198,7 +198,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("protocol", choices=tuple(RIGS), help="which kind of database")
+    parser.add_argument(
+        "protocol", choices=tuple(RIGS), help="which kind of database; `http` has options of its own: bench http --help"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per figure on standard output")
     parser.add_argument("--quick", action="store_true", help="end within 50 s, with few and short runs")
     parser.add_argument("--only", action="append", choices=MEASURES, help="only this measure; may be repeated")

@@ -31,6 +31,7 @@ from scripts.support.sink import Sink
 APPROVER = "dana"
 _DATABASES = (psycopg.Error, pymysql.err.MySQLError)
 _WAIT_SECONDS = 20.0
+_NARROW = ("-P", "border=0")  # the widest table then fits into a terminal of 80 columns
 
 EPILOG = """
 examples:
@@ -98,7 +99,7 @@ class Demo:
     # ---- the acts ----------------------------------------------------------------------------------------------
 
     def masked(self) -> None:
-        statement = "SELECT id, name, email, card, national_id FROM customers ORDER BY id LIMIT 3"
+        statement = "SELECT name, email, card, national_id FROM customers ORDER BY id LIMIT 3"
         credentials = "SELECT service, secret AS s FROM credentials ORDER BY service LIMIT 2"
         with self.telling(
             "who sees what",
@@ -296,7 +297,7 @@ class Demo:
     def run_psql(self, identity: str, *statements: str) -> tuple[int, str]:
         words = [word for statement in statements for word in ("-c", statement)]
         done = subprocess.run(
-            [self.psql, "-X", *words, self.dsn(identity)],
+            [self.psql, "-X", *_NARROW, *words, self.dsn(identity)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -309,7 +310,7 @@ class Demo:
 
     def direct(self, statement: str) -> str:
         program = psql(tls=self.lab.server.authority is not None)
-        argv: list[str | Path] = [program, "-X", "-c", statement, self.lab.server.dsn()]
+        argv: list[str | Path] = [program, "-X", *_NARROW, "-c", statement, self.lab.server.dsn()]
         return subprocess.run(argv, capture_output=True, text=True, timeout=_WAIT_SECONDS).stdout
 
     def sluicegate(self, *words: str, token: str, who: str = "admin") -> subprocess.CompletedProcess[str]:
@@ -368,17 +369,34 @@ def invite(lab: Lab, web: str, console: Console) -> None:
     """What a person can try while the demo keeps running."""
     program = psql(tls=True)
     plain = {} if program != psql(tls=False) else {"sslmode": "disable"}
-    lines = [f"{name}: {program} '{lab.dsn(name, **plain)}'" for name in lab.tokens]
-    lines += ["", "the command line, as the administrator:"]
-    lines += [
-        f"export {name}={shlex.quote(value)}" for name, value in lab.gateway.environment(lab.tokens["admin"]).items()
-    ]
-    lines += [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
-    lines += ["sluicegate sessions", "sluicegate approvals list", "sluicegate release agent", "sluicegate --help"]
+    folder = lab.folder / "yours"
+    folder.mkdir(mode=0o700)
+    for name, token in lab.tokens.items():
+        _secret(
+            folder / name,
+            f'PGPASSWORD={shlex.quote(token)} exec {program} {shlex.quote(_address(lab, name, plain))} "$@"\n',
+        )
+    found = lab.gateway.environment(lab.tokens["admin"]) | {"PATH": f"{Path(sys.executable).parent}:$PATH"}
+    _secret(folder / "environment", "".join(f'export {name}="{value}"\n' for name, value in found.items()))
+    lines = ["psql through the gateway, with each one's token:"]
+    lines += [f"sh {folder / name}" for name in lab.tokens]
+    lines += ["", "the command line, as the administrator; the agent is contained until somebody releases it:"]
+    lines += [f". {folder / 'environment'}", "sluicegate release agent", "sluicegate sessions"]
+    lines += ["sluicegate approvals list", "sluicegate --help"]
     lines += ["", f"mitmweb: {web}", "", "ctrl-c ends it"]
     console.rule("[bold cyan]yours", align="left")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _address(lab: Lab, name: str, plain: Mapping[str, str]) -> str:
+    """Without the token: it is too long to be read, and not for a command line."""
+    return lab.gateway.dsn(name, None, **plain)
+
+
+def _secret(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -232,7 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--policy", action="append", type=Path, metavar="FILE", help="bundle; default: the demo's")
+    parser.add_argument(
+        "--policy", action="append", type=Path, metavar="FILE", help="bundle; may be repeated; default: the demo's"
+    )
     parser.add_argument("--protocol", choices=("postgres", "mysql"), default="postgres", help="default: postgres")
     parser.add_argument("--setup", type=Path, metavar="FILE.sql", help="script for the database; default: sample")
     parser.add_argument(

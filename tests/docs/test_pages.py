@@ -15,6 +15,7 @@ import pytest
 
 from guard.control.wire import CODES
 from protocols.contract import Effect
+from protocols.mysql import errors as mysql_errors
 from protocols.postgres import errors
 from scripts import cli, reference_cli
 from tests.support.markdown import ROOT, Page, page, pages
@@ -165,6 +166,18 @@ def test_every_sqlstate_that_the_gateway_answers_with_is_described() -> None:
             codes |= set(re.findall(r'Ground\.[A-Z]+: "(\w{5})"', source))
     codes = {code for code in codes if re.fullmatch(r"[0-9A-Z]{5}", code)}
     described = set(re.findall(r"`([0-9A-Z]{5})`", page("docs/client.md").text))
+    assert len(codes) > 10
+    assert codes <= described
+
+
+def test_every_error_number_of_mysql_that_the_gateway_answers_with_is_described() -> None:
+    codes = {value for name, value in vars(mysql_errors).items() if name.isupper() and isinstance(value, tuple)}
+    described = {
+        (int(number), state)
+        for numbers, states in re.findall(r"^\| ([\d, ]+) \| ([`\w, ]+) \|", page("docs/mysql.md").text, re.MULTILINE)
+        for number in numbers.split(", ")
+        for state in re.findall(r"\w{5}", states)
+    }
     assert len(codes) > 10
     assert codes <= described
 

@@ -104,8 +104,8 @@ def test_helm_list_with_a_grant_reads_its_releases_and_nothing_else(lab: KubeLab
     assert items["db"]["data"] == {"p": "W21hc2tlZF0="}
     assert b"Warning" not in done.stderr
     found = await_records(lab.state, lambda r: r["t"] == "response" and "values shown" in json.dumps(r))
-    assert "default/sh.helm.release.v1.shop.v1" in json.dumps(found[-1])
-    assert "default/db" not in json.dumps(found[-1])
+    assert "default/sh.helm.release.v1.shop.v1" in found[-1]["tag"]
+    assert "default/db" not in found[-1]["tag"]
     assert release("shop", 1)["data"]["release"][:40] not in json.dumps(found[-1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -26,6 +27,13 @@ def test_the_table_names_what_the_module_registers(name):
 def test_no_command_is_registered_twice():
     names = [name for commands in cli.MODULES.values() for name in commands]
     assert len(names) == len(set(names))
+
+
+def test_which_release_this_is(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"sluicegate {importlib.metadata.version('sluicegate')}\n"
 
 
 def test_help_lists_every_command(capsys):

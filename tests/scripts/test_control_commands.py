@@ -228,6 +228,33 @@ def test_search(run, gateway):
     assert "no time" in run("audit", "search", "--since", "yesterday", code=2)
 
 
+def test_a_misspelt_effect_is_no_empty_answer(run):
+    assert "there is no effect `data.delet`: did you mean data.delete" in run(
+        "audit", "search", "--effect", "data.delet", code=2
+    )
+    refused = json.loads(run("audit", "search", "--effect", "nonsense-of-mine", "--json", code=2))
+    assert "docs/reference/policy.md" in refused["error"]["message"]
+    for known in ("data.delete", "ddl.*", "unknown"):
+        run("audit", "search", "--effect", known)
+
+
+@pytest.mark.parametrize("command", ["search", "sessions", "approvals list", "incident"])
+@pytest.mark.parametrize("number", ["0", "-1", "x", "\u0663"])
+def test_a_limit_is_a_number_of_rows(capsys, command, number):
+    with pytest.raises(SystemExit) as left:
+        cli.main([*command.split(), "--limit", number])
+    assert left.value.code == cli.EXIT_USAGE
+    assert "greater than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["search"], ["sessions"], ["search", "--refused"], ["incident", "agent-7"]])
+def test_what_a_limit_cuts_off_is_said(run, words):
+    assert "--limit takes a larger number" in run("audit", *words, "--limit", "1")
+    assert "--limit" not in run("audit", *words, "--limit", "5")
+    shown = run("audit", *words, "--limit", "1", "--json")
+    assert json.loads(shown.splitlines()[0])  # the answer itself stays one line of JSON
+
+
 def test_replay(run):
     shown = run("audit", "replay", "s1", "--instant")
     assert "+00:01.500 allow by analysts-read" in shown
@@ -342,6 +369,26 @@ def test_approvals(run, held, gateway):
     assert json.loads(run("oncall", "approvals", "list", "--status", "all", "--json"))[0]["status"] == "approved"
 
 
+def test_an_approver_is_told_in_which_database_and_what_is_not_proved(run, gateway, held):
+    plain = run("oncall", "approvals", "show", held.id)
+    assert "database" not in plain
+    assert "not proved" not in plain
+    analysis = Analysis(kind="do", effects=frozenset({Effect.UNKNOWN}), why="a block of code\x1b[2J")
+    resource = Resource("shop", "postgres", database="billing")
+    terms = HoldTerms(frozenset({"oncall"}), count=1)
+    request = gateway.book.request("s1", AGENT, resource, terms, "DO $$ $$", b"e" * 32, analysis, "hold-code", ())
+    shown = run("oncall", "approvals", "show", gateway.run(request).id)
+    assert ["database", "billing"] in [line.split() for line in shown.splitlines()]
+    assert "a block of code\\x1b" in shown
+
+
+def test_a_digest_is_whole_on_a_narrow_terminal(run, held, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = run("oncall", "approvals", "show", held.id)
+    assert "…" not in shown
+    assert "".join(shown.split()).count("64" * 32) == 1
+
+
 def test_approvers_who_may_not_decide_are_told_why(run, held):
     assert "you cannot decide" in run("audit", "approvals", "show", held.id)
     assert "takes the role approver" in run("audit", "approvals", "approve", held.id, code=1)
@@ -355,6 +402,14 @@ def test_containment(run, gateway):
     assert "nobody is contained" in run("security", "contained")
     assert json.loads(run("security", "revoke", "t9", "--json")) == {"token_id": "t9", "ended": 1}
     assert "no live session" in run("security", "terminate", "s1", code=1)
+
+
+def test_who_ends_nothing_hears_of_it(run, gateway):
+    """A misspelt name is contained as well as any other."""
+    assert "letter by letter" not in run("security", "contain", "agent-7", "--reason", "leak")
+    said = run("security", "contain", "agnet-7", "--reason", "leak")
+    assert "sluicegate sessions --subject agnet-7" in said
+    gateway.live.ended.clear()
 
 
 def test_errors_as_json(run):

@@ -68,4 +68,6 @@ def test_no_kubeconfig_without_a_certificate(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "ca.pem").write_text("none")
     for server, ca in (("https://g:1", "ca.pem"), ("https://g:1", "missing"), ("http://g:1", "ca.pem")):
         assert cli.main(["kubeconfig", "--server", server, "--ca", str(tmp_path / ca)]) == 2
-    assert "no kubeconfig" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("no kubeconfig") == 3
+    assert "missing` cannot be read" in said.replace(" ", "").replace("cannotberead", " cannot be read")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from guard.control.wire import ControlError
 from guard.record.compress import compress_finished
 from guard.record.index import EvidenceIndex
 from guard.record.journal import Recorder, RecordSettings
@@ -205,3 +206,38 @@ def test_a_plan_says_that_nothing_was_removed(as_json: bool, capsys: pytest.Capt
 def test_sizes() -> None:
     sizes = [retention_commands._size(size) for size in (999, 1000, 2.5e6, 1e9, 3e13)]
     assert sizes == ["999 B", "1.0 kB", "2.5 MB", "1.0 GB", "30.0 TB"]
+
+
+class Client:
+    """A control client that knows one identity."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
+    def call(self, method: str, **params: Any) -> Any:
+        if method == "retention.hold":
+            return {"hold": "ab12", "subject": params["subject"], "reason": params["reason"]}
+        if self.broken:
+            raise ControlError("unavailable", "the index does not answer")
+        assert method == "sessions.list"
+        return [{"session": "s1"}] if params["subject"] == "ann" else []
+
+
+@pytest.mark.parametrize(("subject", "broken", "told"), [("ann", False, 0), ("anne", False, 1), ("anne", True, 0)])
+def test_a_hold_on_somebody_who_was_never_here_says_so(
+    capsys: pytest.CaptureFixture[str], subject: str, broken: bool, told: int
+) -> None:
+    args = argparse.Namespace(subject=subject, session=None, reason="case 7", json=True)
+    client: Any = Client(broken)
+    assert retention_commands._hold(args, client) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["hold"] == "ab12"
+    assert err.count("keeps nothing yet") == told
+
+
+@pytest.mark.parametrize("whose", [[], ["--subject", "ann", "--session", "s1"]])
+def test_a_hold_is_of_one_identity_or_of_one_session(capsys: pytest.CaptureFixture[str], whose: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["retention", "hold", *whose, "--reason", "case 7"])
+    assert left.value.code == 2
+    assert "--subject" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from scripts.terminal import clean, duration, moment, one_line, parse_when, print_json, statement
+from scripts.terminal import clean, console, duration, moment, one_line, parse_when, print_json, statement
 
 HOSTILE = {
     "\x1b[2J\x1b]0;owned\x07": "\\x1b[2J\\x1b]0;owned\\x07",
@@ -58,6 +59,15 @@ def test_a_statement_is_laid_out_and_a_long_one_is_not():
 def test_deep_nesting_is_shown_as_it_is():
     text = "(" * 2000 + "1" + ")" * 2000
     assert statement(text).replace("\n", "").replace(" ", "").count("(") == 2000
+
+
+@pytest.mark.parametrize(("said", "width"), [(None, 160), ("76", 76), ("", 160), ("wide", 160)])
+def test_a_pipe_is_wide_unless_somebody_says_how_wide(monkeypatch, said, width):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("COLUMNS", said)
+    assert console().width == width
 
 
 def test_json_is_ascii(capsys):

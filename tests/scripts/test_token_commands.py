@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import cli
+from scripts import cli, token_commands
 from scripts.token_source import TokenError, TokenSource, expiry
 from tests.support.http_raw import RawServer, ok
 
@@ -93,6 +93,29 @@ def test_the_token_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(["token", "--file", str(file)]) == 0
     assert capsys.readouterr().out.strip() == file.read_text()
     assert cli.main(["token", "--file", str(tmp_path / "nothing")]) == 1
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "x", "\u0663"])
+def test_what_is_no_port_is_wrong_usage(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["token", "serve", "--gateway", "http://127.0.0.1:8080", "--port", port])
+    assert left.value.code == 2
+    assert "0 to 65535" in capsys.readouterr().err
+
+
+def test_where_it_comes_from_may_be_said_before_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, str]] = []
+
+    def source(*, file: Path | None, command: str) -> None:
+        seen.append((file, command))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(token_commands, "TokenSource", source)
+    where = ["--gateway", "http://127.0.0.1:8080"]
+    for words in (["--file", "f", "serve", *where], ["serve", *where, "--file", "f"]):
+        assert cli.main(["token", *words]) == 2
+    assert cli.main(["token", "--command", "c", "serve", *where]) == 2
+    assert seen == [(Path("f"), "")] * 2 + [(None, "c")]
 
 
 @contextmanager

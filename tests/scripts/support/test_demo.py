@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,16 @@ def test_every_act_goes_as_told() -> None:
     assert "eyJ" not in done.stdout  # no token on the screen
 
 
+@contextmanager
+def running_until_told(process: subprocess.Popen[str]) -> Iterator[None]:
+    """It ends as with ctrl-c, whatever the test has found."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
 @pytest.mark.slow
 def test_keep_leaves_it_running_with_mitmweb() -> None:
     running = subprocess.Popen(
@@ -39,14 +52,27 @@ def test_keep_leaves_it_running_with_mitmweb() -> None:
         text=True,
     )
     assert running.stdout is not None
-    with running.stdout as out:
-        address = ""
+    with running.stdout as out, running_until_told(running):
+        address, yours = "", []
         for line in out:
             if line.startswith("mitmweb: "):
                 address = line.removeprefix("mitmweb: ").strip()
+            if line.startswith(("sh /", ". /")):
+                yours.append(line.strip())
             if line.startswith("ctrl-c"):
                 break
+            assert "eyJ" not in line  # no token on the screen
         with urllib.request.urlopen(address, timeout=10) as page:
             assert page.status == 200
-        running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 0
+        *shells, environment = yours
+        assert [Path(line).name for line in shells] == ["admin", "analyst", "agent"]
+        for who, code in (("admin", 0), ("agent", 2)):  # the agent is contained
+            line = next(line for line in shells if line.endswith(who))
+            done = subprocess.run(f"{line} -Atc 'SELECT 1 + 1'", shell=True, capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (code, "2\n" if code == 0 else ""), done.stderr
+        again = f"until {shells[2]} -Atc 'SELECT 1 + 1'; do sleep 0.2; done"  # it takes a moment
+        done = subprocess.run(
+            f"{environment}; sluicegate release agent; {again}", shell=True, capture_output=True, text=True, timeout=30
+        )
+        assert done.stdout.endswith("2\n"), done.stderr
+    assert running.returncode == 0
