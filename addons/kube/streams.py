@@ -25,6 +25,7 @@ from guard.mask.bodies.rules import Contents
 from guard.mask.bodies.text_body import TextMasker
 from protocols.contract import Effect, RecordFailed, Side
 from protocols.kubernetes.channels import (
+    MAX_MESSAGE,
     PORT_FORWARD,
     V4,
     Carried,
@@ -50,6 +51,7 @@ log = logging.getLogger("sluicegate.kubernetes")
 STREAMS = frozenset({"exec", "attach", "portforward"})
 _WS_PROTOCOL, _SPDY_PROTOCOL = "sec-websocket-protocol", "x-stream-protocol-version"
 _WS_EXTENSIONS = "sec-websocket-extensions"
+_FRAME_HEADS = 1024  # bytes: what SPDY in a tunnel adds to a data frame
 
 
 def is_stream(info: RequestInfo) -> bool:
@@ -124,7 +126,8 @@ class Messages:
     """The messages of one side of a WebSocket, and messages of ours in their place."""
 
     def __init__(self, *, from_client: bool) -> None:
-        self._half = Half(from_client=from_client)
+        # searched in one piece, while others wait: far from the 16 MiB of other WebSockets
+        self._half = Half(from_client=from_client, most=MAX_MESSAGE + _FRAME_HEADS)
         self._frames = FrameProtocol(client=from_client, extensions=[])
 
     def feed(self, data: bytes) -> list[tuple[Opcode, bytes, bytes]]:

@@ -49,9 +49,13 @@ class OpaqueTunnel:
 
 
 class Half:
-    """One direction: frames of one peer in, whole messages out, and the same messages as frames for the other."""
+    """One direction: frames of one peer in, whole messages out, and the same messages as frames for the other.
 
-    def __init__(self, *, from_client: bool) -> None:
+    `most`: bytes of one message.
+    """
+
+    def __init__(self, *, from_client: bool, most: int = _MAX_MESSAGE) -> None:
+        self._most = most
         self._in = FrameProtocol(client=not from_client, extensions=[])
         self._out = FrameProtocol(client=from_client, extensions=[])
         self._parts: list[bytes] = []
@@ -87,8 +91,8 @@ class Half:
             self._opcode = opcode
         self._parts.append(raw)
         self._size += len(raw)
-        if self._size > _MAX_MESSAGE:
-            raise Ended(f"a WebSocket message is larger than {_MAX_MESSAGE} bytes")
+        if self._size > self._most:
+            raise Ended(f"a WebSocket message is larger than {self._most} bytes")
         if done:
             whole, kind = b"".join(self._parts), self._opcode
             self._parts, self._size, self._opcode = [], 0, None
