@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from protocols.contract import ANY_RELATION
 
 _LOST = 600_000_000_000  # ns for which a definition may still come true whose session is gone
+_LOST_ANY = 30_000_000_000  # ... where it may be of any relation: everybody has to do without them meanwhile
 _KEPT = 512  # definitions that are over; of those before them it is known when, and not of what
 
 
@@ -37,7 +38,8 @@ class Definitions:
         names = self._open.pop(who, None)
         if names is None:
             return False
-        at_ns += 0 if certain else _LOST
+        if not certain:
+            at_ns += _LOST_ANY if ANY_RELATION in names else _LOST
         self._latest = max(self._latest, at_ns)
         if len(self._over) >= _KEPT:
             self._forgotten = max(self._forgotten, self._over.popleft()[0])
@@ -49,6 +51,8 @@ class Definitions:
         if not self._open and since_ns > self._latest:
             return False
         names = _bare(relations)
+        if not names:
+            return False
         if since_ns <= self._forgotten:
             return True
         meets = any(_meet(names, theirs) for other, theirs in self._open.items() if other is not who)

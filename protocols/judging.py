@@ -76,6 +76,15 @@ def decision_on(whole: Analysis, parts: Sequence[Analysis], decide: Callable[[An
     return max((decision, *map(decide, parts)), key=lambda one: one.action)
 
 
+def defines(analysis: Analysis) -> tuple[str, ...] | None:
+    """Of which relations it may change the meaning for other sessions, () any; None: of none."""
+    if DEFINES.isdisjoint(analysis.effects):
+        return None
+    if not analysis.writes and DEFINES & analysis.effects == {Effect.DDL_CREATE}:
+        return None  # functions, types, schemas, roles: nothing that is read has a new meaning
+    return analysis.writes
+
+
 class StatementJudge[C: Command, N: Names, S: State](ABC):
     """Verdicts for one session."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protocols.contract import Decision, HoldTicket, Side, Wait
-from protocols.judging import DEFINES
+from protocols.judging import defines
 from protocols.mysql.capabilities import Capability
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import NET_READ_ERROR, Code, ProtocolError, err_packet
@@ -190,9 +190,9 @@ class SessionBase(Recording, Waits):
         if entry.types is not None and entry.prepared is not None:
             entry.prepared.server_types = entry.types
         verdict = entry.verdict
-        if verdict is not None and verdict.renames and not DEFINES.isdisjoint(verdict.command.analysis.effects):
+        if verdict is not None and verdict.renames and (relations := defines(verdict.command.analysis)) is not None:
             self.defining = True
-            self.port.defining(verdict.command.analysis.writes)
+            self.port.defining(relations)
         self.up.extend(messages)
         self.current = entry
         self._from_server.expected = sequence & 0xFF

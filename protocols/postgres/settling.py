@@ -8,7 +8,7 @@ from collections.abc import Callable
 import orjson
 
 from protocols.contract import Action, Cacheable, HoldRefused, HoldRequest, Outcome, Wait
-from protocols.judging import DEFINES
+from protocols.judging import defines
 from protocols.postgres import copy_columns, errors, evidence
 from protocols.postgres.base import Held, SessionBase
 from protocols.postgres.catalog import Catalog
@@ -243,12 +243,10 @@ class Settling(SessionBase):
 
     def _defines(self, entry: Pending, verdict: Verdict) -> None:
         """Other sessions may be asking for what this one is about to define."""
-        analysis = verdict.command.analysis
-        if DEFINES.isdisjoint(analysis.effects):
-            return
-        if analysis.writes and all(name.startswith(_OWN) for name in analysis.writes):
-            return  # temporary: nobody else's
-        self.port.defining(analysis.writes)
+        relations = defines(verdict.command.analysis)
+        if relations is None or (relations and all(name.startswith(_OWN) for name in relations)):
+            return  # temporary ones are nobody else's
+        self.port.defining(relations)
         self.defining = entry.order or self.syncs + 1
 
     def _refuse(self, entry: Pending, stand_in: bytes, why: tuple[str, str, str]) -> None:
