@@ -105,15 +105,36 @@ _NO_TLD = frozenset(
 )
 
 
+# the two letters that end a name in the DNS (IANA's root zone: country codes, eu, su, uk, ac)
+_COUNTRIES = frozenset(
+    (
+        b"ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bv bw by "
+        b"bz ca cc cd cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj "
+        b"fk fm fo fr ga gb gd ge gf gg gh gi gl gm gn gp gq gr gs gt gu gw gy hk hm hn hr ht hu id ie il im in io "
+        b"iq ir is it je jm jo jp ke kg kh ki km kn kp kr kw ky kz la lb lc li lk lr ls lt lu lv ly ma mc md me mg "
+        b"mh mk ml mm mn mo mp mq mr ms mt mu mv mw mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf pg ph "
+        b"pk pl pm pn pr ps pt pw py qa re ro rs ru rw sa sb sc sd se sg sh si sj sk sl sm sn so sr ss st su sv sx "
+        b"sy sz tc td tf tg th tj tk tl tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt "
+        b"za zm zw"
+    ).split()
+)
+
+
 def email(value: bytes) -> bool:
-    """Not a file name (`icon@2x.png`), and no dot where none may be."""
+    """Not a file name (`icon@2x.png`), no dot where none may be, none of the shortest that bytes hold by chance.
+
+    Compressed bytes have a letter, `@`, a letter, a dot and two letters once in some 20 MB: an upload would not pass.
+    """
     local, _, domain = value.rpartition(b"@")
+    name, _, tld = domain.rpartition(b".")
+    if len(tld) == 2 and (tld.lower() not in _COUNTRIES or len(name) < 2 or not (tld.islower() or tld.isupper())):
+        return False
     return (
         not local.startswith(b".")
         and not local.endswith(b".")
         and b".." not in value
         and local != b"git"  # a repository's address
-        and domain.rpartition(b".")[2].lower() not in _NO_TLD
+        and tld.lower() not in _NO_TLD
     )
 
 

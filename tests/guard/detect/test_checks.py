@@ -100,9 +100,20 @@ def test_ssn_and_taxpayers() -> None:
     assert checks.ssn(b"912-70-1234")
 
 
-@pytest.mark.parametrize("value", [b"icon@2x.png", b".a@b.com", b"a.@b.com", b"a..b@c.com", b"a@b..com"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"icon@2x.png", b".a@b.com", b"a.@b.com", b"a..b@c.com", b"a@b..com"),
+        *(b"4@Y.em", b"1@OMj.Gj", b"U@1.pN", b"U@1.de", b"ab@cd.dE"),  # found in compressed bytes
+    ],
+)
 def test_no_email(value: bytes) -> None:
     assert not checks.email(value)
+
+
+@pytest.mark.parametrize("value", [b"a@b.com", b"a@bc.de", b"A@BC.DE", b"x@mail.corp.eu", b"jo@x.info", b"a@ab.CO"])
+def test_email(value: bytes) -> None:
+    assert checks.email(value)
 
 
 @given(st.binary(max_size=40) | st.from_regex(rb"[0-9 .-]{0,30}", fullmatch=True), st.sampled_from(ALL))
