@@ -122,6 +122,7 @@ def test_an_error_about_a_statement_without_secrets_is_on_record_as_it_was() -> 
     assert recorded(talk) == sent
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_on_a_real_server_what_is_refused_or_skipped_is_not_on_record() -> None:
     copies = "COPY accounts (id, password) FROM STDIN"
@@ -241,6 +242,7 @@ def test_warnings_in_the_same_message() -> None:
     assert SECRET.encode() not in b"".join(base64.b64decode(r["wire"]) for r in talk.port.records if "wire" in r)
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_on_a_real_mysql_what_was_loaded_and_warned_of_is_not_on_record(
     mysql_installation: mysql.Installation, tmp_path: Path

@@ -125,6 +125,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_no_definition_gives_a_masked_value_away(tmp_path: Path) -> None:
     text = DEFAULT_POLICY.read_text()

@@ -353,6 +353,7 @@ REFUSED: dict[str, Sequence[str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_no_temporary_relation_of_a_real_server_gives_a_masked_value_away(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"

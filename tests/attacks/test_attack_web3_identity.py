@@ -142,6 +142,7 @@ def test_of_a_request_that_was_decided_no_body_stays_in_the_store(tmp_path: Path
     assert b"x-ray" not in b"".join(path.read_bytes() for path in tmp_path.glob("state.db*"))
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_reload_is_held_against_the_issuers_that_the_process_trusts(tmp_path: Path) -> None:
     """The file may name one issuer by now: the process still takes the word of both."""
