@@ -219,6 +219,7 @@ class Commands(Settling):
         self._command(entry, b"bind", params)
         portal = Portal(message.portal, verdict, entry.number, self.port.policy_epoch(), self.syncs)
         portal.prepared, portal.formats = prepared, message.result_formats
+        portal.judged = entry.started
         analysis = verdict.command.analysis
         # what writes sees the rows that are there when it runs: a temporary table may have been filled by then
         fills = self.masking and bool(analysis.writes) and _of_temporaries(analysis)
@@ -359,6 +360,7 @@ class Commands(Settling):
         verdict = self.judge.verdict(b"(cursor) " + message.portal, command)
         entry = self._command(Pending(Kind.EXECUTE, verdict=verdict, name=message.portal), b"execute")
         portal = Portal(message.portal, verdict, entry.number, self.port.policy_epoch(), self.syncs)
+        portal.judged = entry.started
         entry.portal = portal
         if self.masking and not verdict.decision.action:
             self._before(buf, run, pos)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from protocols.contract import Effect
-from protocols.postgres import results
+from protocols.postgres import errors, results
 from protocols.postgres.errors import ProtocolError, error_response
 from protocols.postgres.masking import Masking
 from protocols.postgres.messages import CommandComplete, Fields, FunctionCallResponse
@@ -61,6 +61,10 @@ class Outcomes(RoundTrip, Masking):
         if verdict is None:
             return
         statements = verdict.command.statements
+        if verdict.changes and self.masking and self._redefined(verdict, judged_at(entry)):
+            # a cursor or temporary table would be taken for what it was to be, not for what it has become
+            self._fail(errors.CONNECTION_FAILURE, "what its names mean changed while it waited; connect again")
+            return
         if verdict.changes and entry.index < len(statements):
             defined = self.state.definitions_changed
             statement = statements[entry.index]

@@ -236,7 +236,6 @@ class Settling(SessionBase):
     def _sent(self, entry: Pending) -> None:
         if entry.kind == Kind.BIND and entry.portal is not None:
             self.portals[entry.name] = entry.portal
-            entry.portal.judged = entry.started
         if entry.verdict is not None and entry.verdict.renames:
             self._defines(entry, entry.verdict)
         self._await(entry)

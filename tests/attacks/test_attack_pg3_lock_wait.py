@@ -16,6 +16,7 @@ from scripts.support.postgres import Installation
 from tests.support import wire
 from tests.support.adversary import Session, bytes_of, errors, leaks, session
 from tests.support.bytewise import eventually
+from tests.support.raw import Closed
 
 DEVELOPERS = """\
   - id: developers
@@ -94,6 +95,31 @@ def test_a_prepared_statement_that_waits_for_a_lock(two: tuple[Session, Session]
     assert other.raw.quiet()
     assert not errors(one.ask("COMMIT"))
     assert not leaks(other.say())
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize(
+    ("kept", "asked"),
+    [
+        ("BEGIN; DECLARE c CURSOR FOR SELECT x FROM mine", "FETCH ALL FROM c"),
+        ("CREATE TEMP TABLE kept AS SELECT x FROM mine", "SELECT x FROM kept"),
+    ],
+)
+def test_what_was_kept_of_it_is_not_taken_for_what_it_was(
+    two: tuple[Session, Session], kept: str, asked: str, shown: str
+) -> None:
+    one, other = two
+    assert not errors(one.ask(*replaced(shown)))
+    other.raw.send(wire.query(kept))
+    assert other.raw.quiet()
+    assert not errors(one.ask("COMMIT"))
+    try:
+        assert not leaks(other.say())
+        assert not leaks(other.ask(asked))
+    except Closed:
+        return  # the session is over: what it has kept is not known
 
 
 @pytest.mark.e2e
