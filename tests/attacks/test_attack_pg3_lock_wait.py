@@ -118,7 +118,7 @@ def test_what_was_kept_of_it_is_not_taken_for_what_it_was(
     try:
         assert not leaks(other.say())
         assert not leaks(other.ask(asked))
-    except Closed:
+    except (Closed, EOFError):
         return  # the session is over: what it has kept is not known
 
 
