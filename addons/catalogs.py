@@ -23,7 +23,13 @@ class CatalogKeeper:
     What it cannot see is what changes between two checks: the documented window of `max_age` seconds.
     """
 
-    def __init__(self, name: str, connect: Callable[[], Awaitable[CatalogClient]], max_age: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Awaitable[CatalogClient]],
+        max_age: float,
+        definitions: Definitions,
+    ) -> None:
         self.name = name
         self._connect = connect
         self._max_age = max_age
@@ -35,13 +41,7 @@ class CatalogKeeper:
         self._loop: asyncio.Task[None] | None = None
         self.users = 0
         self.error = ""
-        self.definitions = Definitions()
-        self.defined_at = 0.0  # monotonic time at which the last definition of a session's was seen to be over
-
-    def defined(self, who: object, certain: bool) -> None:
-        """See `SessionPort.defined`."""
-        if self.definitions.end(who, time.time_ns(), certain=certain):
-            self.defined_at = time.monotonic()
+        self.definitions = definitions
 
     def current(self, not_before: float = 0.0) -> CatalogSnapshot | None:
         """The snapshot if it is fresh enough, and was checked after `not_before` (monotonic seconds)."""

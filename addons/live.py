@@ -106,19 +106,21 @@ class LiveSession:
     # ------------------------------------------------------------ SessionPort
 
     def catalog(self, newest: bool = False) -> CatalogSnapshot | None:
-        return self.keeper.current(max(self._needs_after, self.keeper.defined_at) if newest else self._needs_after)
+        return self.keeper.current(max(self._needs_after, self.keeper.definitions.over_at if newest else 0.0))
 
     def catalog_changed(self) -> None:
         self._needs_after = time.monotonic()
 
     async def refresh_catalog(self) -> None:
-        await self.keeper.refresh(max(self._needs_after, self.keeper.defined_at))
+        # what was asked for is needed from now on, also where the check fails: the older snapshot is known to be wrong
+        self._needs_after = max(self._needs_after, self.keeper.definitions.over_at)
+        await self.keeper.refresh(self._needs_after)
 
     def defining(self, relations: Sequence[str]) -> None:
         self.keeper.definitions.begin(self, relations)
 
     def defined(self, certain: bool = True) -> None:
-        self.keeper.defined(self, certain)
+        self.keeper.definitions.end(self, time.time_ns(), certain=certain)
 
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         return self.keeper.definitions.concern(self, relations, since_ns)

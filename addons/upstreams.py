@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from addons.catalog_client import CatalogClient, new_login
 from addons.catalogs import CatalogKeeper
+from addons.definitions import Definitions
 from guard.config.schema import ResourceConfig
 from guard.secrets import Secret, Secrets
 from protocols.contract import Credential, CredentialRefused, UpstreamLogin
@@ -26,6 +27,7 @@ class Upstreams:
         self._secrets = Secrets()
         self.stale: set[str] = set()  # resources whose upstream did not take their credential
         self.keepers: dict[tuple[str, str], CatalogKeeper] = {}
+        self._definitions: dict[tuple[str, int], Definitions] = {}
         self._caches: dict[str, Any] = {}
         self._early: dict[str, asyncio.Semaphore] = {}
 
@@ -66,7 +68,9 @@ class Upstreams:
                 return client
 
             name = f"{config.name}/{world}" if world else config.name
-            keeper = self.keepers[key] = CatalogKeeper(name, connect, config.catalog.max_age)
+            # two resources may lead to one server: what is defined through one of them counts for the other
+            definitions = self._definitions.setdefault((config.server, config.port), Definitions())
+            keeper = self.keepers[key] = CatalogKeeper(name, connect, config.catalog.max_age, definitions)
         return keeper
 
     def cache(self, protocol: WireProtocol, resource: str) -> Any:

@@ -121,6 +121,7 @@ class Answered:
 
     number = 0  # of its command record; 0: not on record
     started = 0  # ns
+    judged = 0  # ns: when its verdict was made, where it has been started anew since
     rows = 0
     size = 0  # bytes
     parts: tuple[bytes, ...] | list[bytes] = ()  # the capped beginning of the response

@@ -14,6 +14,16 @@ from protocols.contract import Action, Analysis, Decision
 CANCELLED = Decision(Action.DENY, "gateway", "the client cancelled it before it was judged")
 
 
+UNSETTLED = "another session is defining what it reads at this moment; nothing was written"
+
+
+class NamesChanged(Exception):
+    """What has run, and is kept under a name, is not what was judged: the session cannot go on."""
+
+    def __init__(self) -> None:
+        super().__init__("what its names mean changed while it waited; connect again")
+
+
 class NotYet(Exception):
     """The text is to be analysed apart: its session asks for it, waits, and judges the message again."""
 

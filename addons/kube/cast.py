@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 from guard.detect import Scanner, Stream
-from guard.record.errors import RecordError
-from protocols.contract import RecordFailed
 from protocols.kubernetes.asciicast import Header, Writer
 from protocols.kubernetes.channels import Channel
 
@@ -105,10 +103,7 @@ class Cast:
 
     def flush(self) -> None:
         """What is recorded so far is in the journal."""
-        try:
-            self._session.runtime.recorder.flush()
-        except RecordError as e:
-            raise RecordFailed(str(e)) from e
+        self._session.runtime.recorder.flush()
 
     def marker(self, text: str) -> None:
         self._write(self._writer.marker(self._session.now_ns(), text))

@@ -12,7 +12,6 @@ from addons.kube.outbound import StreamSearch
 from addons.kube.relay import KubeStream
 from addons.kube.streams import STREAMS, Exec, Messages, Stream
 from addons.web.port import Ended
-from guard.record.errors import RecordError
 from protocols.contract import RecordFailed, Side
 from protocols.kubernetes.channels import ExecWebSocket, Piece, PortCarried, PortFailed, PortOpened
 from protocols.kubernetes.errors import StreamError
@@ -116,10 +115,7 @@ class PortForward(Stream):
                 elif isinstance(event, PortFailed):
                     self._note(event.port, event.request, "failed", why=event.message[:200])
         if opened:
-            try:
-                self._session.runtime.recorder.flush()
-            except RecordError as e:
-                raise RecordFailed(str(e)) from e
+            self._session.runtime.recorder.flush()
 
     def _carried(self, side: Side, event: PortCarried) -> None:
         place = (event.port, event.request)

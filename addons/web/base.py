@@ -18,7 +18,6 @@ from addons.web.inspect import Looked, Passing
 from addons.web.live import HttpSession, NotAdmitted
 from addons.web.port import Ended, Refuse, Verdict
 from guard.mask.noting import MaskedNames
-from guard.record.errors import RecordError
 from protocols.contract import Action, Analysis, Decision, Effect, RecordFailed
 from protocols.http import evidence
 from protocols.http.headers import WITHHELD, Header, is_secret
@@ -194,10 +193,7 @@ class ExchangeBase:
             {"request": self.id, **({"unopened": True} if self._looked and not self._looked.complete else {})},
         )
         session.record("command", body)
-        try:
-            session.runtime.recorder.flush()
-        except RecordError as e:
-            raise RecordFailed(str(e)) from e
+        session.runtime.recorder.flush()
 
     async def _recorded(self) -> None:
         await self.gate.runtime.recorder.sync_barrier()
@@ -252,10 +248,7 @@ class ExchangeBase:
         }
         session.record("message", orjson.dumps(body))
         if from_client:
-            try:
-                session.runtime.recorder.flush()
-            except RecordError as e:
-                raise RecordFailed(str(e)) from e
+            session.runtime.recorder.flush()
 
     def tunnelled(self, sent: int, received: int) -> None:
         """A tunnel or upgraded connection has ended: bytes in each direction."""
@@ -304,7 +297,7 @@ class ExchangeBase:
             verdict = self._refuse(400, str(error))
         elif isinstance(error, Ended):
             verdict = self._refuse(403, str(error))
-        elif isinstance(error, RecordFailed | RecordError):
+        elif isinstance(error, RecordFailed):
             log.error("not forwarded: %s", error)
             verdict = self._refuse(503, "the gateway cannot record; nothing passes until it can")
         else:

@@ -27,6 +27,7 @@ from protocols.mysql.pending import Awaited, Cursor, Pending
 from protocols.mysql.scrub import scrub
 from protocols.mysql.statements import Statement
 from protocols.records import SECRET_VALUES
+from protocols.verdicts import NamesChanged
 
 # plain integers: an enum's operators cost more than everything else about a packet
 _MORE_RESULTS = int(Status.MORE_RESULTS)
@@ -192,6 +193,7 @@ class Answers(Masking):
         entry.rewriter = None
         entry.definitions = None
         entry.head = entry.columns = entry.tag = b""
+        entry.judged = entry.judged or entry.started
         entry.started = self.port.now_ns()
         entry.room = self._room(entry)
 
@@ -199,6 +201,8 @@ class Answers(Masking):
         verdict = entry.verdict
         if verdict is None:
             return
+        if verdict.changes and self.masking and self._redefined(entry):
+            raise NamesChanged  # a temporary table or variable would be taken for what it was to be
         if verdict.touches:
             self.tainted = True
             self.insert_id = self.insert_id or self._chooses_id(verdict)

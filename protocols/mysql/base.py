@@ -118,6 +118,9 @@ class SessionBase(Recording, Waits):
     def _redefined(self, entry: Pending) -> bool:
         raise NotImplementedError
 
+    def _unsettled(self, verdict: Verdict) -> bool:
+        raise NotImplementedError
+
     def _masks(self, entry: Pending) -> tuple[Any, bytes]:
         """How the rows behind `entry.definitions` are masked, and what the record says of the columns.
 

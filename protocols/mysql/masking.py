@@ -123,9 +123,17 @@ class Masking(SessionBase):
     def _redefined(self, entry: Pending) -> bool:
         """Whether names may mean something else now than when this was judged: it may have waited for a lock since."""
         verdict = entry.verdict
-        return verdict is not None and self.port.redefined(
-            (*verdict.command.analysis.reads, *verdict.command.analysis.writes), entry.started
-        )
+        return verdict is not None and self._named_anew(verdict, entry.judged or entry.started)
+
+    def _unsettled(self, verdict: Verdict) -> bool:
+        """Whether it may write what it reads under a definition that it was not judged by."""
+        if not self.masking or not verdict.command.analysis.writes:
+            return False
+        return self._named_anew(verdict, self.port.now_ns())
+
+    def _named_anew(self, verdict: Verdict, since_ns: int) -> bool:
+        analysis = verdict.command.analysis
+        return self.port.redefined((*analysis.reads, *analysis.writes), since_ns)
 
     @staticmethod
     def _answered(entry: Pending) -> Statement | None:

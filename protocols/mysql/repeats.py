@@ -108,6 +108,7 @@ class Repeats(Answers):
             and not verdict.changes
             and not verdict.renames
             and verdict.command.analysis.cacheable is not Cacheable.NO
+            and not self._unsettled(verdict)
         )
 
     def _execute_again(self, data: bytes, epoch: object) -> bool:

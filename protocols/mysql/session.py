@@ -31,6 +31,7 @@ from protocols.mysql.judging import AnalysisCache, Judge
 from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Awaited, Pending, Prepared
 from protocols.mysql.state import SessionState
+from protocols.verdicts import NamesChanged
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _QUIT = b"\x01\0\0\0\x01"
@@ -121,6 +122,8 @@ class MysqlSession(Frontend, Backend):
             return
         try:
             self._server(data)
+        except NamesChanged as e:
+            self._fail(errors.NET_READ_ERROR, str(e))
         except ProtocolError as e:
             self._fail(errors.NET_READ_ERROR, f"the upstream broke the protocol: {e}")
         except RecordFailed:

@@ -13,7 +13,7 @@ from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import Code
 from protocols.mysql.messages import Command
 from protocols.mysql.pending import Awaited, Pending, Prepared, Verdict
-from protocols.verdicts import CANCELLED
+from protocols.verdicts import CANCELLED, UNSETTLED
 
 
 class Settling(SessionBase):
@@ -89,6 +89,9 @@ class Settling(SessionBase):
         assert verdict is not None
         decision = verdict.decision
         if decision.action is Action.ALLOW:
+            if self._unsettled(verdict):
+                self._refuse(entry, sequence, errors.TABLEACCESS_DENIED, UNSETTLED)
+                return
             self._send(entry, messages, sequence)
             return
         if decision.action is Action.TERMINATE:

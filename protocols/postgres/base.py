@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocols.contract import CatalogSnapshot, HoldTicket, Wait
+from protocols.judging import defines
 from protocols.postgres.errors import ProtocolError
 from protocols.postgres.framing import Framer
 from protocols.postgres.judging import Judge
@@ -27,6 +28,7 @@ from protocols.waits import Waits
 if TYPE_CHECKING:
     from protocols.postgres.repeats import Answer
 
+_OWN = "pg_temp"  # schemas of the session's own begin so
 Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
 
 
@@ -103,6 +105,9 @@ class SessionBase(Recording, Waits):
     def _redefined(self, verdict: Verdict | None, judged: int) -> bool:
         raise NotImplementedError
 
+    def _unsettled(self, verdict: Verdict) -> bool:
+        raise NotImplementedError
+
     def _needs_none(self, message: bytes, verdict: Verdict, judged: int) -> bool:
         raise NotImplementedError
 
@@ -129,6 +134,14 @@ class SessionBase(Recording, Waits):
         """Answers are to come."""
         return any(not entry.maybe for entry in self.queue)
 
+    def _defines(self, entry: Pending, verdict: Verdict) -> None:
+        """It is about to be sent, and other sessions may be asking for what it defines."""
+        relations = defines(verdict.command.analysis)
+        if relations is None or (relations and all(name.startswith(_OWN) for name in relations)):
+            return  # temporary ones are nobody else's
+        self.port.defining(relations)
+        self.defining = entry.order or self.syncs + 1
+
     def _sync(self, entry: Pending | None = None) -> Pending:
         """Numbers a message that ends an implicit transaction: what was made before it is gone after its answer."""
         entry = entry or Pending(Kind.SYNC)
@@ -142,6 +155,8 @@ class SessionBase(Recording, Waits):
         self.queue.append(entry)
         if entry.hidden:
             return
+        if entry.verdict is not None and entry.verdict.renames and entry.kind != Kind.PARSE and entry.denial is None:
+            self._defines(entry, entry.verdict)
         if entry.kind in (Kind.PARSE, Kind.BIND, Kind.DESCRIBE, Kind.EXECUTE, Kind.CLOSE):
             self.open = True
         elif entry.kind in (Kind.SYNC, Kind.QUERY, Kind.CALL) and not entry.maybe:

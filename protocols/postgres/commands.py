@@ -226,7 +226,7 @@ class Commands(Settling):
         if analysis.cacheable is Cacheable.NO or fills:
             portal.renames = self.renames
         entry.portal = portal
-        if not verdict.decision.action:
+        if not verdict.decision.action and not self._unsettled(verdict):
             self.portals[message.portal] = portal
             self._await(entry)
             if self.masking:

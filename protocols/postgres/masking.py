@@ -41,6 +41,12 @@ class Masking(SessionBase):
         lock meanwhile."""
         return verdict is None or self.port.redefined(results.relations(verdict.command.analysis), judged)
 
+    def _unsettled(self, verdict: Verdict) -> bool:
+        """Whether it may write what it reads under a definition that it was not judged by."""
+        if not self.masking or not verdict.command.analysis.writes:
+            return False
+        return self._redefined(verdict, self.port.now_ns())
+
     def _rewriter(self, what: Pending | Portal, described: RowDescription, message: bytes) -> RowRewriter | None:
         """How to mask these rows; None where no column needs it."""
         assert self.port.masker is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from protocols.contract import Effect
-from protocols.postgres import errors, results
+from protocols.postgres import results
 from protocols.postgres.errors import ProtocolError, error_response
 from protocols.postgres.masking import Masking
 from protocols.postgres.messages import CommandComplete, Fields, FunctionCallResponse
@@ -17,6 +17,7 @@ from protocols.postgres.roundtrip import RoundTrip
 from protocols.postgres.statements import ChangeKind
 from protocols.postgres.statements.model import Change
 from protocols.records import SECRET_VALUES
+from protocols.verdicts import NamesChanged
 
 _KEEP_NAMES = frozenset(
     {
@@ -62,9 +63,7 @@ class Outcomes(RoundTrip, Masking):
             return
         statements = verdict.command.statements
         if verdict.changes and self.masking and self._redefined(verdict, judged_at(entry)):
-            # a cursor or temporary table would be taken for what it was to be, not for what it has become
-            self._fail(errors.CONNECTION_FAILURE, "what its names mean changed while it waited; connect again")
-            return
+            raise NamesChanged  # a cursor or temporary table would be taken for what it was to be
         if verdict.changes and entry.index < len(statements):
             defined = self.state.definitions_changed
             statement = statements[entry.index]
@@ -89,6 +88,7 @@ class Outcomes(RoundTrip, Masking):
         entry.index += 1
         entry.rewriter = entry.copy = None
         entry.what = entry.columns = entry.tag = b""
+        entry.judged = entry.judged or entry.started
         entry.started = self.port.now_ns()
         if entry.room < self.limits.response_max:
             entry.room = self.limits.response_max
@@ -205,7 +205,7 @@ class Outcomes(RoundTrip, Masking):
         verdict = entry.verdict
         if not self.masking or verdict is None or verdict.touches:
             return self.masking
-        return not verdict.command.analysis.effects or self._redefined(verdict, entry.started)
+        return not verdict.command.analysis.effects or self._redefined(verdict, judged_at(entry))
 
     def _large_result(self, buf: bytes, run: int, pos: int, end: int) -> bool:
         """A function's result above the limit has begun: -> whether it stays here, NULL in its place."""

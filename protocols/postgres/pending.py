@@ -87,7 +87,7 @@ def judged_at(what: Pending | Portal) -> int:
     """When its verdict was made, as far as it matters: nanoseconds, before its bytes left."""
     if isinstance(what, Portal):
         return what.judged
-    return what.started if what.portal is None else what.portal.judged
+    return what.judged or what.started if what.portal is None else what.portal.judged
 
 
 class Pending(Answered):

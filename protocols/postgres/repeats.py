@@ -116,6 +116,7 @@ class Repeats(SessionBase):
             or self.judge.epoch(catalog) is not like.epoch
             or prepared.epoch is not like.epoch
             or prepared.verdict is not like.verdict
+            or self._unsettled(like.verdict)
         ):
             return False
         params = b""
@@ -164,6 +165,7 @@ class Repeats(SessionBase):
             and not verdict.renames
             and not verdict.runs
             and verdict.command.analysis.cacheable is not Cacheable.NO
+            and not self._unsettled(verdict)
         )
 
     def _enter(self, entry: Pending, verdict: Verdict, phase: bytes, params: bytes) -> None:

@@ -68,6 +68,7 @@ class RoundTrip(Repeats):
             or verdict.redacted
             or verdict.renames
             or verdict.command.analysis.cacheable is Cacheable.NO
+            or self._unsettled(verdict)
         ):
             return False
         params = b""

@@ -31,6 +31,7 @@ from protocols.postgres.limits import Limits
 from protocols.postgres.pending import Pending, Portal, Prepared
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
+from protocols.verdicts import NamesChanged
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
@@ -112,6 +113,8 @@ class PostgresSession(Frontend, Backend):
                 self.waiting = None
                 self._alone = False
                 self._replay()
+        except NamesChanged as e:
+            self._fail(errors.OBJECT_IN_USE, str(e))
         except ProtocolError as e:
             self._fail(errors.CONNECTION_FAILURE, f"the upstream broke the protocol: {e}")
         except RecordFailed:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import orjson
 
 from protocols.contract import Action, Cacheable, HoldRefused, HoldRequest, Outcome, Wait
-from protocols.judging import defines
 from protocols.postgres import copy_columns, errors, evidence
 from protocols.postgres.base import Held, SessionBase
 from protocols.postgres.catalog import Catalog
@@ -20,10 +19,9 @@ from protocols.postgres.messages import (
     Parse,
 )
 from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
-from protocols.verdicts import CANCELLED
+from protocols.verdicts import CANCELLED, UNSETTLED
 
 STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
-_OWN = "pg_temp"  # schemas of the session's own begin so
 
 
 class Settling(SessionBase):
@@ -140,6 +138,10 @@ class Settling(SessionBase):
         assert verdict is not None
         decision = verdict.decision
         if decision.action is Action.ALLOW:
+            if self._unsettled(verdict):
+                self._before(buf, run, pos)
+                self._refuse(entry, stand_in(), (errors.OBJECT_IN_USE, UNSETTLED, "send it again when that is over"))
+                return False
             if self.masking and entry.kind == Kind.QUERY and (ahead := self._ask_copy_columns(entry)):
                 self._before(buf, run, pos)
                 self.up.append(ahead)
@@ -236,17 +238,7 @@ class Settling(SessionBase):
     def _sent(self, entry: Pending) -> None:
         if entry.kind == Kind.BIND and entry.portal is not None:
             self.portals[entry.name] = entry.portal
-        if entry.verdict is not None and entry.verdict.renames:
-            self._defines(entry, entry.verdict)
         self._await(entry)
-
-    def _defines(self, entry: Pending, verdict: Verdict) -> None:
-        """Other sessions may be asking for what this one is about to define."""
-        relations = defines(verdict.command.analysis)
-        if relations is None or (relations and all(name.startswith(_OWN) for name in relations)):
-            return  # temporary ones are nobody else's
-        self.port.defining(relations)
-        self.defining = entry.order or self.syncs + 1
 
     def _refuse(self, entry: Pending, stand_in: bytes, why: tuple[str, str, str]) -> None:
         """Sends what must fail on the server in this place; its error comes back as ours."""

@@ -74,3 +74,30 @@ def test_what_waited_for_a_lock_is_masked_as_what_it_shows(
         assert defined.result(20) in DONE
         answered.result(20)
     assert other.leaks() == []
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize(
+    ("kept", "asked"),
+    [
+        ("CREATE TEMPORARY TABLE kept AS SELECT x FROM mine", "SELECT x FROM kept"),
+        ("SET @kept = (SELECT min(x) FROM mine)", "SELECT @kept"),
+        ("INSERT INTO notes SELECT x FROM mine", "SELECT x FROM notes"),
+    ],
+)
+def test_what_is_kept_of_it(three: tuple[Client, Client, Client], kept: str, asked: str, shown: str) -> None:
+    one, two, other = three
+    assert one.ask("DROP TABLE IF EXISTS notes") in DONE
+    assert one.ask("CREATE TABLE notes (x text)") in DONE
+    with ThreadPoolExecutor(2) as threads:
+        one.ask("BEGIN", "SELECT x FROM mine LIMIT 1")
+        defined = threads.submit(two.ask, f"CREATE OR REPLACE VIEW mine AS SELECT {shown} AS x FROM customers")
+        time.sleep(0.3)
+        answered = threads.submit(other.ask, kept)
+        time.sleep(0.3)
+        assert one.ask("COMMIT") in DONE
+        assert defined.result(20) in DONE
+        answered.result(20)
+    other.ask(asked)
+    one.ask(asked)
+    assert other.leaks() == one.leaks() == []
