@@ -24,6 +24,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from scripts.support import demo_mysql, mysql
+from scripts.support.demo_keep import invite
 from scripts.support.lab import Lab, psql, until_told
 from scripts.support.process import StartError, free_port
 from scripts.support.sink import Sink
@@ -363,40 +364,6 @@ def _neighbour(stack: ExitStack) -> demo_mysql.Neighbour | None:
     """MariaDB or MySQL, where the machine has one."""
     installation = next(mysql.available(), None)
     return None if installation is None else stack.enter_context(demo_mysql.Neighbour(installation))
-
-
-def invite(lab: Lab, web: str, console: Console) -> None:
-    """What a person can try while the demo keeps running."""
-    program = psql(tls=True)
-    plain = {} if program != psql(tls=False) else {"sslmode": "disable"}
-    folder = lab.folder / "yours"
-    folder.mkdir(mode=0o700)
-    for name, token in lab.tokens.items():
-        _secret(
-            folder / name,
-            f'PGPASSWORD={shlex.quote(token)} exec {program} {shlex.quote(_address(lab, name, plain))} "$@"\n',
-        )
-    found = lab.gateway.environment(lab.tokens["admin"]) | {"PATH": f"{Path(sys.executable).parent}:$PATH"}
-    _secret(folder / "environment", "".join(f'export {name}="{value}"\n' for name, value in found.items()))
-    lines = ["psql through the gateway, with each one's token:"]
-    lines += [f"sh {folder / name}" for name in lab.tokens]
-    lines += ["", "the command line, as the administrator; the agent is contained until somebody releases it:"]
-    lines += [f". {folder / 'environment'}", "sluicegate release agent", "sluicegate sessions"]
-    lines += ["sluicegate approvals list", "sluicegate --help"]
-    lines += ["", f"mitmweb: {web}", "", "ctrl-c ends it"]
-    console.rule("[bold cyan]yours", align="left")
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _address(lab: Lab, name: str, plain: Mapping[str, str]) -> str:
-    """Without the token: it is too long to be read, and not for a command line."""
-    return lab.gateway.dsn(name, None, **plain)
-
-
-def _secret(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
