@@ -120,10 +120,19 @@ class LiveSession:
         self.keeper.definitions.begin(self, relations)
 
     def defined(self, certain: bool = True) -> None:
-        self.keeper.definitions.end(self, time.time_ns(), certain=certain)
+        self.keeper.definitions.end(self, certain=certain)
 
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         return self.keeper.definitions.concern(self, relations, since_ns)
+
+    def copying(self, relations: Sequence[str]) -> None:
+        self.keeper.definitions.copies.begin(self, relations)
+
+    def copied(self, certain: bool = True) -> None:
+        self.keeper.definitions.copies.end(self, certain=certain)
+
+    def being_copied(self, relations: Sequence[str]) -> bool:
+        return self.keeper.definitions.copies.concern(self, relations)
 
     def decide(self, analysis: Analysis) -> Decision:
         stopped = self.runtime.stopped

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 from protocols.contract import Action, Analysis, Decision
 
 CANCELLED = Decision(Action.DENY, "gateway", "the client cancelled it before it was judged")
-
-
 UNSETTLED = "another session is defining what it reads at this moment; nothing was written"
+COPYING = "another session is copying from what it would define anew at this moment; nothing was changed"
 
 
 class NamesChanged(Exception):

@@ -96,6 +96,15 @@ class SessionPort(Protocol):
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         """Whether another session is giving one of these another meaning, or has since then (as `now_ns`)."""
 
+    def copying(self, relations: Sequence[str]) -> None:
+        """What is about to be sent may store what it reads of these, or writes to them; empty: of any relation."""
+
+    def copied(self, certain: bool = True) -> None:
+        """What `copying` was said of is over. Not `certain`: nobody hears any more whether it is."""
+
+    def being_copied(self, relations: Sequence[str]) -> bool:
+        """Whether another session is doing so with one of these; empty: with any relation."""
+
     def decide(self, analysis: Analysis) -> Decision: ...
 
     def policy_epoch(self) -> object:

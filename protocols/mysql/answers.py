@@ -56,7 +56,7 @@ class Answers(Masking):
         entry.left = column_count(body)
         if entry.left > self.limits.columns_max:
             raise ProtocolError(f"a result of {entry.left} columns")
-        entry.definitions = []
+        entry.definitions, entry.raw = [], []
         entry.head = b""
         entry.awaited = Awaited.DEFINITIONS
         self._pass_head(entry, buf[pos:stop])
@@ -100,31 +100,42 @@ class Answers(Masking):
     # ------------------------------------------------------------ results
 
     def _definition(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
-        assert entry.definitions is not None
+        replaced: bytes | None = None
         if self.masking:
-            entry.definitions.append(payload(buf, pos, stop))
-        self._pass_head(entry, buf[pos:stop])
+            replaced = self._shown_definition(entry, buf, pos, stop)
+        else:
+            self._pass_head(entry, buf[pos:stop])
         entry.left -= 1
         if not entry.left:
-            if self.deprecate_eof:
-                self._described(entry)
-            else:
-                entry.awaited = Awaited.DEFINITIONS_END
-        return None
+            entry.awaited = Awaited.ROWS if self.deprecate_eof else Awaited.DEFINITIONS_END
+        return replaced
+
+    def _shown_definition(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes:
+        """One of `entry.left` definitions: they wait for the last, for what they say depends on how all are masked."""
+        assert entry.definitions is not None
+        assert entry.raw is not None
+        entry.definitions.append(payload(buf, pos, stop))
+        entry.raw.append(buf[pos:stop])
+        entry.waits += stop - pos
+        if entry.waits > self.limits.inspect_max:
+            raise ProtocolError("definitions above the inspection limit")
+        if entry.left > 1:
+            return b""
+        entry.rewriter, entry.columns = self._masks(entry)
+        heads = entry.rewriter.heads if entry.rewriter is not None else {}
+        shown = b"".join(packet(raw[3], heads[i]) if i in heads else raw for i, raw in enumerate(entry.raw))
+        entry.raw, entry.waits = None, 0
+        if entry.command != Command.STMT_PREPARE:
+            self._pass_head(entry, shown)
+        return shown
 
     def _definitions_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         eof = Eof.decode(payload(buf, pos, stop))
-        self._described(entry)
+        entry.awaited = Awaited.ROWS
         self._pass_head(entry, buf[pos:stop])
         if eof.status & _CURSOR_EXISTS and entry.keeps_head:
             self._opened(entry, eof.status)
         return None
-
-    def _described(self, entry: Pending) -> None:
-        """All columns of the result are known, before any of its rows."""
-        if self.masking:
-            entry.rewriter, entry.columns = self._masks(entry)
-        entry.awaited = Awaited.ROWS
 
     def _rows_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         """Behind the rows: EOF, or OK in its place, or ERR."""
@@ -247,6 +258,9 @@ class Answers(Masking):
         if self.defining:
             self.defining = False
             self.port.defined()
+        if self.copying:
+            self.copying = False
+            self.port.copied()
 
     def _error(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         err = Err.decode(payload(buf, pos, stop))

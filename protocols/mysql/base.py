@@ -76,6 +76,7 @@ class SessionBase(Recording, Waits):
     refused = 0  # commands stopped so far
     status = 0  # the server's last status flags
     defining = False  # what is in flight defines something for others, too
+    copying = False  # what is in flight stores what it reads under masks
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _epoch: object = None
     answers: dict[tuple[int, int], Answer]  # to commands, by the identity of their analysis and their first byte
@@ -118,7 +119,10 @@ class SessionBase(Recording, Waits):
     def _redefined(self, entry: Pending) -> bool:
         raise NotImplementedError
 
-    def _unsettled(self, verdict: Verdict) -> bool:
+    def _unsettled(self, verdict: Verdict) -> str:
+        raise NotImplementedError
+
+    def _copies(self, verdict: Verdict) -> None:
         raise NotImplementedError
 
     def _masks(self, entry: Pending) -> tuple[Any, bytes]:
@@ -196,6 +200,8 @@ class SessionBase(Recording, Waits):
         if verdict is not None and verdict.renames and (relations := defines(verdict.command.analysis)) is not None:
             self.defining = True
             self.port.defining(relations)
+        if self.masking and verdict is not None:
+            self._copies(verdict)
         self.up.extend(messages)
         self.current = entry
         self._from_server.expected = sequence & 0xFF

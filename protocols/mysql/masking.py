@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from protocols.contract import Cacheable
+from protocols.contract import Analysis, Cacheable, Origin
+from protocols.judging import defines
 from protocols.mysql import origins
 from protocols.mysql.base import SessionBase
 from protocols.mysql.catalog import Catalog
@@ -14,9 +15,10 @@ from protocols.mysql.errors import ProtocolError
 from protocols.mysql.lineage import opens
 from protocols.mysql.messages import ColumnDefinition, Command, Err
 from protocols.mysql.pending import Pending, Verdict
-from protocols.mysql.results import RowRewriter
+from protocols.mysql.results import RowRewriter, unsized
 from protocols.mysql.scrub import scrub
 from protocols.mysql.statements.model import Statement
+from protocols.verdicts import COPYING, UNSETTLED
 
 _MAX_KNOWN = 256  # results remembered, with how they are masked
 _MAX_DEFINITIONS = 65536  # bytes of the definitions of one that is remembered
@@ -93,6 +95,11 @@ class Masking(SessionBase):
         if plan is not None:
             collations = catalog.collations if catalog is not None else None
             now.rewriter = RowRewriter(plan, definitions, collations, binary=binary)
+            now.rewriter.heads = {
+                index: unsized(definitions[index]).encode()
+                for index, (mask, column) in enumerate(zip(plan.columns, shape.columns, strict=True))
+                if mask is not None and mask.withhold and column.origin is not Origin.KNOWN
+            }
             now.columns = _columns(definitions, now.rewriter)
         if redefined:
             now.statement = None  # it is none to go by later
@@ -125,15 +132,26 @@ class Masking(SessionBase):
         verdict = entry.verdict
         return verdict is not None and self._named_anew(verdict, entry.judged or entry.started)
 
-    def _unsettled(self, verdict: Verdict) -> bool:
-        """Whether it may write what it reads under a definition that it was not judged by."""
-        if not self.masking or not verdict.command.analysis.writes:
-            return False
-        return self._named_anew(verdict, self.port.now_ns())
+    def _unsettled(self, verdict: Verdict) -> str:
+        """Why something may be stored that was read under a definition by which it was not judged; "": it will not."""
+        if not self.masking:
+            return ""
+        analysis = verdict.command.analysis
+        if analysis.writes and self._named_anew(verdict, self.port.now_ns()):
+            return UNSETTLED
+        if verdict.renames and (relations := defines(analysis)) is not None and self.port.being_copied(relations):
+            return COPYING
+        return ""
+
+    def _copies(self, verdict: Verdict) -> None:
+        """It is about to be sent: nobody else may define anew what it reads before it is done."""
+        analysis = verdict.command.analysis
+        if analysis.writes and analysis.reads:
+            self.copying = True
+            self.port.copying(_named(analysis))
 
     def _named_anew(self, verdict: Verdict, since_ns: int) -> bool:
-        analysis = verdict.command.analysis
-        return self.port.redefined((*analysis.reads, *analysis.writes), since_ns)
+        return self.port.redefined(_named(verdict.command.analysis), since_ns)
 
     @staticmethod
     def _answered(entry: Pending) -> Statement | None:
@@ -182,6 +200,10 @@ def chooses_id(verdict: Verdict, catalog: Catalog | None) -> bool:
         or opens(analysis)
         or any(_view_chooses(r, catalog) for r in analysis.reads)
     )
+
+
+def _named(analysis: Analysis) -> tuple[str, ...]:
+    return (*analysis.reads, *analysis.writes)
 
 
 def _view_chooses(name: str, catalog: Catalog | None) -> bool:

@@ -177,6 +177,8 @@ class Repeats(Answers):
         self.up.append(data)
         self.current = entry
         self._from_server.expected = 1
+        if self.masking:
+            self._copies(verdict)
 
     def _remember_execution(self, message: bytes, run: StmtExecute, prepared: Prepared) -> None:
         """An execution that went up as it came, under a standing verdict."""
@@ -243,7 +245,7 @@ class Repeats(Answers):
         self.late.append(
             (self.session_id, entry.number, now, b"ok", rows, n, micros, tag, (data,), False, answer.columns, b"")
         )
-        self.current = None
+        self._done()
         return True
 
     def _remember_answer(self, entry: Pending, buf: bytes, first: int, sequence: int, last: int, status: int) -> None:

@@ -76,5 +76,5 @@ class RoundTrip(Repeats):
         if verdict.touches:
             self._after(entry)
         self._finish(entry, b"ok")
-        self.current = None
+        self._done()
         return True

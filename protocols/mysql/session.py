@@ -180,6 +180,9 @@ class MysqlSession(Frontend, Backend):
         if self.defining:
             self.defining = False
             self.port.defined(certain=False)  # it is in flight, and may still be done
+        if self.copying:
+            self.copying = False
+            self.port.copied(certain=False)
         try:
             if entry is not None:
                 self._finish(entry, b"lost")

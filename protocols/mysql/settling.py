@@ -13,7 +13,7 @@ from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import Code
 from protocols.mysql.messages import Command
 from protocols.mysql.pending import Awaited, Pending, Prepared, Verdict
-from protocols.verdicts import CANCELLED, UNSETTLED
+from protocols.verdicts import CANCELLED
 
 
 class Settling(SessionBase):
@@ -89,8 +89,8 @@ class Settling(SessionBase):
         assert verdict is not None
         decision = verdict.decision
         if decision.action is Action.ALLOW:
-            if self._unsettled(verdict):
-                self._refuse(entry, sequence, errors.TABLEACCESS_DENIED, UNSETTLED)
+            if why := self._unsettled(verdict):
+                self._refuse(entry, sequence, errors.TABLEACCESS_DENIED, why)
                 return
             self._send(entry, messages, sequence)
             return
@@ -144,6 +144,9 @@ class Settling(SessionBase):
         if held is None:
             return
         if outcome is Outcome.APPROVED and self._means_what_it_did(held):
+            if unsettled := self._unsettled(held.verdict):
+                self._refuse(held.entry, held.sequence, errors.TABLEACCESS_DENIED, unsettled)
+                return
             self._send(held.entry, held.messages, held.sequence)
             return
         rule, ticket = held.verdict.decision.rule, held.ticket.id

@@ -173,6 +173,9 @@ class Backend(Outcomes):
         if self.defining and status == "I" and entry.order >= self.defining:
             self.defining = 0
             self.port.defined()
+        if self.copying and entry.order >= self.copying:
+            self.copying = 0
+            self.port.copied()
         defined = self.state.definitions_changed
         self.state.ready(status)
         if defined and not self.state.definitions_changed:

@@ -85,6 +85,7 @@ class SessionBase(Recording, Waits):
     held: Held | None = None
     refused = 0  # commands stopped so far
     defining = 0  # the Sync that ends what it defines for others, too; 0: nothing
+    copying = 0  # the Sync that ends what it stores of what it reads under masks; 0: nothing
     catalog_waited = False  # a fresh catalog was waited for once: judge with what there is
     _barrier: Prepared | None = None  # the wait is for this Parse only
     _want_flush = False
@@ -105,7 +106,10 @@ class SessionBase(Recording, Waits):
     def _redefined(self, verdict: Verdict | None, judged: int) -> bool:
         raise NotImplementedError
 
-    def _unsettled(self, verdict: Verdict) -> bool:
+    def _unsettled(self, verdict: Verdict) -> str:
+        raise NotImplementedError
+
+    def _copies(self, entry: Pending, verdict: Verdict) -> None:
         raise NotImplementedError
 
     def _needs_none(self, message: bytes, verdict: Verdict, judged: int) -> bool:
@@ -157,6 +161,8 @@ class SessionBase(Recording, Waits):
             return
         if entry.verdict is not None and entry.verdict.renames and entry.kind != Kind.PARSE and entry.denial is None:
             self._defines(entry, entry.verdict)
+        if self.masking and entry.verdict is not None and entry.kind != Kind.PARSE and entry.denial is None:
+            self._copies(entry, entry.verdict)
         if entry.kind in (Kind.PARSE, Kind.BIND, Kind.DESCRIBE, Kind.EXECUTE, Kind.CLOSE):
             self.open = True
         elif entry.kind in (Kind.SYNC, Kind.QUERY, Kind.CALL) and not entry.maybe:

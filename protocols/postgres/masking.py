@@ -6,6 +6,7 @@ import orjson
 
 from protocols.contract import Analysis
 from protocols.intake import Intake
+from protocols.judging import defines
 from protocols.postgres import copy_columns, copy_input, results
 from protocols.postgres.base import SessionBase
 from protocols.postgres.catalog import Catalog
@@ -18,6 +19,7 @@ from protocols.postgres.messages import (
 )
 from protocols.postgres.pending import Kind, Pending, Portal, Verdict, judged_at
 from protocols.postgres.results import MaskError, RowRewriter
+from protocols.verdicts import COPYING, UNSETTLED
 
 _MAX_UNMASKED = 256
 
@@ -41,11 +43,23 @@ class Masking(SessionBase):
         lock meanwhile."""
         return verdict is None or self.port.redefined(results.relations(verdict.command.analysis), judged)
 
-    def _unsettled(self, verdict: Verdict) -> bool:
-        """Whether it may write what it reads under a definition that it was not judged by."""
-        if not self.masking or not verdict.command.analysis.writes:
-            return False
-        return self._redefined(verdict, self.port.now_ns())
+    def _unsettled(self, verdict: Verdict) -> str:
+        """Why something may be stored that was read under a definition by which it was not judged; "": it will not."""
+        if not self.masking:
+            return ""
+        analysis = verdict.command.analysis
+        if analysis.writes and self._redefined(verdict, self.port.now_ns()):
+            return UNSETTLED
+        if verdict.renames and (relations := defines(analysis)) is not None and self.port.being_copied(relations):
+            return COPYING
+        return ""
+
+    def _copies(self, entry: Pending, verdict: Verdict) -> None:
+        """It is about to be sent: nobody else may define anew what it reads before it is done."""
+        analysis = verdict.command.analysis
+        if analysis.writes and analysis.reads:
+            self.port.copying(results.relations(analysis))
+            self.copying = entry.order or self.syncs + 1
 
     def _rewriter(self, what: Pending | Portal, described: RowDescription, message: bytes) -> RowRewriter | None:
         """How to mask these rows; None where no column needs it."""

@@ -177,6 +177,8 @@ class Repeats(SessionBase):
         self._record_command(evidence.command(self.session_id, entry.number, now, phase, verdict.fixed, b"", params))
         self.open = False
         self.queue.append(entry)
+        if self.masking:
+            self._copies(entry, verdict)
 
     def _show(self, like: Repeat, prepared: Prepared, data: bytes, at: int, end: int) -> bytes | None:
         """The values between `at` and `end`, for the record. None: they do not fit, or may be secret."""

@@ -163,6 +163,9 @@ class PostgresSession(Frontend, Backend):
         if self.defining:
             self.defining = 0
             self.port.defined(certain=not self.queue)  # what is open is undone; what runs may still be done
+        if self.copying:
+            self.copying = 0
+            self.port.copied(certain=not self.queue)
         try:
             for entry in self.queue:
                 self._finish(entry, b"lost")

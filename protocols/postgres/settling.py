@@ -19,7 +19,7 @@ from protocols.postgres.messages import (
     Parse,
 )
 from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
-from protocols.verdicts import CANCELLED, UNSETTLED
+from protocols.verdicts import CANCELLED
 
 STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
 
@@ -138,9 +138,9 @@ class Settling(SessionBase):
         assert verdict is not None
         decision = verdict.decision
         if decision.action is Action.ALLOW:
-            if self._unsettled(verdict):
+            if unsettled := self._unsettled(verdict):
                 self._before(buf, run, pos)
-                self._refuse(entry, stand_in(), (errors.OBJECT_IN_USE, UNSETTLED, "send it again when that is over"))
+                self._refuse(entry, stand_in(), (errors.OBJECT_IN_USE, unsettled, "send it again when that is over"))
                 return False
             if self.masking and entry.kind == Kind.QUERY and (ahead := self._ask_copy_columns(entry)):
                 self._before(buf, run, pos)
@@ -259,6 +259,9 @@ class Settling(SessionBase):
             self._finish(held.entry, b"skipped")
             return
         if outcome is Outcome.APPROVED and self._means_what_it_did(held):
+            if unsettled := self._unsettled(held.verdict):
+                held.refuse((errors.OBJECT_IN_USE, unsettled, "ask again when that is over"))
+                return
             held.forward()
             return
         rule = held.verdict.decision.rule

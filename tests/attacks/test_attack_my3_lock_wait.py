@@ -19,7 +19,7 @@ DEVELOPERS = """\
   - id: developers
     description: they make what they need, under the masks of everybody
     who: {groups: [agents]}
-    allow: [data.select, data.insert, data.update, data.delete, probe, tx, "ddl.*"]
+    allow: [data.select, data.insert, data.update, data.delete, probe, tx, admin.dos, "ddl.*"]
 
 """
 DONE = ([()], [[]])
@@ -101,3 +101,24 @@ def test_what_is_kept_of_it(three: tuple[Client, Client, Client], kept: str, ask
     other.ask(asked)
     one.ask(asked)
     assert other.leaks() == one.leaks() == []
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize(
+    "copy", ["INSERT INTO notes SELECT x FROM mine", "UPDATE notes SET x = (SELECT min(x) FROM mine)"]
+)
+def test_nothing_is_defined_anew_that_is_being_copied(
+    three: tuple[Client, Client, Client], copy: str, shown: str
+) -> None:
+    one, two, other = three
+    assert one.ask("DROP TABLE IF EXISTS notes") in DONE
+    assert one.ask("CREATE TABLE notes (x text)") in DONE
+    one.ask("INSERT INTO notes VALUES ('')")
+    with ThreadPoolExecutor(1) as threads:
+        copied = threads.submit(other.ask, f"SELECT SLEEP(1); {copy}")
+        time.sleep(0.3)
+        assert "1142" in str(two.ask(f"CREATE OR REPLACE VIEW mine AS SELECT {shown} AS x FROM customers"))
+        copied.result(20)
+    other.ask("SELECT x FROM notes")
+    assert other.leaks() == []
+    assert two.ask(f"CREATE OR REPLACE VIEW mine AS SELECT {shown} AS x FROM customers") in DONE

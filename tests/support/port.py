@@ -61,11 +61,12 @@ class FakePort:
         self.withdrawn: list[str] = []
         self.alerts: list[tuple[Sequence[str], int]] = []
         self.changed = 0
-        self.definitions = Definitions()  # what others do at the same time
         self.outdated = False  # another session has defined something since the snapshot
         self.nobody = ""  # why nobody can be asked
         self.full = False  # the journal cannot be written
         self.time = T0
+        # what others do at the same time; it stands still here
+        self.definitions = Definitions(lambda: self.now_ns() - 1, self.now_ns)
         self.apart = False  # long texts are analysed elsewhere
         self.long: list[Apart] = []
         self.forgotten: list[Apart] = []
@@ -87,10 +88,19 @@ class FakePort:
         self.definitions.begin(self, relations)
 
     def defined(self, certain: bool = True) -> None:
-        self.definitions.end(self, self.now_ns() - 1, certain=certain)  # time stands still here
+        self.definitions.end(self, certain=certain)
 
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         return self.definitions.concern(self, relations, since_ns)
+
+    def copying(self, relations: Sequence[str]) -> None:
+        self.definitions.copies.begin(self, relations)
+
+    def copied(self, certain: bool = True) -> None:
+        self.definitions.copies.end(self, certain=certain)
+
+    def being_copied(self, relations: Sequence[str]) -> bool:
+        return self.definitions.copies.concern(self, relations)
 
     def decide(self, analysis: Analysis) -> Decision:
         return self.decision(analysis)
