@@ -377,7 +377,7 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
         return safe if len(safe) <= _BEHIND_SHOWN else f"{safe[:_BEHIND_SHOWN]}... ({len(text)} characters)"
 
     def _text(self, text: bytes) -> tuple[bytes, bool, tuple[str | None, ...]]:
-        shown = text.decode("utf-8", "replace")
+        shown = text.decode(self._state.codec, "replace")
         safe = self._port.redact(shown)
         hidden: tuple[str | None, ...] = ()
         if self.PLACEHOLDER in text or safe != shown:
@@ -396,7 +396,7 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
         if like.redacted or b"'" in text or self.PLACEHOLDER in text:
             field, redacted, hidden = self._text(text)
         else:  # numbers are all that differs, and the other text held no secret
-            field, redacted, hidden = text_field(text.decode()), False, ()
+            field, redacted, hidden = text_field(text.decode(self._state.codec, "replace")), False, ()
         fixed = like.fixed[: like.fixed.rindex(_TEXT_FIELD)] + field
         return StatementVerdict(
             like.command, text, like.decision, fixed, redacted, like.touches, like.changes, like.renames, hidden

@@ -63,6 +63,10 @@ class Names(Protocol):
 class State(Protocol):
     """What a session has changed of itself."""
 
+    @property
+    def codec(self) -> str:
+        """Python's name of the encoding in which its texts are shown. UTF-8 where that is not known."""
+
     def fork(self) -> Any:
         """A copy to think ahead with."""
 

@@ -159,9 +159,6 @@ class SessionBase(Recording, Waits):
     def _remember_execution(self, message: bytes, run: StmtExecute, prepared: Prepared) -> None:
         raise NotImplementedError
 
-    def _codec(self) -> str:
-        raise NotImplementedError
-
     def _begin_input(self, entry: Pending, sequence: int) -> None:
         raise NotImplementedError
 

@@ -133,7 +133,7 @@ class Executing(Settling):
         values: tuple[str | None, ...] = ()
         params = b""
         if run.values and not verdict.failed:  # of a text that nobody has read nobody knows which are secrets
-            values = run.texts(self._codec())
+            values = run.texts(self.state.codec)
             cut = tuple(None if v is None else evidence.shown(v) for v in values)
             if verdict.redacted or SECRET_VALUES.search(body) is not None:
                 self._secret_told()
@@ -191,10 +191,6 @@ class Executing(Settling):
             or state.opaque
         )
         return read + b" %s %d" % (self.session_id, state.remembered) if own else read
-
-    def _codec(self) -> str:
-        """How a parameter is shown. What does not fit is shown in hex."""
-        return "latin-1" if self.state.charset == "latin1" else "utf-8"
 
     def _prepared_verdict(self, prepared: Prepared, catalog: Catalog | None) -> Verdict:
         """The verdict under today's names and policy.

@@ -154,7 +154,7 @@ class Repeats(Answers):
         if SUSPECT.search(data, at) is not None and SECRET_VALUES.search(data, at) is not None:
             return None
         reader = Reader(data, at)
-        codec = self._codec()
+        codec = self.state.codec
         texts: list[str | None] = []
         try:
             for bound, null in zip(like.types, like.nulls, strict=True):

@@ -108,7 +108,7 @@ class Settling(SessionBase):
         # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
         request = HoldRequest(
             entry.number,
-            verdict.text.decode("utf-8", "replace"),
+            verdict.text.decode(self.state.codec, "replace"),
             digest(),
             verdict.command.analysis,
             decision,

@@ -148,6 +148,12 @@ class SessionState:
         """COM_INIT_DB succeeded."""
         self._set_database(name)
 
+    @property
+    def codec(self) -> str:
+        """Python's name of the encoding in which a text or parameter is shown. What does not fit is shown in hex, or
+        with a sign in its place."""
+        return "latin-1" if self.charset == "latin1" else "utf-8"
+
     def reset(self, mode: frozenset[str] | None, charset: str | None) -> None:
         """COM_RESET_CONNECTION succeeded: the session is as after a login now, but for the default database.
 

@@ -15,7 +15,7 @@ from typing import Any
 from protocols.contract import MaskPlan
 from protocols.postgres.messages import RowDescription
 from protocols.postgres.origins import reach, relations, shape
-from protocols.postgres.scalars import CODECS, encoding_name
+from protocols.postgres.scalars import codec_of
 from protocols.postgres.scrub import scrub
 from protocols.postgres.values import MaskError, TypeCatalog, column_type, value_rewriter
 
@@ -89,7 +89,7 @@ class RowRewriter:
         wire = tuple(f.format for f in fields) if formats is None else with_formats(description, formats)
         self.plan = plan
         self.width = len(fields)
-        codec = CODECS.get(encoding_name(encoding))
+        codec = codec_of(encoding)
         # per column None (passes), the bytes that replace every value, or the function that masks one
         self._actions: list[Any] = []
         for field, mask, fmt in zip(fields, plan.columns, wire, strict=True):

@@ -67,6 +67,11 @@ def encoding_name(name: str) -> str:
     return next((known for known in (*CODECS, *EMBEDS_ASCII) if known.replace("_", "") == plain), name.upper())
 
 
+def codec_of(encoding: str) -> str | None:
+    """Python's name of a client_encoding; None where it has none."""
+    return CODECS.get(encoding_name(encoding))
+
+
 # ---------------------------------------------------------------- texts
 
 

@@ -160,7 +160,7 @@ class Settling(SessionBase):
             return False
         message = buf[pos:stop]
         # the approver sees all that would run, as it is; where it is kept it is redacted once it is decided
-        shown, bound = verdict.text.decode("utf-8", "replace"), digest()
+        shown, bound = verdict.text.decode(self.state.codec, "replace"), digest()
         if behind := verdict.command.behind:  # a name alone says nothing, and may be made anew before it is approved
             shown = "\n\n-- what it names was made by:\n".join((shown, *behind))
             bound = hashlib.sha256(bound + "\0".join(behind).encode("utf-8", "surrogatepass")).digest()

@@ -15,7 +15,16 @@ from collections.abc import Collection, Hashable, Mapping
 from protocols.contract import Analysis, Effect
 from protocols.postgres.builtins import builtin_catalog
 from protocols.postgres.catalog import Catalog
-from protocols.postgres.settings import EMPTY_PATH, canonical, encoding_name, is_on, set_effect
+from protocols.postgres.scalars import codec_of
+from protocols.postgres.settings import (
+    EMPTY_PATH,
+    READ_ONLY,
+    TRANSACTIONS,
+    canonical,
+    encoding_name,
+    is_on,
+    set_effect,
+)
 from protocols.postgres.state_changes import MEANING, StateChanges
 from protocols.postgres.statements.model import CommandAnalysis, Prepared, Source, Statement
 from protocols.postgres.statements.names import NameSpace, split_path
@@ -58,6 +67,12 @@ class SessionState(StateChanges):
             store = now.local if name in now.local else now.settings
             if name in store:
                 store[name] = value
+        elif name == READ_ONLY:
+            own = name in self._now.settings or name in self._now.local
+            if is_on(value) and not own:
+                self._writable = False  # somebody else protects the server, from the beginning or by now
+            elif self._writable is None and not own:
+                self._writable = value == "off"
         else:
             return
         self._shot = None
@@ -150,6 +165,11 @@ class SessionState(StateChanges):
         return value if value is not None else self._server_encoding or "UTF8"
 
     @property
+    def codec(self) -> str:
+        """Python's name of `encoding`, to show a text; UTF-8 where it has none."""
+        return codec_of(self.encoding) or "utf-8"
+
+    @property
     def conforming_strings(self) -> bool:
         """standard_conforming_strings is on."""
         value, known = self._setting("standard_conforming_strings")
@@ -211,6 +231,8 @@ class SessionState(StateChanges):
         paths = [store["search_path"] for store in (self._now.settings, self._now.local) if "search_path" in store]
         if all(map(_empty, paths)):
             names.discard("search_path")  # from nothing it goes back to what every session begins with
+        if self.writable:
+            names -= TRANSACTIONS
         found = {set_effect(name, self._started.get(name)) for name in names}
         return frozenset(found - {Effect.SESSION_ROLE}) - _HARMLESS
 
@@ -237,6 +259,14 @@ class SessionState(StateChanges):
             elif item:
                 path.append(item)
         return tuple(path), certain
+
+    @property
+    def writable(self) -> bool:
+        """Transactions are writable unless this session itself sets otherwise: the server has said so.
+
+        `default_transaction_read_only` is reported since PostgreSQL 14; of an older server it is not known.
+        """
+        return bool(self._writable)
 
     @property
     def path_emptied(self) -> bool:
@@ -275,6 +305,7 @@ class SessionState(StateChanges):
                 self.server_utf8,
                 self._setting("search_path"),
                 self.path_emptied,
+                self.writable,
                 self._login_role,
                 (self._now.role_changed, self._now.role, self._now.role_known),
                 tuple(self._now.temporaries.values()),
@@ -291,7 +322,7 @@ class SessionState(StateChanges):
         ahead._now = self._now.copy()
         ahead._saved = list(self._saved)  # what is saved never changes
         ahead._started, ahead._server_encoding = self._started, self._server_encoding
-        ahead._login_role = self._login_role
+        ahead._login_role, ahead._writable = self._login_role, self._writable
         ahead._prepared, ahead._commands = dict(self._prepared), dict(self._commands)
         ahead._cursors, ahead._portals = dict(self._cursors), dict(self._portals)
         ahead._touched, ahead._touched_all = set(self._touched), self._touched_all

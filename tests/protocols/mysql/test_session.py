@@ -395,3 +395,13 @@ def test_what_an_ok_says_is_on_record_without_its_length(capabilities: Capabilit
     talk.client(query("UPDATE orders SET total = 1 WHERE id = 1"))
     talk.server(packets(1, wire.ok(1, info=b"Rows matched: 1")))
     assert talk.last()["tag"] == "OK, 1 affected (Rows matched: 1)"
+
+
+def test_a_text_is_on_record_as_its_encoding_says() -> None:
+    talk = Talk(anything)
+    talk.ok("SET NAMES latin1")
+    for number in (1, 2, 3):
+        asked = f"SELECT id, {number} AS `Größe` FROM orders WHERE name = 'Müller'"
+        talk.client(query(asked.encode("latin-1")))
+        talk.server(SELECT)
+        assert talk.last("command")["text"] == asked

@@ -9,7 +9,7 @@ import pytest
 
 from protocols.contract import Action, Decision, Side, Wait
 from tests.support import wire
-from tests.support.port import T0
+from tests.support.port import T0, anything
 from tests.support.talk import SSN, USERS, Talk, usual
 from tests.support.wire import FLUSH, SYNC, bind, close, complete, describe, execute, kinds, parse, query, ready
 
@@ -396,3 +396,14 @@ def test_a_message_above_the_limit_is_answered_at_its_end(kind: str) -> None:
     told = wire.errors(talk.server(wire.error("42P01"), ready()))
     assert [(e["C"], e["M"][:9]) for e in told] == [("54000", "a message")]
     assert talk.commands() == [("query", "(above the inspection limit)", "deny")]
+
+
+def test_a_text_is_on_record_as_its_encoding_says() -> None:
+    talk = Talk(anything)
+    talk.session.state.parameter_status("client_encoding", "LATIN1")
+    said = "SELECT total AS Größe, 1 FROM orders"
+    for number in ("1", "2", "3"):
+        asked = said.replace("1", number)
+        talk.client(wire.message("Q", asked.encode("latin-1") + b"\0"))
+        talk.server(wire.columns(wire.field("total", type_oid=23)), complete("SELECT 0"), ready())
+        assert talk.last("command")["text"] == asked
