@@ -158,7 +158,7 @@ def _problems(path: Path) -> list[Problem]:
             return []
     except ConfigError as error:
         return error.problems
-    return guard.config.check(path)
+    return guard.config.check(path, secrets=True)
 
 
 def _as_json(problem: Problem) -> dict[str, Any]:

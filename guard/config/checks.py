@@ -17,6 +17,7 @@ from guard.documents import Document, Problem
 from guard.documents.reader import Location
 from guard.documents.validate import suggest
 from guard.enforce import PolicySet
+from guard.secrets import SecretError, SecretRef, environment, files
 
 _REGION = re.compile(r"\.([a-z]{2}(?:-[a-z]+){1,2}-[0-9])\.(?:api\.)?amazonaws\.com(?:\.cn)?\Z")
 
@@ -74,6 +75,23 @@ def check_rules(config: Config, document: Document, policies: PolicySet) -> list
                 )
             )
     return problems
+
+
+def missing_secrets(config: Config, document: Document) -> Iterator[Problem]:
+    """Warnings alone: where this is checked need not be where the gateway starts."""
+    named: list[tuple[Location, SecretRef]] = [
+        *((("resources", i, "credential"), one.credential) for i, one in enumerate(config.resources)),
+        *((("notify", i, "secret"), one.secret) for i, one in enumerate(config.notify)),
+    ]
+    named += [((*place, "token"), ref.token) for place, ref in named if ref.token is not None]
+    for place, ref in named:
+        try:
+            if ref.provider == "env":
+                environment.value(ref)
+            elif ref.provider == "file":
+                files.read_private(ref.path or "")
+        except SecretError as error:
+            yield document.problem(place, f"as things are here: {error}", warning=True)
 
 
 def _unique(document: Document, section: str, names: Sequence[str], key: str | None) -> Iterator[Problem]:

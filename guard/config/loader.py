@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guard.config.checks import check_rules, cross_check
+from guard.config.checks import check_rules, cross_check, missing_secrets
 from guard.config.schema import Config
 from guard.documents import ConfigError, Document, Problem, read, validate
 from guard.enforce import PolicySet
@@ -19,12 +19,15 @@ def load(path: Path) -> Config:
     return config
 
 
-def check(path: Path) -> list[Problem]:
-    """Everything to say about a configuration, warnings included; empty means that it can be started."""
-    return sorted(_examine(path)[1])
+def check(path: Path, *, secrets: bool = False) -> list[Problem]:
+    """Everything to say about a configuration, warnings included; empty means that it can be started.
+
+    `secrets`: look, too, whether those of the environment and of files are to be had by this process.
+    """
+    return sorted(_examine(path, secrets=secrets)[1])
 
 
-def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
+def _examine(path: Path, *, secrets: bool = False) -> tuple[Config | None, list[Problem]]:
     path = path.absolute()
     try:
         document = read(path)
@@ -40,6 +43,8 @@ def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
     problems = [*cross_check(config, document), *problems]
     if policies is not None:
         problems += check_rules(config, document, policies)
+    if secrets:
+        problems += missing_secrets(config, document)
     return config, problems
 
 

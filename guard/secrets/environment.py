@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 
 async def read(ref: SecretRef, _resolve: Resolve) -> Secret:
-    """The variable `ref.name`; one that is unset or empty is an error, because an empty password is never meant."""
-    value = os.environ.get(ref.name or "", "")
-    if not value:
+    """What `value` gives."""
+    return Secret(value(ref))
+
+
+def value(ref: SecretRef) -> str:
+    """The variable `ref.name`. Unset or empty it is a SecretError, because an empty password is never meant."""
+    found = os.environ.get(ref.name or "", "")
+    if not found:
         raise SecretError(f"environment variable `{ref.name}` is not set; set it where the gateway starts")
-    return Secret(value)
+    return found
