@@ -32,6 +32,7 @@ class Leg(asyncio.Protocol):
     """`on_data(bytes)` gets plaintext; `on_gone()` is called once when the peer is gone."""
 
     _lingering_now = 0  # legs of this process
+    _none_lingers: asyncio.Event | None = None  # made by who waits for that
 
     def __init__(self, forward_loss: Callable[[Exception | None], None] | None = None) -> None:
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -289,6 +290,15 @@ class Leg(asyncio.Protocol):
             self.transport.resume_reading()
         loop.call_later(_LINGER_SECONDS, self._hang_up)
 
+    @classmethod
+    async def all_hung_up(cls) -> None:
+        """For the end of the process: returns when no leg lingers, or none would linger longer."""
+        if cls._lingering_now:
+            cls._none_lingers = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    await cls._none_lingers.wait()
+
     def _throw_away(self, size: int) -> None:
         self._thrown_away += size
         if self._thrown_away > _LINGER_BYTES:
@@ -302,6 +312,8 @@ class Leg(asyncio.Protocol):
         if self.lingering:
             self.lingering = False
             Leg._lingering_now -= 1
+            if not Leg._lingering_now and Leg._none_lingers is not None:
+                Leg._none_lingers.set()
 
     def _cut(self) -> None:
         self.transport.abort()

@@ -22,6 +22,7 @@ from addons.analysts import Analysts
 from addons.busy_poll import BusyPoll
 from addons.gate import Gate
 from addons.index_process import IndexProcess
+from addons.leg import Leg
 from addons.live import LiveSession
 from addons.live_view import LiveView
 from addons.metrics.figures import Ended, Figures
@@ -218,6 +219,7 @@ class Runtime:
         for live in list(self.sessions.values()):
             live.terminate("the gateway shuts down")
         await asyncio.sleep(0)
+        await Leg.all_hung_up()
         _current = None
         self.look.stop()
         self.analysts.close()

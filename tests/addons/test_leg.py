@@ -396,6 +396,29 @@ def test_last_words_survive_bytes_that_nobody_reads(after: bool) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_process_ends_when_the_last_words_are_read_or_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    async def test() -> None:
+        await Leg.all_hung_up()  # nobody lingers
+        async with against_socket() as (leg, peer):
+            Sink(leg)
+            leg.send(b"last words")
+            leg.close(linger=True)
+            waiting = asyncio.ensure_future(Leg.all_hung_up())
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            if reads:
+                assert read_to_the_end(peer) == b"last words"
+                peer.close()
+            await waiting
+            assert not leg.lingering
+
+    monkeypatch.setattr(leg_module, "_LINGER_SECONDS", 15.0 if reads else 0.02)
+    run(test)
+
+
 def test_the_same_inside_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     async def test() -> None:
         async with pair() as (server, client):
