@@ -103,7 +103,7 @@ def test_what_is_kept_of_it(three: tuple[Client, Client, Client], kept: str, ask
     assert other.leaks() == one.leaks() == []
 
 
-@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("shown", SHOWN[:1])
 @pytest.mark.parametrize(
     "copy", ["INSERT INTO notes SELECT x FROM mine", "UPDATE notes SET x = (SELECT min(x) FROM mine)"]
 )

@@ -242,7 +242,7 @@ def seen(connection: psycopg.Connection[Any], catalog: Catalog) -> dict[str, Cou
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_scripts_leave_in_the_clear_does_not_depend_on_secrets_on_postgres(
     seed: int, databases: list[psycopg.Connection[Any]]
 ) -> None:
