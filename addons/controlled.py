@@ -11,7 +11,7 @@ from guard.config import Config, load
 from guard.config.checks import check_rules
 from guard.documents import ConfigError, read
 from guard.enforce import PolicySet
-from guard.state.approvals import same_person
+from guard.record.people import same_person
 
 if TYPE_CHECKING:
     from addons.runtime import Runtime

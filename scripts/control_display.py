@@ -99,6 +99,9 @@ def _command(row: Row) -> None:
     screen.print(Text(statement(str(row.get("text") or "")), style="cyan"))
     if row.get("params"):
         screen.print(Text.assemble("parameters: ", cell(", ".join(map(param, row["params"])))))
+    if row.get("cut"):
+        what = " and ".join(row["cut"])
+        screen.print(f"only the beginning of its {what} is shown: replay the session", style="yellow")
     screen.print(Text(outcome(row), style="dim"))
     if row.get("decision") != "allow" and row.get("why"):
         screen.print(cell(row["why"], "red"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,7 @@ from addons.kube import masks
 from addons.kube.streams import agreed
 from addons.web.content import AnswerMask, Unreadable
 from addons.web.exchange import HttpExchange
-from addons.web.port import Ended, Verdict
-from guard.enforce import SessionPolicy
+from addons.web.port import Verdict
 from protocols.contract import Action, Analysis, Cacheable, Effect
 from protocols.http.headers import WITHHELD
 from protocols.kubernetes import media
@@ -33,7 +31,6 @@ class KubeAnswers(HttpExchange):
     info: RequestInfo | None = None
     protocol = ""  # of a stream: what the upstream is asked for
     _clear = False  # values of Secrets may be shown
-    _granted: tuple[SessionPolicy, float] | None = None  # under which policy, and until when that need not be asked
     _some_shown = False
     _impersonates: tuple[str, ...] = ()  # whom the client asks to be (`user:jane`)
     _shown: dict[str, None]  # Secrets that were shown in an answer that is masked
@@ -72,30 +69,13 @@ class KubeAnswers(HttpExchange):
             return self._refuse(502, "the api server switches to a protocol that was not asked for")
         return super().answer(response, end_stream)
 
-    def answer_data(self, data: bytes) -> bytes:
-        self.still_granted()
-        return super().answer_data(data)
-
-    def still_granted(self) -> None:
-        """A watch, a log, a terminal ends where the policy would no longer let it begin. Raises `Ended`."""
-        session, analysis = self.session, self.analysis
-        assert session is not None
-        assert analysis is not None
-        granted = self._granted
-        if granted is not None and granted[0] is session.policy and time.time() < granted[1]:
-            return
-        decision = session.decide(judged(analysis))
-        if decision.action > Action.HOLD:
-            raise Ended(f"the policy no longer grants this: rule `{decision.rule}`: {decision.why}")
-        if granted is not None and granted[0].masks != session.policy.masks:
-            raise Ended("what is masked for you has changed; send it again")
-        self._granted = session.policy, decision.valid_until
+    def _masks_now(self) -> object:
+        assert self.session is not None
+        return self.session.policy.masks
 
     def _begin_work(self) -> None:
         super()._begin_work()
-        assert self.session is not None
-        assert self.decision is not None
-        self._granted = self.session.policy, self.decision.valid_until
+        self._masked_by = self._masks_now()  # a stream's output is masked from here on
 
     def _proxied(self, response: http.Response) -> bool:
         """A redirect of a server behind the API server, within that server's own path."""

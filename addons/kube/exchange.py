@@ -257,6 +257,10 @@ class KubeExchange(KubeAnswers):
             return digest, (clear, shown[-1])
         return digest, shown
 
+    def _fields_for_approval(self) -> tuple[str, ...]:
+        """Of a stream the target says all that there is, over either transport."""
+        return () if self.info is not None and is_stream(self.info) else super()._fields_for_approval()
+
     # ------------------------------------------------------------ what goes upstream
 
     def outgoing(self, request: http.Request, server: connection.Server) -> http.Request:

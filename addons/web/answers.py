@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from mitmproxy import http
 from addons.web.base import ExchangeBase, pairs
 from addons.web.content import AnswerMask, TextMask, Unreadable, applies
 from addons.web.port import Ended, Forward, Verdict, clone
-from protocols.contract import Action, Analysis
+from protocols.contract import Action, Analysis, Decision
 from protocols.http import evidence
 from protocols.http.headers import HOP_BY_HOP, is_secret, media_type, named_by_connection
 
@@ -34,6 +35,8 @@ class Answers(ExchangeBase):
     """See `addons.web.port.Exchange`."""
 
     _of_answer = _NOT_YET
+    _known: Mapping[str, tuple[str, ...]] = {}  # what rules may ask about the answer, once it is there
+    _masked_by: object = None  # the masks that this answer is given
     answer_step = 0
 
     def masked_as(self) -> Analysis:
@@ -53,6 +56,55 @@ class Answers(ExchangeBase):
         analysis = self.masked_as()
         return any(applies(rule, analysis) for rule in masks)
 
+    def _for_rules(self, analysis: Analysis) -> Analysis:
+        """The analysis as rules see it."""
+        return analysis
+
+    # ------------------------------------------------------------ what goes on for a while
+
+    def no_longer(self) -> str:
+        """Why what is under way may not go on: the policy would not let it begin any more. Empty: it may."""
+        session, analysis, granted = self.session, self.analysis, self._granted
+        assert session is not None
+        assert analysis is not None
+        if granted is not None and granted[0] is session.policy and time.time() < granted[1]:
+            return ""
+        decision = self._decision(analysis)
+        if decision.action > Action.HOLD:
+            return f"the policy no longer grants this: rule `{decision.rule}`: {decision.why}"
+        if decision.action is Action.HOLD and (self.decision is None or self.decision.action is not Action.HOLD):
+            return f"it needs approval now, by rule `{decision.rule}`: send it again"
+        self._granted = session.policy, decision.valid_until
+        return ""
+
+    def _decision(self, analysis: Analysis) -> Decision:
+        """On the request, with what is known of it and of its answer by now."""
+        assert self.session is not None
+        facts = {**analysis.facts, **self._known}
+        return self.session.decide(
+            self._for_rules(replace(analysis, effects=analysis.effects | self._found, facts=facts))
+        )
+
+    def still_granted(self) -> None:
+        """The same of what is masked as it was when it began. Raises `Ended`."""
+        before = self._granted
+        why = self.no_longer()
+        if self._granted is not before and self._masked_by is not None and self._masked_by != self._masks_now():
+            why = "what is masked for you has changed; send it again"
+        if why:
+            self.cut(why)
+            raise Ended(why)
+
+    def _masks_now(self) -> object:
+        """The masks that an answer like this one gets."""
+        assert self.session is not None
+        if not self.session.policy.masks:
+            return []
+        analysis = self.masked_as()
+        return [rule for rule in self.session.policy.masks if applies(rule, analysis)]
+
+    # ------------------------------------------------------------ the answer
+
     def answer(self, response: http.Response, end_stream: bool) -> Verdict | Awaitable[Verdict]:
         session, analysis = self.session, self.analysis
         assert session is not None
@@ -70,8 +122,8 @@ class Answers(ExchangeBase):
             self._respond_to_record(502, "error")
             return self._refuse(502, "the upstream changes to a protocol that was not asked for")
         if {"http.status", "http.response_type"} & session.policy.asks:
-            facts = {**analysis.facts, "http.status": (str(response.status_code),), "http.response_type": (kind,)}
-            decision = session.decide(replace(analysis, effects=analysis.effects | self._found, facts=facts))
+            self._known = {"http.status": (str(response.status_code),), "http.response_type": (kind,)}
+            decision = self._decision(analysis)
             if decision.alerts:
                 session.alert(decision.alerts, self._number)
             if decision.action > Action.HOLD:
@@ -89,6 +141,8 @@ class Answers(ExchangeBase):
             except Unreadable as e:
                 self._respond_to_record(502, "error")
                 return self._refuse(502, f"the answer is withheld: {e}")
+        if not end_stream:
+            self._masked_by = self._masks_now()
         if self._mask is not None:
             self.answer_step = _STEP if headers.get("content-encoding", "identity") == "identity" else _PACKED_STEP
         if self._mask is not None or self._mask_wanted():
@@ -144,6 +198,7 @@ class Answers(ExchangeBase):
         return AnswerMask.of(self.session, self.masked_as(), response.headers, self.noted)
 
     def answer_data(self, data: bytes) -> bytes:
+        self.still_granted()
         if self._mask is not None:
             try:
                 data = self._mask.feed(data)

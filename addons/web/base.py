@@ -82,11 +82,14 @@ class ExchangeBase:
         self.noted = MaskedNames()
         self._done = False
         self._counted = False
+        self._granted: tuple[object, float] | None = None  # under which policy, and until when that need not be asked
 
     # ------------------------------------------------------------ at work
 
     def _begin_work(self) -> None:
         assert self.session is not None
+        assert self.decision is not None
+        self._granted = self.session.policy, self.decision.valid_until
         if not self._counted:
             self._counted = True
             self.session.under_way += 1
@@ -249,6 +252,10 @@ class ExchangeBase:
         session.record("message", orjson.dumps(body))
         if from_client:
             session.runtime.recorder.flush()
+
+    def cut(self, why: str) -> None:
+        """The gateway ends what is under way: its record says so."""
+        self._answer_tag = f"{self._answer_tag}; {why}" if self._answer_tag else why
 
     def tunnelled(self, sent: int, received: int) -> None:
         """A tunnel or upgraded connection has ended: bytes in each direction."""

@@ -20,7 +20,11 @@ type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TIMEOUT = 5.0  # seconds for a name to be resolved
 _KEPT = 5.0  # seconds for which an address that was checked is given to other clients, too
 _MOST = 1024  # such addresses
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# IPv4 inside IPv6: NAT64, the deprecated compatible form, what a stateless translator takes (RFC 6052, 4291, 2765)
+_WRAPPED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
+# addresses that count as public and lead to the platform under a virtual machine: Azure's WireServer, which tells a
+# machine its configuration and credentials
+_PLATFORM = frozenset({ipaddress.ip_address("168.63.129.16")})
 
 
 class DestinationRefused(Exception):
@@ -76,7 +80,7 @@ class Destinations:
     def _open(self, address: Address) -> bool:
         if any(address in network for network in self._named if network.version == address.version):
             return True
-        return address.is_global and not address.is_multicast
+        return address.is_global and not address.is_multicast and address not in _PLATFORM
 
 
 def _meanings(address: Address) -> list[Address]:
@@ -84,7 +88,7 @@ def _meanings(address: Address) -> list[Address]:
     found: list[Address] = [address]
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if inner is None and address in _NAT64:
+        if inner is None and int(address) > 1 and any(address in network for network in _WRAPPED):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             # a mapped address is nothing else than that IPv4 address

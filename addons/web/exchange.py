@@ -26,6 +26,7 @@ from addons.web.port import Ended, Forward, Opaque, Tunnel, Verdict
 from addons.web.relay import TunnelLayer
 from addons.web.tunnels import OpaqueTunnel, WebSocketTunnel
 from protocols.contract import Action, Analysis, Decision, Effect
+from protocols.http.charsets import legible
 from protocols.http.targets import BadTarget, Target, split_authority
 
 __all__ = ["HttpExchange", "pairs"]
@@ -115,9 +116,9 @@ class HttpExchange(Judged):
             await self._reach()
             await self._recorded()
             assert self.session is not None
-            if why := self.session.refusal() or self.session.end_reason:
+            if why := self.session.refusal() or self.session.end_reason or self.no_longer():
                 self._respond_to_record(403, "error")
-                return self._refuse(403, why)  # contained while it waited
+                return self._refuse(403, why)  # contained, or a stricter policy, while it waited
         return verdict
 
     async def _reach(self) -> None:
@@ -200,7 +201,7 @@ class HttpExchange(Judged):
 
     def _passed(self, data: bytes, found: frozenset[Effect]) -> bytes:
         """A piece that goes on. Raises Ended: it does not, and nothing after it."""
-        if found and (why := self.may_pass(found)):
+        if why := (self.may_pass(found) if found else "") or self.no_longer():
             raise Ended(f"the body is cut here: {why}")
         self._sent += len(data)
         return data
@@ -261,6 +262,8 @@ class HttpExchange(Judged):
         try:
             self._body = decoded(raw, self.request.headers.get("content-encoding", ""), cap)
         except Unreadable:
+            self._body = None
+        if self._body and not legible(self.request.headers.get("content-type", ""), self._body):
             self._body = None
 
     def collected(self) -> Iterator[bytes]:

@@ -18,11 +18,16 @@ from addons.web.requests import Requests
 from guard.enforce import SessionPolicy
 from protocols.contract import Action, Analysis, Decision, Effect, HoldRefused, HoldRequest, Outcome
 from protocols.http.analysis import analyse
-from protocols.http.headers import Header, words
+from protocols.http.headers import Header, folded, words
 
 _LOOK = 0.25  # seconds between looks whether a client that waits has left
 _SHOWN_TO_APPROVERS = 65_536  # bytes of a body; of a larger one, and of one that is no text, size and digest
 _EACH_TIME = frozenset({"sec-websocket-key"})  # another one with each request
+# what says nothing to somebody who approves: where it goes is in the text, the body's size beside the body
+_ROUTINE = frozenset(
+    {"host", "content-length", "user-agent", "accept", "accept-encoding", "accept-language", "date", "pragma"}
+    | {"cache-control", "sec-websocket-key", "sec-websocket-version", "traceparent", "tracestate", "x-request-id"}
+)
 _UNASKED = "it needs approval, and nobody can be asked: "
 
 
@@ -48,7 +53,16 @@ class Judged(Requests):
     def analyse(self) -> Analysis:
         """What the request does, from its head and what is known of its body."""
         assert self.session is not None
-        return analyse(self._as_request(), self.session.policy.asks, self._body)
+        asks = self.session.policy.asks
+        found = analyse(self._as_request(), asks, self._body)
+        if not self._withheld:
+            return found
+        # a rule may ask for a field that nobody may see: of these only what is asked for is a fact
+        named: dict[str, tuple[str, ...]] = {}
+        for name, value in self._withheld:
+            for fact in {f"http.header.{name.lower()}", f"http.header.{folded(name)}"} & asks:
+                named[fact] = (*named.get(fact, ()), value)
+        return replace(found, facts={**found.facts, **named}) if named else found
 
     def _judge(self) -> Verdict | Awaitable[Verdict]:
         session = self.session
@@ -75,10 +89,6 @@ class Judged(Requests):
         if any(is_token(word, session.digest) for _, value in self._withheld for word in words(value)):
             found |= {Effect.EXFIL_CREDENTIAL}  # what opens this gateway is for nobody behind it
         return found
-
-    def _for_rules(self, analysis: Analysis) -> Analysis:
-        """The analysis as rules see it."""
-        return analysis
 
     def _check(self) -> None:
         """What can be refused before anything is decided; raises."""
@@ -135,6 +145,7 @@ class Judged(Requests):
         session = self.session
         assert session is not None
         digest, shown = await in_content_thread(self._for_approval)
+        shown = (*self._fields_for_approval(), *shown)
         request = HoldRequest(self._number, self._text(), digest, self._for_rules(analysis), decision, shown)
         try:
             ticket, future = session.ask(request)
@@ -190,6 +201,10 @@ class Judged(Requests):
                 return digest.digest(), (told,)
             return digest.digest(), (clear, told)
         return digest.digest(), (told,)
+
+    def _fields_for_approval(self) -> tuple[str, ...]:
+        """The header fields as approvers see them: one may say where a copy goes, or how the body is to be read."""
+        return tuple(f"{name}: {value}" for name, value in self._shown_headers() if name.lower() not in _ROUTINE)
 
     def _significant(self) -> list[Header]:
         return [(k.lower(), v) for k, v in pairs(self.request.headers) if k.lower() != "user-agent"]

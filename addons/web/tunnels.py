@@ -37,12 +37,19 @@ class OpaqueTunnel:
         self._sent = self._received = 0
 
     def client(self, data: bytes) -> tuple[bytes, bytes]:
+        self._still_granted()
         self._sent += len(data)
         return b"", data
 
     def server(self, data: bytes) -> tuple[bytes, bytes]:
+        self._still_granted()
         self._received += len(data)
         return data, b""
+
+    def _still_granted(self) -> None:
+        if why := self._exchange.no_longer():
+            self._exchange.cut(why)
+            raise Ended(why)
 
     def lost(self) -> None:
         self._exchange.tunnelled(self._sent, self._received)
@@ -201,11 +208,12 @@ class WebSocketTunnel:
         if payload:
             found |= self._spread(exchange.gate.outbound, self._session, payload)
             self._gone_up.add(payload)
-        why = exchange.may_pass(found)
+        why = exchange.may_pass(found) or exchange.no_longer()
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self._sent += len(payload)
             self._record(True, payload, found, stopped=bool(why))
         if why:
+            exchange.cut(f"a message is refused: {why}")
             raise Ended(f"a message is refused: {why}")
         return frame
 
@@ -240,12 +248,14 @@ class WebSocketTunnel:
         return await _each_aside(messages, self._incoming_aside), b""
 
     def _incoming(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+        self._still_granted()
         if opcode not in (Opcode.TEXT, Opcode.BINARY):
             return frame
         out = [piece for piece in self._masked(opcode, payload) if piece]
         return self._let_in(opcode, payload, frame, b"".join(out))
 
     async def _incoming_aside(self, opcode: Opcode, payload: bytes, frame: bytes) -> bytes:
+        self._still_granted()
         if opcode not in (Opcode.TEXT, Opcode.BINARY):
             return frame
         out: list[bytes] = []
@@ -253,6 +263,12 @@ class WebSocketTunnel:
             out.append(piece)
             await asyncio.sleep(0)
         return self._let_in(opcode, payload, frame, b"".join(out))
+
+    def _still_granted(self) -> None:
+        """For what comes. Of what goes `_let_out` asks, and puts on record what is stopped."""
+        if why := self._exchange.no_longer():
+            self._exchange.cut(why)
+            raise Ended(why)
 
     def _let_in(self, opcode: Opcode, payload: bytes, frame: bytes, masked: bytes) -> bytes:
         self._received += len(masked)

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 
 from guard.approve.held import ApprovalError, EventRecorder, Notifier, conflicts
 from guard.approve.waits import MAX_REASON, Waits
+from guard.record.people import same_person
 from guard.state import Approval, ApprovalStatus, StateAccess, StateStore, Vote
-from guard.state.approvals import same_person
 from protocols.contract import Principal
 
 

@@ -10,6 +10,7 @@ from guard.record.redact import redact_sql
 from guard.state import Approval
 from protocols.contract import Analysis, Resource
 
+_FIELDS = "http.header."
 SHORT_TEXT = 4096  # characters of a statement in lists and webhooks
 
 
@@ -62,7 +63,8 @@ def meaning_of(analysis: Analysis, resource: Resource) -> bytes:
         "functions": list(analysis.functions),
         "shape": analysis.shape,
         "clear": sorted(analysis.clear_columns),
-        "facts": {name: list(found) for name, found in analysis.facts.items()},
+        # fields of a head may be secrets; all of them are in the digest, those under a key
+        "facts": {name: list(found) for name, found in analysis.facts.items() if not name.startswith(_FIELDS)},
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()
 

@@ -23,12 +23,15 @@ from guard.control.params import Params
 from guard.control.wire import ControlError
 from guard.record.errors import DamagedJournal, RecordError
 from guard.record.index import EvidenceIndex
+from guard.record.paging import TooMuch
 from guard.record.queries import Search
 from guard.record.replay import TimedEvent
 
 MAX_ROWS = 5000
 CONCURRENT = 2
 PAGE_EVENTS = 5000
+_LONG = 256 * 1024  # characters that are shown of what fits into no answer
+_MOST_LINES = 10_000
 PAGE_BYTES = 8 * 1024 * 1024  # of rendered events: a page must fit well into one answer
 
 Row = dict[str, Any]
@@ -80,7 +83,8 @@ class Evidence:
         return await self._ask(ask)
 
     async def show(self, params: Params, live: Sequence[Mapping[str, Any]]) -> Row:
-        """`session`, its `commands` in order, its other `events`; `next` is the `after` of the next page or None."""
+        """`session`, its `commands` in order, its other `events` of the same time; `next` is the `after` of the next
+        page or None."""
         session = params.text("session")
         after, limit, damaged_ok = (
             int(params.number("after", default=0, most=2**62)),
@@ -95,14 +99,13 @@ class Evidence:
             if found is None:
                 raise _unknown(session, index)
             commands = [_with_outcome(row) for row in found["commands"]]
-            following = commands[-1]["seq"] if len(commands) == limit else None
             marked = _marked(found["session"], connected)
             removed = index.removed(since=marked["started_at"], until=marked["ended_at"], damaged_ok=damaged_ok)
             return {
                 "session": marked,
                 "commands": commands,
                 "events": found["events"],
-                "next": following,
+                "next": found["next"],
                 "removed": removed,
             }
 
@@ -162,7 +165,7 @@ class Evidence:
             sessions = index.sessions(subject=subject, **window, limit=limit, damaged_ok=damaged_ok)
             stopped: list[Row] = []
             for decision in ("deny", "hold", "terminate"):
-                wanted = Search(subject=subject, decision=decision, **window, limit=limit)
+                wanted = Search(subject=subject, decision=decision, **window, limit=limit, partly=True)
                 stopped += index.search(wanted, damaged_ok=damaged_ok)
             stopped.sort(key=lambda row: int(row["seq"]), reverse=True)
             return {
@@ -219,6 +222,8 @@ class Evidence:
         except DamagedJournal as error:
             message = f"the journal is damaged: {error}; run `sluicegate verify`, or ask again with --damaged-ok"
             raise ControlError("unavailable", message) from error
+        except TooMuch as error:
+            raise ControlError("bad_request", str(error)) from error
         except RecordError as error:
             raise ControlError("unavailable", str(error)) from error
 
@@ -227,8 +232,11 @@ class Evidence:
         size = 0
         for event in itertools.islice(events, PAGE_EVENTS):
             row = self._event(protocol, event)
+            if (bytes_ := len(orjson.dumps(row, default=str))) > PAGE_BYTES:
+                row = _shortened(row)
+                bytes_ = len(orjson.dumps(row, default=str))
             shown.append(row)
-            size += len(orjson.dumps(row, default=str))
+            size += bytes_
             if size > PAGE_BYTES:
                 break
         more = len(shown) == PAGE_EVENTS or size > PAGE_BYTES
@@ -258,6 +266,26 @@ class Evidence:
             # recorded bytes came from a server: whatever a renderer makes of them, the rest of the replay goes on
             log.warning("a recorded response cannot be rendered: %s", type(error).__name__)
             return [f"({len(wire)} bytes that cannot be shown: {type(error).__name__})"]
+
+
+def _shortened(row: Row) -> Row:
+    """An event that would fit into no answer: the beginnings of what is long in it, and which those are (`cut`)."""
+    cut: list[str] = []
+
+    def short(name: str, value: Any) -> Any:
+        if isinstance(value, str) and len(value) > _LONG:
+            cut.append(name)
+            return value[:_LONG]
+        if isinstance(value, list) and len(orjson.dumps(value, default=str)) > _LONG:
+            cut.append(name)
+            texts = value[:_MOST_LINES]
+            return [each if each is None else str(each)[: max(1, _LONG // len(texts))] for each in texts]
+        return value
+
+    made = {name: short(name, value) for name, value in row.items()}
+    if isinstance(row.get("facts"), dict):
+        made["facts"] = {name: short(name, value) for name, value in row["facts"].items()}
+    return {**made, "cut": cut}
 
 
 def _window(params: Params) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from guard.control.params import Params
 from guard.control.retention import RetentionHandlers
 from guard.control.roles import Roles
 from guard.control.wire import ControlError
+from guard.record.people import same_person
 from guard.record.retention.desk import RetentionDesk
 from guard.state import Approval, StateAccess, StateError
-from guard.state.approvals import same_person
 from guard.state.blocklist import Blocklist
 from protocols.contract import Principal
 

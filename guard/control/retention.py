@@ -18,12 +18,12 @@ from guard.control.evidence import Evidence
 from guard.control.params import Params
 from guard.control.wire import ControlError
 from guard.record.errors import RecordError
+from guard.record.people import same_person
 from guard.record.removals import removals
 from guard.record.retention import plan as planning
 from guard.record.retention.desk import RetentionDesk
 from guard.record.retention.holds import HOLD, RELEASE, Hold, Holds
 from guard.record.retention.runs import Plan, Run, runs
-from guard.state.approvals import same_person
 from protocols.contract import Principal
 
 _RUNS = 50  # of the newest

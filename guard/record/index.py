@@ -265,9 +265,11 @@ class EvidenceIndex:
     def show(
         self, session: str, *, after: int = 0, limit: int = 1000, damaged_ok: bool = False
     ) -> dict[str, Any] | None:
-        """`{"session": ..., "commands": [...], "events": [...]}` in order, or None for an unknown session.
+        """`{"session": ..., "commands": [...], "events": [...], "next": ...}` in order, or None for an unknown
+        session.
 
-        Commands are as in `search`. Of a long session: the first `limit` with a sequence number above `after`.
+        Commands are as in `search`. Of a long session: what comes behind record `after`, at most `limit` commands and
+        as much as fits into one answer; `next` is the `after` for the rest, or None.
         """
         with self._answering(damaged_ok) as connection:
             return queries.show(connection, session, after, limit)

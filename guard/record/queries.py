@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, literal, or_, select, union_all
 
 from guard.record import index_schema as schema
+from guard.record import shown
+from guard.record.paging import fitting, page
+from guard.record.people import same_person
 
 _MOST = 10_000  # answers are held in memory and sent through a socket
 _CHUNK = 500  # values in one IN (...)
@@ -22,9 +25,10 @@ REFUSALS = ("session.refused", "session.failed", "cancel.refused", "tls.refused"
 class Search:
     """What to look for; None or "" asks for anything.
 
+    subject: however it is spelt (`same_person`).
     relation: `schema.name`, or a bare name in any schema. effect: exact, or a family such as `ddl.*`. text: part of the
     statement, upper and lower case alike for ASCII. since/until: seconds since the epoch. before: only sequence numbers
-    below this (for the next page).
+    below this (for the next page). partly: where the texts are too long for one answer, the newest that fit.
     """
 
     subject: str | None = None
@@ -40,6 +44,7 @@ class Search:
     until: float | None = None
     before: int | None = None
     limit: int = 100
+    partly: bool = False
 
 
 def sessions(
@@ -54,7 +59,7 @@ def sessions(
     table = schema.sessions
     query = select(table).order_by(table.c.started_at.desc(), table.c.id.desc()).limit(_bounded(limit))
     if subject:
-        query = query.where(table.c.subject == subject)
+        query = query.where(table.c.subject.in_(_spellings(connection, subject)))
     if resource:
         query = query.where(table.c.resource == resource)
     if since is not None:
@@ -63,26 +68,37 @@ def sessions(
         query = query.where(table.c.started_at <= _ns(until))
     if live is not None:
         query = query.where(table.c.ended_at.is_(None) if live else table.c.ended_at.is_not(None))
-    return [_session(row) for row in connection.execute(query)]
+    return [shown.session(row) for row in connection.execute(query)]
+
+
+def _spellings(connection: Connection, subject: str, of: Table = schema.sessions) -> list[str]:
+    """Every subject on record that is taken for this one: who contains it contains all of them."""
+    known = select(of.c.subject).distinct()
+    found = {row.subject for row in connection.execute(known) if same_person(row.subject, subject)}
+    return sorted({subject, *found})
 
 
 def show(connection: Connection, session: str, after: int, limit: int) -> dict[str, Any] | None:
     row = connection.execute(select(schema.sessions).where(schema.sessions.c.session == session)).first()
     if row is None:
         return None
-    table = schema.commands
-    query = _commands().where(table.c.session == row.id, table.c.seq > after)
-    found = connection.execute(query.order_by(table.c.seq).limit(_bounded(limit))).all()
-    happened = connection.execute(
-        select(schema.events, literal(session).label("name"))
-        .where(schema.events.c.session == row.id)
-        .order_by(schema.events.c.seq)
-        .limit(_MOST)
-    )
+    if limit <= 0:
+        return {"session": shown.session(row), "commands": [], "events": [], "next": None}
+    table, event = schema.commands, schema.events
+    commands = _commands().where(table.c.session == row.id, table.c.seq > after).order_by(table.c.seq)
+    happened = select(event, literal(session).label("name")).where(event.c.session == row.id, event.c.seq > after)
+    found, ends = page(connection, commands.limit(_bounded(limit)), shown.command, _bounded(limit))
+    events, end = page(connection, happened.order_by(event.c.seq).limit(_MOST), shown.event, _MOST)
+    # both go as far as the one that is cut first: a page is what happened up to there
+    following = min((each for each in (ends, end) if each is not None), default=None)
+    if following is not None:
+        found = [each for each in found if each[1]["seq"] <= following]
+        events = [each for each in events if each[1]["seq"] <= following]
     return {
-        "session": _session(row),
+        "session": shown.session(row),
         "commands": _with_responses(connection, found),
-        "events": [_event(each) for each in happened],
+        "events": [each for _, each in events],
+        "next": following,
     }
 
 
@@ -90,7 +106,7 @@ def search(connection: Connection, wanted: Search) -> list[dict[str, Any]]:
     command, session = schema.commands, schema.sessions
     query = _commands()
     if wanted.subject:
-        query = query.where(session.c.subject == wanted.subject)
+        query = query.where(session.c.subject.in_(_spellings(connection, wanted.subject)))
     if wanted.resource:
         query = query.where(session.c.resource == wanted.resource)
     if wanted.session:
@@ -104,12 +120,26 @@ def search(connection: Connection, wanted: Search) -> list[dict[str, Any]]:
     if wanted.effect:
         query = query.where(command.c.profile.in_(_profiles_with_effect(wanted.effect)))
     if wanted.text:
-        query = query.where(schema.texts.c.text.like(f"%{_escaped(wanted.text)}%", escape="\\"))
+        query = query.where(_says(wanted.text))
     query = _within(query, command.c.at, wanted.since, wanted.until)
     if wanted.before is not None:
         query = query.where(command.c.seq < wanted.before)
-    found = connection.execute(query.order_by(command.c.seq.desc()).limit(_bounded(wanted.limit))).all()
-    return _with_responses(connection, found)
+    query = query.order_by(command.c.seq.desc()).limit(_bounded(wanted.limit))
+    return _with_responses(connection, fitting(connection, query, shown.command, partly=wanted.partly))
+
+
+def _says(text: str) -> ColumnElement[bool]:
+    """Whether a statement holds a text. LIKE ends at a NUL, which statements may hold: what is behind it counts."""
+    column = schema.texts.c.text
+    behind = func.instr(column, "\0") > 0
+    return or_(
+        column.like(f"%{_escaped(text)}%", escape="\\"), behind & (func.instr(func.lower(column), _lower(text)) > 0)
+    )
+
+
+def _lower(text: str) -> str:
+    """As SQLite's `lower` sees it: ASCII only."""
+    return "".join(char.lower() if char.isascii() else char for char in text)
 
 
 def events(
@@ -131,10 +161,11 @@ def events(
         )
     if subject:
         by = func.json_extract(table.c.facts, "$.by")  # of what administrators do, who did it
-        query = query.where(or_(table.c.subject == subject, schema.sessions.c.subject == subject, by == subject))
+        spelt = [*_spellings(connection, subject), *_spellings(connection, subject, table)]
+        query = query.where(or_(table.c.subject.in_(spelt), schema.sessions.c.subject.in_(spelt), by.in_(spelt)))
     query = _within(query, table.c.at, since, until)
-    found = connection.execute(query.order_by(table.c.seq.desc()).limit(_bounded(limit)))
-    return [_event(row) for row in found]
+    query = query.order_by(table.c.seq.desc()).limit(_bounded(limit))
+    return [each for _, each in fitting(connection, query, shown.event)]
 
 
 def refusals(
@@ -149,21 +180,21 @@ def refusals(
     query = select(table, literal(None).label("name")).where(table.c.kind.in_(REFUSALS))
     if subject:
         # where no token was good there is only what the client said
-        query = query.where(
-            or_(table.c.subject == subject, func.json_extract(table.c.facts, "$.claimed_user") == subject)
-        )
+        claimed = func.json_extract(table.c.facts, "$.claimed_user")
+        query = query.where(or_(table.c.subject.in_(_spellings(connection, subject, table)), claimed == subject))
     if resource:
         query = query.where(func.json_extract(table.c.facts, "$.resource") == resource)
     query = _within(query, table.c.at, since, until)
-    return [_refusal(row) for row in connection.execute(query.order_by(table.c.seq.desc()).limit(_bounded(limit)))]
+    return [shown.refusal(row) for row in connection.execute(query.order_by(table.c.seq.desc()).limit(_bounded(limit)))]
 
 
 def summary(connection: Connection, subject: str, since: float | None, until: float | None) -> dict[str, Any]:
     command, session, response = schema.commands, schema.sessions, schema.responses
     theirs = command.join(session, command.c.session == session.c.id)
+    spelt = _spellings(connection, subject)
 
     def narrowed(query: Select[Any], at: ColumnElement[int]) -> Select[Any]:
-        return _within(query.where(session.c.subject == subject), at, since, until)
+        return _within(query.where(session.c.subject.in_(spelt)), at, since, until)
 
     count = func.count().label("commands")
     decisions = narrowed(select(command.c.decision, count).select_from(theirs), command.c.at)
@@ -187,7 +218,7 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
         .distinct(),
         response.c.at,
     )
-    masked = {each["name"] for row in connection.execute(seen) for each in _masked(orjson.loads(row.columns))}
+    masked = {each["name"] for row in connection.execute(seen) for each in shown.masked(orjson.loads(row.columns))}
     span = connection.execute(
         narrowed(select(func.min(command.c.at), func.max(command.c.at)).select_from(theirs), command.c.at)
     ).one()
@@ -215,8 +246,8 @@ def summary(connection: Connection, subject: str, since: float | None, until: fl
         "rows": int(totals[0]),
         "bytes": int(totals[1]),
         "masked": sorted(masked),
-        "first_at": _seconds(span[0]),
-        "last_at": _seconds(span[1]),
+        "first_at": shown.seconds(span[0]),
+        "last_at": shown.seconds(span[1]),
     }
 
 
@@ -277,87 +308,21 @@ def _commands() -> Select[Any]:
     )
 
 
-def _with_responses(connection: Connection, found: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def _with_responses(connection: Connection, found: Sequence[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Commands, each with its answers; `found` has the session's row beside each."""
     answers: dict[tuple[int, int], list[dict[str, Any]]] = {}
     table = schema.responses
     by_session: dict[int, list[int]] = {}
-    for row in found:
-        by_session.setdefault(row.session, []).append(row.n)
+    for session, command in found:
+        by_session.setdefault(session, []).append(command["n"])
     joined = table.outerjoin(schema.results, schema.results.c.id == table.c.result)
     for session, numbers in by_session.items():
         for some in _chunks(numbers):
             query = select(table, schema.results.c.columns).select_from(joined)
             query = query.where(table.c.session == session, table.c.n.in_(some)).order_by(table.c.seq)
             for row in connection.execute(query):
-                answers.setdefault((session, row.n), []).append(_response(row))
-    return [_command(row, answers.get((row.session, row.n), [])) for row in found]
-
-
-def _command(row: Row[Any], responses: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "seq": row.seq,
-        "session": row.name,
-        "n": row.n,
-        "at": _seconds(row.at),
-        "subject": row.subject,
-        "issuer": row.issuer,
-        "resource": row.resource,
-        "text": row.statement,
-        **orjson.loads(row.facts),
-        "decision": row.decision,
-        "rule": row.rule,
-        "why": row.why,
-        "approval": row.approval,
-        "params": orjson.loads(row.params) if row.params else [],
-        "phase": row.phase,
-        "responses": responses,
-    }
-
-
-def _response(row: Row[Any]) -> dict[str, Any]:
-    columns = orjson.loads(row.columns) if row.columns else []
-    return {
-        "seq": row.seq,
-        "at": _seconds(row.at),
-        "status": row.status,
-        "rows": row.rows,
-        "bytes": row.bytes,
-        "us": row.us,
-        "tag": row.tag,
-        "sqlstate": row.sqlstate,
-        "columns": columns,
-        "masked": [each["name"] for each in _masked(columns)],
-    }
-
-
-def _session(row: Row[Any]) -> dict[str, Any]:
-    facts = orjson.loads(row.facts)
-    names = ("session", "subject", "issuer", "resource", "protocol", "client", "application", "end_reason")
-    return {
-        **{name: getattr(row, name) for name in names},
-        **{name: facts.get(name) for name in ("groups", "claimed_user", "token_id", "expires_at")},
-        **{name: getattr(row, name) for name in ("commands", "denied", "held", "rows", "bytes")},
-        "started_at": _seconds(row.started_at),
-        "ended_at": _seconds(row.ended_at),
-        "live": row.ended_at is None,
-    }
-
-
-def _event(row: Row[Any]) -> dict[str, Any]:
-    facts = orjson.loads(row.facts)
-    return {"seq": row.seq, "at": _seconds(row.at), "kind": row.kind, "session": row.name, "facts": facts}
-
-
-def _refusal(row: Row[Any]) -> dict[str, Any]:
-    facts = orjson.loads(row.facts)
-    names = ("listener", "resource", "client", "subject", "claimed_user", "application", "why", "count")
-    return {"seq": row.seq, "at": _seconds(row.at), "kind": row.kind, **{name: facts.get(name) for name in names}}
-
-
-def _masked(columns: Any) -> list[dict[str, Any]]:
-    if not isinstance(columns, list):
-        return []
-    return [each for each in columns if isinstance(each, dict) and each.get("masked") and "name" in each]
+                answers.setdefault((session, row.n), []).append(shown.response(row))
+    return [{**command, "responses": answers.get((session, command["n"]), [])} for session, command in found]
 
 
 def _profiles_with_relation(relation: str, access: str | None) -> Select[Any]:
@@ -391,10 +356,6 @@ def _bounded(limit: int) -> int:
 
 def _ns(seconds: float) -> int:
     return max(0, min(int(seconds * 1e9), 2**63 - 1))
-
-
-def _seconds(at: int | None) -> float | None:
-    return None if at is None else at / 1e9
 
 
 def _chunks(numbers: list[int]) -> Iterable[list[int]]:

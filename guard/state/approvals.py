@@ -13,14 +13,13 @@ from __future__ import annotations
 import enum
 import hmac
 import json
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from guard.record.people import same_person
 from guard.record.redact import REDACTED_PARAM, redact_params, redact_sql
 from guard.state import schema
 from guard.state.database import Database, StateError, bump, forget, values
@@ -308,21 +307,6 @@ def _votes(connection: Connection, approval_id: str) -> tuple[Vote, ...]:
         Vote(subject=row.subject, issuer=row.issuer, approve=row.approve, reason=row.reason, at=row.at)
         for row in connection.execute(query).all()
     )
-
-
-def same_person(one: str, other: str) -> bool:
-    """Whether two subjects are taken for one person, whatever issuers vouch for them and however they are spelt.
-
-    Where people are counted, or must not decide on their own doings: two accounts, or a capital letter, are no two
-    pairs of eyes.
-    """
-    return plainly(one) == plainly(other)
-
-
-@lru_cache(maxsize=4096)
-def plainly(subject: str) -> str:
-    """A subject without what two spellings of it differ in."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject).casefold())
 
 
 def _to_row(approval: Approval) -> dict[str, Any]:

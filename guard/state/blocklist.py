@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from guard.record.people import plainly, same_person
 from guard.state.access import StateAccess
-from guard.state.approvals import plainly, same_person
 from guard.state.database import StateError
 from guard.state.store import ChangeToken, StateStore
 from protocols.contract import Principal

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,13 @@ _JSON, _QUERY = "http.json.", "http.query."
 _FORM = "application/x-www-form-urlencoded"
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
 _MAX_METHOD_JSON = 1 << 20  # bytes; a body that is larger is data, and no form of a browser's
-_BRACKETS = re.compile(r"\[([^\]]*)\]")
 _METHOD_FIELD = re.compile(
     b"(?:^|[&;])" + b"".join(b"(?:%c|%%%02x)" % (byte, byte) for byte in b"_method") + b"=", re.IGNORECASE
 )
 _PART_NAME = re.compile(rb"""name\*?\s*=\s*["']?(?:[\w-]+'[\w-]*')?_method["']?""", re.IGNORECASE)
 _PART_OPERATIONS = re.compile(rb"""name=["']?operations["'\r\n;]""", re.IGNORECASE)
+_MAX_PART_HEAD = 512  # bytes before the name in which a part may say how it is coded
+_PART_CODED = re.compile(rb"charset|content-transfer-encoding", re.IGNORECASE)
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _WORD = re.compile(rb"\s*([A-Za-z]{1,32})")
 
@@ -127,7 +128,9 @@ def _spelt_alike(wanted: str, query: Iterable[tuple[str, str]]) -> tuple[str, ..
 
 
 def _folded_parameter(name: str) -> str:
-    return _BRACKETS.sub("", name).strip().casefold().replace(".", "_").replace(" ", "_")
+    """For some a name ends at a NUL."""
+    bare = name.partition("\0")[0]
+    return _bracketed(bare, lambda _: "").strip().casefold().replace(".", "_").replace(" ", "_")
 
 
 def _said(value: str) -> set[str]:
@@ -174,6 +177,9 @@ def _methods_of_parts(body: bytes) -> Iterable[str]:
         if head is None:
             return
         end = head.end()
+        begins = max(0, part.start() - _MAX_PART_HEAD)
+        if _PART_CODED.search(body, max(begins, body.rfind(b"\n--", begins, part.start())), end):
+            yield "DELETE"  # for who decodes it, it may be
         if word := _WORD.match(body, end):
             yield word[1].decode().upper()
 
@@ -192,11 +198,13 @@ class _Unreadable(Exception):
 
 def _fields(kind: str, body: bytes | None, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The wanted fields of a body: those that it has. What cannot be read could be anything."""
+    spelt: list[tuple[str, str]] = []  # a form's fields, under the names that it says
     try:
         if kind == _FORM:
             found = _form(body)
+            spelt = [(name, value) for name, values in found.items() for value in values]
             for name in [name for name in found if "[" in name]:
-                found.setdefault(_BRACKETS.sub(_step, name), []).extend(found[name])
+                found.setdefault(_bracketed(name, _step), []).extend(found[name])
             if body is not None and body.lstrip(_BEFORE_JSON)[:1] in (b"{", b"["):
                 # many servers go by the first letter, or take anything for JSON
                 for name, values in _json(body).items():
@@ -210,12 +218,27 @@ def _fields(kind: str, body: bytes | None, wanted: Iterable[str]) -> dict[str, t
     for name, values in found.items():
         folded_names.setdefault(name.casefold(), []).extend(values)
     fields = {name: folded_names.get(name[len(_JSON) :].casefold(), []) for name in wanted}
-    return {name: tuple(values) for name, values in fields.items() if values}
+    for name in fields if spelt else ():
+        fields[name] = [*fields[name], *_spelt_alike(name[len(_JSON) :], spelt)]
+    return {name: tuple(dict.fromkeys(values)) for name, values in fields.items() if values}
 
 
-def _step(found: re.Match[str]) -> str:
+def _bracketed(name: str, put: Callable[[str], str]) -> str:
+    """A name with something put where it has brackets.
+
+    INVARIANT: each character is looked at a fixed number of times, whatever a client makes of its names.
+    """
+    out: list[str] = []
+    at = 0
+    while (opens := name.find("[", at)) >= 0 and (closes := name.find("]", opens)) >= 0:
+        out += (name[at:opens], put(name[opens + 1 : closes]))
+        at = closes + 1
+    return "".join([*out, name[at:]])
+
+
+def _step(inside: str) -> str:
     """`[role]` of `user[role]`, `[0]` of `items[0]`, as JSON's paths say it."""
-    return "[]" if found[1] == "" or found[1].isdigit() else f".{found[1]}"
+    return "[]" if inside == "" or inside.isdigit() else f".{inside}"
 
 
 def _form(body: bytes | None) -> dict[str, list[str]]:

@@ -14,8 +14,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from guard.record import removals
+from guard.record.people import plainly
 
 HOLD, RELEASE = "retention.hold", "retention.release"
+_MAX_SUBJECT = 4096  # characters: what is longer is a statement or a body, and nobody's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,9 @@ class Holds:
 
     def __init__(self, holds: Mapping[str, Hold]) -> None:
         self.by_id = dict(holds)
-        self._subjects = {hold.subject for hold in holds.values() if hold.subject}
+        # whoever is held is held however they are spelt, and whatever issuer calls them so
+        self._subjects = {plainly(hold.subject) for hold in holds.values() if hold.subject}
         self._sessions = {hold.session for hold in holds.values() if hold.session}
-        self._names = self._subjects | self._sessions
 
     @classmethod
     def read(cls, connection: Connection) -> Holds:
@@ -68,13 +70,16 @@ class Holds:
         is, empty where nobody knows."""
         if not self.by_id:
             return False
-        if facts is None or any(text in self._names for text in _texts(facts)):
+        if facts is None or any(text in self._sessions or self._is_held(text) for text in _texts(facts)):
             return True
         session = facts.get("s")
         if not isinstance(session, str) or not session or not self._subjects:
             return False
         subject = subject_of(session)
-        return not subject or subject in self._subjects
+        return not subject or self._is_held(subject)
+
+    def _is_held(self, subject: str) -> bool:
+        return len(subject) <= _MAX_SUBJECT and plainly(subject) in self._subjects
 
 
 def _texts(facts: Mapping[str, Any]) -> Iterator[str]:

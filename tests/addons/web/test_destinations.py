@@ -17,7 +17,8 @@ from addons.web.destinations import DestinationRefused, Destinations
     "address",
     [
         "127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1",
-        "fd00:ec2::254", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "fe80::1%eth0",
+        "fd00:ec2::254", "168.63.129.16", "::ffff:168.63.129.16", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
+        "2002:7f00:1::1", "::7f00:1", "::a9fe:a9fe", "::ffff:0:7f00:1", "fe80::1%eth0",
     ],
 )  # fmt: skip
 def test_what_is_not_public_is_refused(address: str) -> None:
