@@ -11,7 +11,7 @@ from protocols.postgres.messages import (
     RowDescription,
 )
 from protocols.postgres.outcomes import Outcomes
-from protocols.postgres.pending import Kind, Pending, Portal, judged_at
+from protocols.postgres.pending import Kind, Pending, Portal, Prepared, judged_at
 from protocols.postgres.results import RowRewriter
 
 _ROW = ord("D")
@@ -209,8 +209,19 @@ class Backend(Outcomes):
             self.prepared[entry.name] = prepared
             sent = prepared.text.decode("utf-8", "replace") if entry.name else ""  # SQL cannot name the unnamed one
             self.state.prepare(entry.name.decode("utf-8", "replace"), prepared.verdict.command, sent)
-            self.renames += bool(entry.name)
+            if entry.name:
+                self._expect_name(prepared)
         return b"" if entry.hidden else None
+
+    def _expect_name(self, prepared: Prepared) -> None:
+        """A name stands for this statement now: no surprise to the portal that was bound from it in the same piece."""
+        for entry in self.queue:
+            if entry.kind not in (Kind.DESCRIBE, Kind.BIND):
+                break
+            portal = entry.portal if entry.kind == Kind.BIND else None
+            if portal is not None and portal.prepared is prepared and portal.renames == self.renames:
+                portal.renames += 1
+        self.renames += 1
 
     def _bound(self, buf: bytes, pos: int, stop: int) -> bytes | None:
         entry = self._head(Kind.BIND)

@@ -48,6 +48,7 @@ class Catalog(CatalogNames):
         super().__init__(version, results, known, open_world)
         self._facts: dict[int, ViewFacts] = {}
         self._types: dict[int, frozenset[Effect]] = {}
+        self._behind: dict[int, frozenset[str] | None] = {}
 
     def type_effects(self, oid: int) -> frozenset[Effect]:
         """What making a value of this type may run: domain checks, user casts, an extension's input function."""
@@ -221,6 +222,56 @@ class Catalog(CatalogNames):
                         cast = self.types_by_oid[column_type]
                         functions.append(f"{cast.schema}.{cast.name}")
         return ViewFacts(tuple(dict.fromkeys(reads)), effects, tuple(dict.fromkeys(functions)), why)
+
+    def behind(self, oid: int) -> frozenset[str] | None:
+        """The columns that a view's computed columns can be made of: all that its body reads, in filters as well.
+
+        None where that is not certain: every column of every relation that it reads may be in them.
+        """
+        if oid not in self._behind:
+            self._behind[oid] = None  # a body that reads itself
+            self._behind[oid] = self._read_behind_view(oid)
+        return self._behind[oid]
+
+    def _read_behind_view(self, oid: int) -> frozenset[str] | None:
+        view = self.relations_by_oid.get(oid)
+        bodies = [trees[0] or "" for event, trees in self._rules.get(oid, ()) if event == "1"]
+        if view is None or oid < FIRST_USER_OID or len(bodies) != 1:
+            return None
+        ran, named = self.tree_effects(bodies[0])
+        read = nodetree.selected(bodies[0])
+        if ran or named or read is None or not nodetree.read(bodies[0]).relations <= {inner for inner, _ in read}:
+            return None  # code may read what no list of columns shows
+        found: set[str] = set()
+        for inner, numbers in read:
+            if inner == oid and not numbers:
+                continue  # OLD and NEW, up to PostgreSQL 15
+            columns = self._read_columns(inner, numbers, stored=view.kind == "m")
+            if columns is None:
+                return None
+            found |= columns
+        return frozenset(found)
+
+    def _read_columns(self, oid: int, numbers: frozenset[int], *, stored: bool) -> set[str] | None:
+        """These columns of a relation, and what is behind them. `stored`: as they were at another time."""
+        relation = self.relations_by_oid.get(oid)
+        kinds = "rp" if stored else "rpvm"  # which view stood there when the rows were stored is not known
+        if relation is None or oid < FIRST_USER_OID or relation.kind not in kinds or relation.row_security:
+            return None
+        names = {number: name for name, (number, _) in relation.columns.items()}
+        asked = {number for number in numbers if number >= 0}
+        if not asked <= names.keys():  # the whole row is number 0
+            return None
+        found: set[str] = set()
+        for number in asked:
+            found |= {f"{relation.qualified}.{names[number]}", *(self.origin(oid, number) or ())}
+            found.update(self.made_of(oid, number))
+        if relation.kind in "vm":
+            inner = self.behind(oid)
+            if inner is None:
+                return None
+            found |= inner
+        return found
 
     def _foreign_below(self, oid: int) -> bool:
         """Whether a partition or inheriting table, at any level, is a foreign table."""

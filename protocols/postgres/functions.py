@@ -24,7 +24,7 @@ HARMLESS_VOLATILE = words(
     lastval lo_close lo_get lo_lseek lo_lseek64 lo_tell lo_tell64 loread pg_blocking_pids
     pg_collation_actual_version pg_control_checkpoint pg_control_init pg_control_recovery pg_control_system
     pg_current_wal_flush_lsn pg_current_wal_insert_lsn pg_current_wal_lsn pg_database_collation_actual_version
-    pg_database_size pg_get_backend_memory_contexts pg_get_loaded_modules pg_get_multixact_members
+    pg_database_size pg_get_loaded_modules pg_get_multixact_members
     pg_get_sequence_data pg_get_shmem_allocations pg_get_shmem_allocations_numa pg_get_wait_events
     pg_get_wal_replay_pause_state pg_get_wal_resource_managers pg_get_wal_summarizer_state pg_get_aios
     pg_indexes_size pg_is_in_recovery pg_is_wal_replay_paused pg_isolation_test_session_is_blocked
@@ -94,10 +94,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], frozenset[Effect]], ...] = tuple(
             r"|pg_replication_origin_(advance|create|drop|session_reset|session_setup|xact_reset|xact_setup)",
             {_E.EXFIL_REPLICATION},
         ),
-        # secrets
+        # secrets; a session's memory has the patterns that it compiled, values of rows among them
         (
             r"pg_stat_get_(activity|backend_activity|wal_receiver)|pg_show_all_file_settings|pg_hba_file_rules"
-            r"|pg_ident_file_mappings|pg_mcv_list_items",
+            r"|pg_ident_file_mappings|pg_mcv_list_items|pg_get_backend_memory_contexts",
             {_E.SECRET_READ},
         ),
     )
@@ -141,6 +141,8 @@ MULTIPLIES_ROWS = words(
     json_array_elements json_array_elements_text json_each json_each_text json_object_keys json_to_recordset
     json_populate_recordset jsonb_array_elements jsonb_array_elements_text jsonb_each jsonb_each_text
     jsonb_object_keys jsonb_to_recordset jsonb_populate_recordset jsonb_path_query jsonb_path_query_tz
+    aclexplode pg_options_to_table pg_snapshot_xip txid_snapshot_xip ts_debug _pg_expandarray
+    each skeys svals st_dump st_dumppoints st_dumprings st_dumpsegments st_subdivide st_squaregrid st_hexagongrid
     """
 )
 
@@ -232,6 +234,10 @@ SECRET_COLUMNS: dict[str, frozenset[str] | None] = {
     "pg_catalog.pg_stats_ext": None,
     "pg_catalog.pg_stats_ext_exprs": None,
     "pg_catalog.pg_stat_activity": frozenset({"query"}),
+    # since 16 each compiled pattern is a context, and its `ident` the pattern; sizes tell what a cursor WITH HOLD keeps
+    "pg_catalog.pg_backend_memory_contexts": frozenset(
+        {"ident", "total_bytes", "total_nblocks", "free_bytes", "free_chunks", "used_bytes"}
+    ),
     "pg_catalog.pg_user_mapping": frozenset({"umoptions"}),
     "pg_catalog.pg_user_mappings": frozenset({"umoptions"}),
     "information_schema.user_mapping_options": None,

@@ -44,7 +44,7 @@ class Judge(StatementJudge[CommandAnalysis, Catalog, SessionState]):
     PLACEHOLDER = b"$"
     LEFT_OUT: ClassVar[LeftOut] = {
         SessionState: {"plans": {}, "_names": None, "_key": None},
-        Catalog: {"_facts": {}, "_types": {}, "_origins": {}},
+        Catalog: {"_facts": {}, "_types": {}, "_behind": {}, "_origins": {}},
         Statement: {"tree": None},
     }
 

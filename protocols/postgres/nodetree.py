@@ -24,6 +24,15 @@ _COMMAND = re.compile(r"\{QUERY :commandType (\d+)")
 # pg_strtok), and a name may have one anywhere
 _TARGETS = re.compile(r"\\.|\{TARGETENTRY |[{}]|:resorigtbl (\d+) :resorigcol (-?\d+) :resjunk (true|false)", re.S)
 
+# what the server checks privileges by: per relation the numbers of all columns that a query reads, wherever it does.
+# In the range table up to 15, in a list of its own since then
+_SELECTED = re.compile(
+    r"(?: :rtekind 0|\{RTEPERMISSIONINFO) :relid (\d+) (?:(?!\{RANGETBLENTRY |\{RTEPERMISSIONINFO ).)*?"
+    r":selectedCols \(b([ \d]*)\)",
+    re.S,
+)
+_FIRST_COLUMN = -7  # FirstLowInvalidHeapAttributeNumber: the sets count from it
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -38,6 +47,19 @@ class Tree:
     types: frozenset[int]
     commands: frozenset[int]
     outputs: tuple[tuple[int, int], ...] = ()
+
+
+def selected(text: str) -> tuple[tuple[int, frozenset[int]], ...] | None:
+    """(OID, attribute numbers) of each relation in a stored query: all that it reads of them, in outputs and filters.
+
+    0 is the whole row, negative ones are system columns. None where it cannot be read for every relation.
+    """
+    apart = text.count("{RTEPERMISSIONINFO ")
+    found = tuple(
+        (int(oid), frozenset(int(number) + _FIRST_COLUMN for number in numbers.split()))
+        for oid, numbers in _SELECTED.findall(text)
+    )
+    return found if len(found) == (apart or text.count(" :rtekind 0 ")) else None
 
 
 def _ints(pattern: re.Pattern[str], text: str) -> frozenset[int]:

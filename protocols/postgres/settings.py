@@ -41,6 +41,8 @@ _GUARDS = words(
     lo_compat_privileges restrict_nonsystem_relation_kind max_parallel_workers
     """
 )
+READ_ONLY = "default_transaction_read_only"
+TRANSACTIONS = frozenset({READ_ONLY, "transaction_read_only"})  # whether they may write
 _PARSE_STATE = frozenset(
     [
         "client_encoding",

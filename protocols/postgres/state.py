@@ -27,7 +27,7 @@ from protocols.postgres.settings import (
 )
 from protocols.postgres.state_changes import MEANING, StateChanges
 from protocols.postgres.statements.model import CommandAnalysis, Prepared, Source, Statement
-from protocols.postgres.statements.names import NameSpace, split_path
+from protocols.postgres.statements.names import TEMP, NameSpace, split_path
 
 __all__ = ["SessionState"]
 
@@ -256,6 +256,8 @@ class SessionState(StateChanges):
                     certain = False
                 elif role and role in catalog.schemas:
                     path.append(role)
+            elif item.startswith(f"{TEMP}_"):
+                certain = False  # this session's own, which then comes here and not first, or another one's
             elif item:
                 path.append(item)
         return tuple(path), certain

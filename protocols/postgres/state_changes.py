@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 
-from protocols.contract import Analysis
+from protocols.contract import ANYWHERE, Analysis
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Prepared, Statement, Temporary
 from protocols.postgres.statements.names import NameSpace
@@ -63,6 +63,7 @@ class StateChanges:
         self._started: dict[str, str] = {}  # startup parameters in force
         self._server_encoding: str | None = None  # as reported
         self._login_role: str | None = None
+        self._writable: bool | None = None  # no transaction is read-only but by this session's doing; None: not said
         self._prepared: dict[str, Prepared] = {}
         self._commands: dict[str, CommandAnalysis] = {}
         self._cursors: dict[str, Cursor] = {}
@@ -258,22 +259,15 @@ class StateChanges:
     def _temp_create(self, change: Change) -> None:
         made: Temporary = change.value
         known = self._now.temporaries.get(made.name)
-        if change.local and known is not None:  # it may be the one that was there, with all that it holds
-            made = replace(
-                made,
-                columns=None,
-                body=known.body or made.body,
-                certain=False,
-                ends=False,
-                sources=known.sources,
-                parents=tuple(dict.fromkeys((*known.parents, *made.parents))),
-            )
-        self._now.temporaries[made.name] = made
+        self._now.temporaries[made.name] = _either(known, made) if change.local and known is not None else made
         if self._now.mixed:
             self._mix()
 
     def _temp_change(self, change: Change) -> None:
-        name = change.name or ""
+        if change.name is None:
+            self._doubt_temporaries()
+            return
+        name = change.name
         known = self._now.temporaries.get(name)
         if known is not None:
             self._now.temporaries[name] = replace(known, columns=None, certain=False, ends=bool(change.value))
@@ -281,7 +275,9 @@ class StateChanges:
     def _temp_rename(self, change: Change) -> None:
         known = self._now.temporaries.get(change.name or "")
         if known is not None:
-            self._now.temporaries[change.value] = replace(known, name=change.value, columns=None, certain=False)
+            made = replace(known, name=change.value, columns=None, certain=False)
+            there = self._now.temporaries.get(change.value)  # none, unless IF EXISTS passed over what is to be renamed
+            self._now.temporaries[change.value] = _either(there, made) if there is not None else made
 
     def _temp_fill(self, change: Change) -> None:
         known = self._now.temporaries.get(change.name or "")
@@ -312,6 +308,13 @@ class StateChanges:
 
     def _ran_code(self, change: Change) -> None:
         self._opaque = True
+        self._doubt_temporaries()
+
+    def _doubt_temporaries(self) -> None:
+        """Any of them may be gone, or be another one by now: a permanent one of its name may be meant as well."""
+        for name, known in self._now.temporaries.items():
+            if known.certain or known.columns is not None:
+                self._now.temporaries[name] = replace(known, columns=None, certain=False)
 
     def close_statement(self, name: str) -> None:
         """CloseComplete for a statement, or DEALLOCATE."""
@@ -329,6 +332,22 @@ class StateChanges:
     def _changed(self) -> None:
         self._key = None
         self._names = None
+
+
+def _either(known: Temporary, made: Temporary) -> Temporary:
+    """One of that name, with all that either holds: it may still be the one that was there."""
+    held = (*known.sources, *made.sources)
+    if known.body is not None and made.body is not None:  # one body is kept: the other may show anything
+        held = (*held, ANYWHERE)
+    return replace(
+        made,
+        columns=None,
+        body=known.body or made.body,
+        certain=False,
+        ends=False,
+        sources=tuple(dict.fromkeys(held))[:MAX_SOURCES],
+        parents=tuple(dict.fromkeys((*known.parents, *made.parents))),
+    )
 
 
 _SAVES = frozenset({ChangeKind.BEGIN, ChangeKind.SAVEPOINT, ChangeKind.RELEASE})  # nothing that a rollback undoes

@@ -22,6 +22,7 @@ from protocols.postgres.statements.commands import Commands
 from protocols.postgres.statements.lineage import clear_columns
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Source, Statement, unknown
 from protocols.postgres.statements.names import TEMP, holds_anything
+from protocols.postgres.statements.nodes import constant
 from protocols.postgres.statements.paths import under_empty_path
 from protocols.postgres.statements.text import MAX_STATEMENTS, Budget, Unreadable, check_depth, decode, outside_literals
 
@@ -142,7 +143,7 @@ def statement(
     )
     if tag != "VariableSetStmt" and not (tag == "SelectStmt" and _sets_plainly(tree[tag])):
         changes = tuple(dataclasses.replace(c, value=None) if c.kind is ChangeKind.SET else c for c in changes)
-    copied = tuple(read for read in analysis.reads if read not in analysis.writes)
+    copied = tuple(read for read in analysis.reads if not read.startswith(f"{TEMP}."))  # those bring what they hold
     if not _CODE.isdisjoint(analysis.effects) or any(map(holds_anything, analysis.functions)):
         copied += (ANYWHERE,)
     if copied and changes_data(analysis.effects):
@@ -168,9 +169,12 @@ def _depends(walk: Commands) -> tuple[tuple[str, ...], ...]:
 
 
 def _sets_plainly(select: Any) -> bool:
-    """`SELECT set_config(...)` and nothing else: it surely runs, once. Anywhere else it may not run at all."""
+    """`SELECT set_config(...)` and nothing else: it surely runs, once. Anywhere else it may not run at all, or in
+    another order than here; so may what stands in its arguments.
+    """
+    calls = [target.get("ResTarget", {}).get("val", {}).get("FuncCall") for target in select.get("targetList", ())]
     return select.keys() <= {"targetList", "limitOption", "op"} and all(
-        "FuncCall" in target.get("ResTarget", {}).get("val", {}) for target in select.get("targetList", ())
+        call is not None and all(map(constant, call.get("args", ()))) for call in calls
     )
 
 

@@ -40,6 +40,8 @@ _OPERATORS_OF_KIND = {
     "AEXPR_BETWEEN_SYM": (">=", "<="),
     "AEXPR_NOT_BETWEEN_SYM": ("<", ">"),
 }
+# which setting is not known: one that means something else for names afterwards, and is not reported before 18
+ANY_SETTING = (Change(ChangeKind.OPAQUE), Change(ChangeKind.SET, "search_path"))
 COUNTED = MULTIPLIES_ROWS | CONSUMES_RANDOM  # how often something happens tells the values at hand
 _POPULATES = "#="  # hstore: a record, with values that are read as the types of its columns
 _READS = frozenset({Effect.SECRET_READ, Effect.DATA_SELECT, Effect.SHOW})  # and leaves nothing behind
@@ -88,13 +90,13 @@ class Calls(Findings):
         """What a call that leaves something behind is given may be read there: in a sequence, a message, a file."""
         functions = self.names.functions(names)
         callable_ = [f for f in functions if f.takes(count)] or functions
-        # what is the database's own and not volatile does not write
-        if args and any((f.volatile or f.schema == "pg_catalog") and f.effects - _READS for f in callable_):
-            origins = self.value(args, scope)
-            if origins:
-                self.stores[Store(ANYWHERE, tuple(sorted(origins)))] = None
-            return origins - ANYTHING
-        return None
+        return self.handed(self.value(args, scope)) if args and any(map(keeps, callable_)) else None
+
+    def handed(self, origins: Origins) -> Origins:
+        """What a call that leaves something behind is given."""
+        if origins:
+            self.stores[Store(ANYWHERE, tuple(sorted(origins)))] = None
+        return origins - ANYTHING
 
     def _filtered(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         """The FILTER clause of a call: what it selects by."""
@@ -114,17 +116,7 @@ class Calls(Findings):
         if count > 1 and any(map(_untyped, args)):
             self.untyped = "call"
         for function in callable_:
-            if function.constructs:
-                self.add(self.names.catalog.type_effects(function.result))
-            if function.name in RUNS_TYPE_INPUT:
-                self.row_input = True
-            if function.schema == "pg_catalog":
-                self.leaves_trace = self.leaves_trace or function.name in LEAVES_A_TRACE
-                self.multiplies = self.multiplies or function.name in COUNTED
-            if function.effects or function.name in _SPECIAL:
-                special = _SPECIAL.get(function.name) if function.schema == "pg_catalog" else None
-                if special is None or not special(self, function, args):
-                    self.call(function)
+            self._called(function, args)
         if count == 1:
             self._cast_to(names, lenient=True)
             if not overloads and self._is_column(names, args, scope):
@@ -136,6 +128,33 @@ class Calls(Findings):
                 self.add({Effect.EXEC_CALL})
             self.functions[".".join(names)] = None
         return NOTHING
+
+    def _called(self, function: Function, args: list[Node]) -> None:
+        """One overload that a call may mean, however it is written."""
+        if function.constructs:
+            self.add(self.names.catalog.type_effects(function.result))
+        if function.name in RUNS_TYPE_INPUT:
+            self.row_input = True
+        own = function.schema == "pg_catalog"
+        self.leaves_trace = self.leaves_trace or (own and function.name in LEAVES_A_TRACE)
+        # what lasts can be looked at later: whether, and how often, it was called
+        lasts = own and not function.effects <= _READS
+        self.multiplies = self.multiplies or lasts or (function.name in COUNTED and (own or not function.effects))
+        if function.effects or function.name in _SPECIAL:
+            special = _SPECIAL.get(function.name) if own else None
+            if special is None or not special(self, function, args):
+                self.call(function)
+
+    def attribute(self, name: str, base: Node | None = None) -> list[Function]:
+        """`expression.name`, where no column of that name is known: a call with one argument, if there is such one.
+
+        `base`: the expression; None: a row. Returns those that may be meant.
+        """
+        functions = [function for function in self.names.functions([name]) if function.takes(1)]
+        for function in functions:
+            self._called(function, [base or {}])
+        self._cast_to([name], lenient=True)
+        return functions
 
     def _is_column(self, names: list[str], args: list[Node], scope: Scope) -> bool:
         """`name(row)` is the same as `row.name`."""
@@ -166,7 +185,7 @@ class Calls(Findings):
         else:
             self.add(_SIDE_CHANNELS | {Effect.PRIV_TRIGGERS}, planned=False)
             self.unknown("`set_config` with a setting that the text does not show")
-            self.changes.append(Change(ChangeKind.OPAQUE))
+            self.changes.extend(ANY_SETTING)
         return True
 
     def _sequence(self, function: Function, args: list[Node]) -> bool:
@@ -272,6 +291,11 @@ class Calls(Findings):
                 # rows of a relation's type are made from data: its columns' types must all be harmless to make
                 if self.row_input or self.untyped == "call" or catalog.reads_text(type_oid):
                     self.add(catalog.type_effects(type_oid) or NONE)
+
+
+def keeps(function: Function) -> bool:
+    """Whether a call may leave something behind: what is a database's own and not volatile does not write."""
+    return (function.volatile or function.schema == "pg_catalog") and bool(function.effects - _READS)
 
 
 def _untyped(node: Node | None) -> bool:

@@ -172,7 +172,11 @@ class Commands(Defining):
         self.add({Effect.SHOW}, planned=False)
         self.add(inner.effects if analyze else inner.planned)
         self.absorb(inner, changes=analyze)
-        if not analyze:
+        if analyze:
+            # the query of a DECLARE is run, and no cursor is made: one of that name is another's
+            self.changes = [change for change in self.changes if change.kind is not ChangeKind.DECLARE]
+            self.filter(inner.columns)  # what sorting, keeping and sending the values took is told: their sizes
+        else:
             # planned only: nothing is written, and no prepared name or table comes to be
             self.writes.clear()
             self.stores.clear()

@@ -23,6 +23,11 @@ _JOINS = frozenset({"AT_AddInherit", "AT_AttachPartition"})
 _SEQUENCE = ("last_value", "log_cnt", "is_called")
 
 
+def _drops(body: Node) -> bool:
+    """ALTER ... DROP: what rests on a part may go with it, without CASCADE as well (the sequence of a column)."""
+    return any(c.get("AlterTableCmd", {}).get("subtype", "").startswith("AT_Drop") for c in body.get("cmds", ()))
+
+
 class Defining(SessionCommands):
     """Adds what defines and changes objects."""
 
@@ -61,7 +66,8 @@ class Defining(SessionCommands):
         # which schema of the path is the first that is there and may be used, the server alone knows
         if schema is None and (hidden or TEMP in self.names.path):
             self.writes[f"{TEMP}.{name}"] = None
-            self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, None, body, certain=False), maybe)
+            # where it is a permanent one, a temporary one of that name stays what it was
+            self.change(ChangeKind.TEMP_CREATE, name, Temporary(name, None, body, certain=False), True)
 
     def _shows_in(self, relation: Node) -> Iterator[str]:
         """The permanent relations whose rows those of a temporary child of this one are among."""
@@ -162,20 +168,23 @@ class Defining(SessionCommands):
             self._made(sequence, _SEQUENCE, maybe=bool(body.get("if_not_exists")))
             return
         names = definition.touches(body)
+        if tag in ("DropStmt", "DropOwnedStmt") or _drops(body):
+            self.change(ChangeKind.TEMP_CHANGE)  # others may be gone with what they rested on
         if names is None:
             self.change(ChangeKind.DEFINE)
             if TEMP in self.names.path or f"'{TEMP}" in repr(body):
                 self.change(ChangeKind.TEMP_TYPES)  # types in pg_temp are found before all others
             return
         # with pg_temp further down the path another one of that name may be what is dropped
-        dropped = tag == "DropStmt" and TEMP not in self.names.path
+        dropped = tag == "DropStmt" and self.names.path_known and TEMP not in self.names.path
         for schema, name in names:
             own = (schema or "").startswith(TEMP)
             if own or schema is None:
-                self.change(ChangeKind.TEMP_CHANGE, name, dropped)
+                # `pg_temp_3` may be another session's, or none: IF EXISTS passes it over
+                self.change(ChangeKind.TEMP_CHANGE, name, dropped and schema in (None, TEMP))
             if not own:
                 self.change(ChangeKind.DEFINE, f"{schema}.{name}" if schema else name)
-        if tag == "RenameStmt" and len(names) > 1:  # a relation, and no part of one
+        if tag == "RenameStmt" and len(names) > 1 and (names[0][0] or TEMP).startswith(TEMP):  # of a whole relation
             self.change(ChangeKind.TEMP_RENAME, names[0][1], body["newname"])
         self._mixing(tag, body)
 

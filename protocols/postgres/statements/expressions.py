@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from protocols.contract import ANYWHERE
-from protocols.postgres.statements.calls import Calls
+from protocols.postgres.statements.calls import Calls, keeps
 from protocols.postgres.statements.nodes import CHILDREN, FIELDS, KEYWORD_FUNCTIONS, Node, strings
 from protocols.postgres.statements.scope import ANYTHING, NOTHING, SYSTEM_COLUMNS, Origins, Output, Scope
 
 # expressions whose values keep their type
 _AS_THEY_ARE = frozenset({"A_Const", "A_Star", "ColumnRef", "List", "ParamRef", "ResTarget", "SortBy", "NullTest"})
+_GIVEN = frozenset({"args", "arg"})  # what a call is given, by either of its spellings
 
 
 class Expressions(Calls):
@@ -65,7 +66,7 @@ class Expressions(Calls):
                 self.keyword_function(tag)
             for name, child_tag in CHILDREN[tag]:
                 child = body.get(name)
-                if child is not None and not (name == "args" and self.walked is body):
+                if child is not None and not (name in _GIVEN and self.walked is body):
                     stack.append(child if child_tag is None else (child_tag, child))
         if self.multiplies:
             self.filter(found)  # how many rows come back tells the value
@@ -121,7 +122,8 @@ class Expressions(Calls):
             if column in SYSTEM_COLUMNS and source.has_system_columns:
                 return NOTHING
             # not a column that is known: it may still be one, or a call in attribute notation
-            self.attribute(column)
+            if any(map(keeps, self.attribute(column))):
+                self.handed(source.everything)
             return source.loose_column(column) if source.names is None else source.everything
         self.attribute(column)
         self.blind = True
@@ -140,13 +142,6 @@ class Expressions(Calls):
             self.columns[origin] = None
         return origins
 
-    def attribute(self, name: str) -> None:
-        """`expression.name`, where no column of that name is known: a call with one argument, if there is such one."""
-        for function in self.names.functions([name]):
-            if function.effects and function.takes(1):
-                self.call(function)
-        self._cast_to([name], lenient=True)
-
     def _indirection(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         found: set[str] = set()
         base = body.get("arg", {})
@@ -154,7 +149,7 @@ class Expressions(Calls):
         if "ColumnRef" in base:
             names = strings(base["ColumnRef"].get("fields"))
             row = scope.row(names[0]) if len(names) == 1 else None
-        first = True
+        first, given = True, False
         for step in body.get("indirection", ()):
             if "A_Indices" in step:
                 found |= self.expression(step, scope, outputs)
@@ -162,13 +157,17 @@ class Expressions(Calls):
                 name = step["String"].get("sval", "")
                 column = row.column(name) if row is not None and first else None
                 if column is None:
-                    self.attribute(name)
+                    if any(map(keeps, self.attribute(name, base))) and not given:
+                        found |= self.handed(self.value(base, scope))
+                        given = True
                 else:
                     found |= column
                     self.columns.update(dict.fromkeys(column))
             elif "A_Star" not in step:
                 self.unknown("an indirection that is not understood here")
             first = False
+        if given:
+            self.walked = body  # a second walk at each level would make a deep nest of calls endless
         return frozenset(found)
 
     # ------------------------------------------------------------ nodes with more to them than their children

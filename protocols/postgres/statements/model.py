@@ -32,7 +32,7 @@ class ChangeKind(enum.Enum):
     CLOSE = "close"
     DEFINE = "define"  # DDL
     TEMP_CREATE = "temp create"
-    TEMP_CHANGE = "temp change"  # value: whether it was dropped
+    TEMP_CHANGE = "temp change"  # value: whether it was dropped; without a name: any of them may be
     TEMP_RENAME = "temp rename"  # value: the new name
     TEMP_FILL = "temp fill"  # value: the relations whose rows went into it, `*` for any
     TEMP_MIX = "temp mix"  # rows of one temporary relation may from now on be read through another

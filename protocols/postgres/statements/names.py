@@ -101,7 +101,7 @@ class NameSpace:
             own = next((t for t in self.temporaries if t.name == name), None)
             if own is not None:
                 found.append(Target(f"{TEMP}.{name}", temporary=own))
-                if own.certain:
+                if own.certain and self.path_known:  # a path may name the temporary schema, behind others
                     return found
         if not self.path_known:
             found.append(Target(f"unknown.{name}", why="search_path is not known"))

@@ -196,6 +196,7 @@ class Queries(Sources):
                 output = Output(None, output.everything)
                 if "cycle_clause" in cte:
                     self.expression(("CTECycleClause", cte["cycle_clause"]), scope)
+                    self.filter(output.everything)  # it ends where a value comes again: how many rows there are tells
             scope.ctes[name] = output
         return scope
 

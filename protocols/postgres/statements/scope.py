@@ -127,6 +127,9 @@ class Source:
         if base:
             return {*base, *self._catalog.made_of(relation.oid, relation.columns[name][0])}
         # a computed column of a view: it may carry anything that the view reads
+        behind = self._catalog.behind(relation.oid)
+        if behind is not None:
+            return {own, *behind}
         return {own, *(f"{r}.*" for r in self._catalog.facts(relation.oid).reads[1:])}
 
     def copied(self, name: str) -> Copied | None:

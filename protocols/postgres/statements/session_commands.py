@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pgparse
 
 from protocols.contract import Analysis, Cacheable, Effect
-from protocols.postgres.settings import canonical, set_effect
+from protocols.postgres.settings import READ_ONLY, TRANSACTIONS, canonical, set_effect
 from protocols.postgres.statements.model import Change, ChangeKind, Prepared, Source
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.nodes import Node, constant
@@ -47,6 +47,9 @@ class SessionView(Protocol):
 
     @property
     def path_emptied(self) -> bool: ...
+
+    @property
+    def writable(self) -> bool: ...
 
 
 class SessionCommands(Writes):
@@ -104,13 +107,16 @@ class SessionCommands(Writes):
         else:
             self.unknown("a transaction statement that is not understood here")
 
-    def _transaction_options(self, options: Any) -> None:
+    def _transaction_options(self, options: Any, characteristics: bool = False) -> None:
+        """Of one transaction, or of those to come (`characteristics`)."""
         for option in options:
             element = option.get("DefElem", {})
             name = element.get("defname", "")
             if name == "transaction_read_only":
-                if not boolean(element.get("arg")):
+                if not boolean(element.get("arg")) and not self.session.writable:
                     self.add({Effect.SESSION_GUARD}, planned=False)
+                if characteristics:
+                    self.change(ChangeKind.SET, READ_ONLY)
             elif name not in _PLAIN_TRANSACTION:
                 self.unknown("a transaction mode that is not understood here")
 
@@ -123,7 +129,7 @@ class SessionCommands(Writes):
         self.kind = "reset" if kind.startswith("VAR_RESET") else "set"
         if kind == "VAR_SET_MULTI":
             if name in ("transaction", "session characteristics"):
-                self._transaction_options(body.get("args", ()))
+                self._transaction_options(body.get("args", ()), name != "transaction")
                 self.add({Effect.SESSION_SET if name != "transaction" else Effect.TX}, planned=False)
             elif name == "transaction snapshot":
                 self.add({Effect.TX}, planned=False)
@@ -143,6 +149,8 @@ class SessionCommands(Writes):
                 effect = set_effect(name, None)
                 if effect not in self.session.altered() and (name != "search_path" or self.session.path_emptied):
                     effect = Effect.SESSION_SET
+            elif name in TRANSACTIONS and self.session.writable and (value is not None or kind != "VAR_SET_VALUE"):
+                effect = Effect.SESSION_SET  # it takes back what the session itself has set
             else:
                 effect = set_effect(name, value)
             self.add({effect}, planned=False)

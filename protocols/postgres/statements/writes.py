@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from protocols.contract import Effect
+from protocols.postgres.statements.calls import ANY_SETTING
 from protocols.postgres.statements.lineage import where_of
 from protocols.postgres.statements.model import Change, ChangeKind
 from protocols.postgres.statements.names import Target
@@ -91,9 +92,10 @@ class Writes(Stores):
                 },
                 planned=False,
             )
+            self.changes.extend(ANY_SETTING)
         else:
             self.add({Effect.PRIV_ROLE, Effect.DDL_ALTER}, planned=False)
-        self.changes.append(Change(ChangeKind.OPAQUE))
+            self.changes.append(Change(ChangeKind.OPAQUE))
 
     def _cascade(self, start: int, event: str, changed: frozenset[str]) -> None:
         """Foreign keys with ON DELETE or ON UPDATE actions change the tables that point here."""
