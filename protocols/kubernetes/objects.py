@@ -7,6 +7,7 @@ and tags of YAML, more than one document, lone surrogates, NaN, bytes after the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -20,6 +21,8 @@ from protocols.kubernetes.errors import Unreadable
 MAX_BODY = 3 * 1024 * 1024  # bytes; the API server's own limit on a request
 MAX_YAML = 256 * 1024  # bytes; reading YAML takes a hundred times as long as JSON, on the loop that carries traffic
 MAX_DEPTH = 100
+# NEL, LS and PS end a line in YAML 1.1, which the API server reads, and a byte order mark is skipped at its beginning
+_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 
 JSON_TYPES = frozenset({"application/json", "application/json-patch+json", "application/merge-patch+json",
                         "application/strategic-merge-patch+json"})  # fmt: skip
@@ -84,6 +87,8 @@ def read_yaml(body: bytes) -> Any:
         raise Unreadable("the body is more yaml than is read: send json")
     try:
         text = body.decode()
+        if _BREAKS.search(text, text.startswith("\ufeff")):
+            raise Unreadable("the body holds a character that ends a line of yaml for some, and not for others")
         _check_events(YAML(typ="safe", pure=True).parse(text))
         return _shallow(_plain(YAML(typ="safe", pure=True).load(text)))
     except UnicodeDecodeError:
@@ -117,8 +122,9 @@ def _check_text(value: Any) -> None:
 def _check_events(events: Iterable[Any]) -> None:
     documents = 0
     for event in events:
-        if isinstance(event, AliasEvent):
-            raise Unreadable("the body holds a yaml alias: write the value out")
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None) is not None:
+            # readers differ on where an anchor's name ends
+            raise Unreadable("the body holds a yaml alias or anchor: write the value out")
         if isinstance(event, DocumentStartEvent):
             documents += 1
             if documents > 1 or event.version is not None or event.tags:

@@ -230,6 +230,16 @@ class Answers(Masking):
         if verdict.renames:
             self.port.catalog_changed()
 
+    def _ran_early(self, entry: Pending) -> None:
+        """Code that ran while its statement was prepared may have left anything behind."""
+        verdict = entry.verdict
+        assert verdict is not None
+        if verdict.touches:
+            self.tainted = True
+            self.insert_id = self.insert_id or self._chooses_id(verdict)
+        if verdict.changes:
+            self._failed(entry, verdict.command.statements)
+
     def _applied(self, statements: tuple[Statement, ...], changes: bool) -> None:
         if not changes:
             return
@@ -267,12 +277,12 @@ class Answers(Masking):
         verdict = entry.verdict
         replaced: bytes | None = None
         if verdict is not None:
-            if entry.command == Command.STMT_PREPARE:
+            if entry.command == Command.STMT_PREPARE and not entry.early:
                 self._command(entry, b"prepare")  # it never gets an execution: on record with its error
             if self.masking and (verdict.touches or self._redefined(entry)):
                 self.tainted = True
                 replaced = self._scrubbed(buf, pos, stop)
-            if verdict.changes and entry.command in _RUNS:
+            if verdict.changes and (entry.command in _RUNS or entry.early):
                 self._failed(entry, verdict.command.statements)
             if verdict.renames and entry.command in _RUNS:
                 self.port.catalog_changed()  # a part of it may have been done

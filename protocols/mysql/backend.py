@@ -7,11 +7,12 @@ from collections.abc import Callable
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.executing import LAST
-from protocols.mysql.framing import HEADER, MAX_PART, payload
+from protocols.mysql.framing import HEADER, MAX_PART, packet, payload
 from protocols.mysql.messages import (
     EOF,
     ERR,
     MAX_EOF,
+    ColumnDefinition,
     Command,
     Eof,
     Ok,
@@ -19,6 +20,7 @@ from protocols.mysql.messages import (
     Status,
 )
 from protocols.mysql.pending import Awaited, Pending
+from protocols.mysql.results import unsized
 from protocols.mysql.roundtrip import RoundTrip
 from protocols.mysql.settings import charset_of, modes_of
 
@@ -115,7 +117,8 @@ class Backend(RoundTrip):
                 continue
             if pos > run:
                 self.down.append(buf[run:pos])
-            self.down.append(replaced)
+            if replaced:
+                self.down.append(replaced)
             self._ran = run = stop
         return run
 
@@ -179,21 +182,30 @@ class Backend(RoundTrip):
         entry.left, entry.then_left = made.parameters, made.columns
         if entry.left or entry.then_left:
             if not entry.left:
-                entry.left, entry.then_left = entry.then_left, 0
+                self._columns_next(entry)
             entry.awaited = Awaited.MARKERS
         else:
             self._prepared_done(entry)
         return None
 
+    def _columns_next(self, entry: Pending) -> None:
+        """Behind the definitions of the parameters: those of the columns, which say as much as a result's."""
+        entry.left, entry.then_left = entry.then_left, 0
+        entry.definitions, entry.raw = [], []
+        entry.started = entry.started or self.port.now_ns()
+
     def _marker(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
+        replaced: bytes | None = None
+        if self.masking and entry.definitions is not None:
+            replaced = self._shown_definition(entry, buf, pos, stop)
         entry.left -= 1
         if entry.left:
-            return None
+            return replaced
         if not self.deprecate_eof:
             entry.awaited = Awaited.MARKERS_END
         else:
             self._markers_done(entry)
-        return None
+        return replaced
 
     def _markers_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         Eof.decode(payload(buf, pos, stop))
@@ -202,7 +214,7 @@ class Backend(RoundTrip):
 
     def _markers_done(self, entry: Pending) -> None:
         if entry.then_left:
-            entry.left, entry.then_left = entry.then_left, 0
+            self._columns_next(entry)
             entry.awaited = Awaited.MARKERS
         else:
             self._prepared_done(entry)
@@ -212,21 +224,37 @@ class Backend(RoundTrip):
         assert prepared is not None
         self.prepared[prepared.id] = prepared
         self.last_prepared = prepared
+        if entry.early:
+            self._ran_early(entry)
+            entry.tag = b"prepared"
+            self._finish(entry, b"ok")
         self._done()
 
     def _field(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         head = buf[pos + HEADER]
         if head == ERR:
             return self._error(entry, buf, pos, stop)
-        self._capture(entry, buf[pos:stop])
-        if head == EOF:
-            ok, status = self._end(payload(buf, pos, stop))
-            if status & _MORE_RESULTS:
-                raise ProtocolError("further results of a command that has one")
-            self._completed(entry, status, ok)
-        else:
+        if head != EOF:
             entry.rows += 1
+            replaced = self._unsized_field(buf, pos, stop) if self.masking else None
+            self._capture(entry, buf[pos:stop] if replaced is None else replaced)
+            return replaced
+        self._capture(entry, buf[pos:stop])
+        ok, status = self._end(payload(buf, pos, stop))
+        if status & _MORE_RESULTS:
+            raise ProtocolError("further results of a command that has one")
+        self._completed(entry, status, ok)
         return None
+
+    def _unsized_field(self, buf: bytes, pos: int, stop: int) -> bytes | None:
+        """A column of a temporary table or a view may be as wide as a value that is masked."""
+        field = ColumnDefinition.decode(payload(buf, pos, stop), field_list=True)
+        schema, table = (name.decode("utf-8", "replace") for name in (field.schema, field.org_table))
+        catalog = self._snapshot()
+        known = catalog.relation(schema, table) if catalog is not None else None
+        if known is not None and known.kind != "view" and self.state.temporary(schema, table) is None:
+            return None
+        return packet(buf[pos + 3], unsized(field).encode())
 
     def _text(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         if buf[pos + HEADER : pos + HEADER + 1] == b"\xff":

@@ -1,8 +1,8 @@
 """What each command asks, judged where it could first take effect.
 
 A command that is another way of saying a statement is judged as that statement: COM_INIT_DB as USE, COM_FIELD_LIST as
-SHOW COLUMNS, COM_PROCESS_INFO as SHOW PROCESSLIST, COM_STATISTICS as SHOW GLOBAL STATUS. KILL of an id that the gateway
-gave out is carried out by the gateway, and only on the same identity's sessions.
+SHOW COLUMNS (of a view in MariaDB as EXPLAIN), COM_PROCESS_INFO as SHOW PROCESSLIST, COM_STATISTICS as SHOW GLOBAL
+STATUS. KILL of an id that the gateway gave out is carried out by the gateway, and only on the same identity's sessions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from protocols.contract import Action, Analysis, Decision, Effect
 from protocols.mysql import errors
+from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import ProtocolError
 from protocols.mysql.executing import Executing, digest
 from protocols.mysql.framing import packet, parts, payload
@@ -62,8 +63,20 @@ class Commands(Executing):
         return self._statement(message, text, sequence, b"init_db", Awaited.SIMPLE, Command.INIT_DB)
 
     def _field_list(self, message: bytes, body: bytes, sequence: int) -> bool:
-        text = b"SHOW COLUMNS FROM " + _quoted(FieldList.decode(body).table)
+        table = FieldList.decode(body).table
+        # of a view MariaDB works out its columns, with what they call; not so where a statement asks for them
+        looks = b"EXPLAIN SELECT * FROM " if self._runs_views(table) else b"SHOW COLUMNS FROM "
+        text = looks + _quoted(table)
         return self._statement(message, text, sequence, b"field_list", Awaited.FIELDS, Command.FIELD_LIST)
+
+    def _runs_views(self, table: bytes) -> bool:
+        catalog = self.port.catalog()
+        if self.state.flavour == "mysql":
+            return False
+        if not isinstance(catalog, Catalog):
+            return True
+        relation = catalog.relation(self.state.database or "", table.decode("utf-8", "replace"))
+        return relation is not None and relation.kind == "view"
 
     def _process_info(self, message: bytes, body: bytes, sequence: int) -> bool:
         text = b"SHOW PROCESSLIST"

@@ -12,6 +12,7 @@ from protocols.contract import Action, Analysis, Cacheable, Decision, Effect
 from protocols.mysql import errors, evidence
 from protocols.mysql.catalog import Catalog
 from protocols.mysql.errors import Code, ProtocolError
+from protocols.mysql.flows import opens
 from protocols.mysql.framing import packet
 from protocols.mysql.judging import ELSEWHERE
 from protocols.mysql.messages import Command, StmtFetch, StmtId, StmtSendLongData
@@ -38,6 +39,29 @@ _AMBIGUOUS = CommandAnalysis(
 )
 
 
+def _runs_early(verdict: Verdict, catalog: Catalog | None) -> bool:
+    """Whether MariaDB may run code of the database's own while it prepares this.
+
+    It works out how wide `ROUND(1.5, (SELECT f()))` is by running f: a query without tables is a constant to it, in a
+    view as well.
+    """
+    analysis = verdict.command.analysis
+    if not opens(analysis):
+        return False
+    text = verdict.text.lower()
+    return (
+        text.count(b"select") > text.lstrip(b" \t\n\v\f\r(").startswith(b"select")
+        or catalog is None
+        or any(_no_table(catalog, name) for name in analysis.reads)
+    )
+
+
+def _no_table(catalog: Catalog, name: str) -> bool:
+    schema, _, table = name.partition(".")
+    relation = catalog.relation(schema, table)
+    return relation is None or relation.kind == "view"
+
+
 class Executing(Settling):
     """Mixed into `MysqlSession`. A handler answers False where it must wait and is to be asked again."""
 
@@ -61,9 +85,19 @@ class Executing(Settling):
             self._command(entry, b"prepare")
             self._settle(entry, [message], sequence, (), lambda: b"")
             return True
-        # nothing runs yet: on record only if the server refuses it; its executions are judged and recorded
-        entry.prepared = Prepared(text, verdict, self._epoch, self.state)
-        self._send(entry, [message], sequence)
+        entry.prepared = prepared = Prepared(text, verdict, self._epoch, self.state)
+        if self.state.flavour == "mysql" or not _runs_early(verdict, catalog):
+            # nothing runs yet: on record only if the server refuses it; its executions are judged and recorded
+            self._send(entry, [message], sequence)
+            return True
+        entry.early = True
+        self._command(entry, b"prepare")
+
+        def told() -> bytes:
+            meant = self._meant(verdict, prepared.lexing)
+            return digest(Command.STMT_PREPARE, prepared.database, text, meant)
+
+        self._settle(entry, [message], sequence, (), told)
         return True
 
     def _kill_prepared(self, entry: Pending, sequence: int) -> None:

@@ -44,9 +44,10 @@ _ACCESS_DENIED = errors.text_of(errors.ACCESS_DENIED)
 # What holds in a new session and changes what texts mean. The server's own defaults and its init_connect decide it.
 _SESSION = (
     "SELECT @@session.sql_mode, @@session.character_set_client, @@session.collation_connection,"
-    " @@session.autocommit, @@lower_case_table_names, DATABASE(), VERSION(), @@session.{}"
+    " @@session.autocommit, @@lower_case_table_names, DATABASE(), VERSION(), @@session.{}, @@session.{}"
 )
 _READ_ONLY = {"mariadb": "tx_read_only", "mysql": "transaction_read_only"}
+_TIME_LIMIT = {"mariadb": "max_statement_time", "mysql": "max_execution_time"}
 
 
 class Remembered(Protocol):
@@ -239,20 +240,22 @@ def _state(
     upstream: Exchange, ready: login.LoggedIn, started: Startup, admission: Admission
 ) -> Generator[Any, Any, SessionState]:
     """The session as the server has it: its defaults and its init_connect may have set anything."""
-    rows = yield from login.query(upstream, ready.capabilities, _SESSION.format(_READ_ONLY[ready.greeting.flavour]))
-    if len(rows) != 1 or len(rows[0]) != 8:
+    flavour = ready.greeting.flavour
+    asked = _SESSION.format(_READ_ONLY[flavour], _TIME_LIMIT[flavour])
+    rows = yield from login.query(upstream, ready.capabilities, asked)
+    if len(rows) != 1 or len(rows[0]) != 9:
         raise ProtocolError("the upstream does not say what holds in its session")
     try:
         values = [None if v is None else v.decode(startup.codec(started.charset)) for v in rows[0]]
     except UnicodeDecodeError:
         raise ProtocolError("the upstream says what holds in its session in another character set") from None
-    mode, charset, collation, autocommit, folding, database, version, read_only = values
+    mode, charset, collation, autocommit, folding, database, version, read_only, time_limit = values
     if folding not in ("0", "1", "2"):
         raise ProtocolError("the upstream has an unknown lower_case_table_names")
     version = version or ""
     state = SessionState(
         # not the greeting's version: that came before TLS
-        flavour="mariadb" if "mariadb" in version.lower() else ready.greeting.flavour,
+        flavour="mariadb" if "mariadb" in version.lower() else flavour,
         version=version_numbers(version),
         charset=charset_of(charset),
         collation=collation or "",
@@ -265,5 +268,6 @@ def _state(
     state.status(ready.ok.status)
     state.autocommit = autocommit == "1"
     state.writable = read_only == "0"
+    state.unlimited = time_limit in ("0", "0.000000")
     state.started()
     return state

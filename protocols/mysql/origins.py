@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from protocols.contract import ANY_RELATION, Analysis, Origin, ResultColumn, ResultShape
@@ -269,6 +270,8 @@ _PLAN = frozenset(
      "r_rows", "r_filtered", "extra"}
 )  # fmt: skip
 _MAINTENANCE = frozenset({"check table", "analyze table", "optimize table", "repair table"})
+# columns with names out of the text that made a table, and nothing that a server made of its rows
+_NAMES = frozenset({"field", "table", "key", "privileges", "comment", "collation"})
 
 
 def _listed(
@@ -285,7 +288,8 @@ def _listed(
     if insert_id and kind.startswith("show ") and kind.endswith(" variables"):
         return [_CLEAR if name == "variable_name" else _SECRET for name in names]
     if _SCHEMA.fullmatch(kind):
-        return [_SECRET if name == "checksum" else _CLEAR for name in names]
+        made = _structure(statement.analysis, catalog, state)
+        return [_SECRET if name == "checksum" else _CLEAR if name in _NAMES else made for name in names]
     if kind in ("show warnings", "show errors"):
         return [_SECRET if tainted and name not in ("level", "code") else _CLEAR for name in names]
     if kind == "help":
@@ -293,7 +297,8 @@ def _listed(
     if kind in _MAINTENANCE:
         return [_CLEAR if name in ("table", "op", "msg_type") else _SECRET for name in names]
     if kind == "describe" and _DESCRIBED.issuperset(names):
-        return [_CLEAR] * len(names)
+        made = _structure(statement.analysis, catalog, state)
+        return [_CLEAR if name in _NAMES else made for name in names]
     if kind in ("explain", "analyze"):
         if opens(statement.analysis):
             return [_SECRET] * len(names)
@@ -303,6 +308,15 @@ def _listed(
     if kind.startswith("handler"):
         return _handler(statement.text, catalog, state)
     raise Untraceable("a statement whose answer may hold anything")
+
+
+def _structure(analysis: Analysis, catalog: Catalog, state: SessionState) -> Output:
+    """What a temporary table looks like: MariaDB makes a column as wide as the values of a query's constants say, and a
+    variable or a scalar query is one. (A table that stays is made of masked values only where a policy grants copies.)
+    """
+    made = (state.temporary(*name.split(".", 1)) for name in analysis.reads if "." in name)
+    sources = tuple(dict.fromkeys(source for one in made if one is not None for source in one.sources))
+    return Output(None, _read_flow(replace(analysis, reads=sources, writes=()), catalog)) if sources else _CLEAR
 
 
 def _read_flow(analysis: Analysis, catalog: Catalog) -> Flow:

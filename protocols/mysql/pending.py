@@ -120,6 +120,9 @@ class Pending(Answered):
     then_left = 0
     rewriter: Any = None  # results.RowRewriter
     definitions: list[bytes] | None = None  # payloads of the column definitions of the present result
+    raw: list[bytes] | None = None  # the same as they came, with their headers, until all of them are known
+    waits = 0  # bytes of those
+    early = False  # a preparation that may run code of the database's own: on record, like an execution
     keeps_head = False  # the client asked for a cursor
     head = b""  # then: the column count and the definitions, as they went to the client
     cursor: Cursor | None = None

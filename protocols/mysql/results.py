@@ -8,6 +8,7 @@ INVARIANT: a row that is not understood to its last byte is an error (`MaskError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from protocols.contract import MaskPlan
@@ -15,7 +16,7 @@ from protocols.mysql import rows
 from protocols.mysql.fields import string
 from protocols.mysql.framing import HEADER, MAX_PART, packet, parts, payload
 from protocols.mysql.messages import ColumnDefinition
-from protocols.mysql.values import MaskError, scalar, value_rewriter
+from protocols.mysql.values import BINARY_COLLATION, MaskError, scalar, value_rewriter
 
 __all__ = ["MaskError", "RowRewriter"]
 
@@ -39,6 +40,7 @@ class RowRewriter:
         if len(plan.columns) != len(definitions):
             raise MaskError("the mask plan does not fit the columns")
         self.plan = plan
+        self.heads: Mapping[int, bytes] = {}  # definitions in place of the server's, by column: payloads
         self.width = len(definitions)
         self.binary = binary
         # per column None (passes), the bytes that stand for every value, or the function that masks one; in text form
@@ -169,6 +171,42 @@ class RowRewriter:
         out.append(body[copied:end])
         return (bytes(nulls) if nulls is not None else body[:start]) + b"".join(out)
 
+
+def unsized(definition: ColumnDefinition) -> ColumnDefinition:
+    """The definition of a computed column that is withheld: names, sign and the family of its type.
+
+    MariaDB works out length, decimals and type of an expression from the values of its constants, and a variable or a
+    scalar query is one: `REPEAT('x', @n)` is `@n` characters wide, whatever becomes of its rows.
+    """
+    kind, length, decimals, charset = _UNSIZED.get(definition.type, (definition.type, _WIDEST, 0, None))
+    return replace(
+        definition,
+        charset=definition.charset if charset is None else charset,
+        length=length,
+        type=kind,
+        flags=definition.flags & _KEPT_FLAGS,
+        decimals=decimals,
+    )
+
+
+_T = rows.FieldType
+_WIDEST = 0xFFFFFFFF
+_TEXT_WIDTH = 65535  # bytes
+_UNSIGNED, _BINARY = 1 << 5, 1 << 7
+_KEPT_FLAGS = _UNSIGNED | _BINARY
+# by type: (type, length, decimals, collation; None: the column's own)
+_UNSIZED: Mapping[int, tuple[int, int, int, int | None]] = {
+    **dict.fromkeys(
+        (_T.DECIMAL, _T.NEWDECIMAL, _T.TINY, _T.SHORT, _T.INT24, _T.LONG, _T.LONGLONG, _T.YEAR),
+        (_T.NEWDECIMAL, 67, 30, BINARY_COLLATION),
+    ),
+    **dict.fromkeys((_T.FLOAT, _T.DOUBLE), (_T.DOUBLE, 23, 31, BINARY_COLLATION)),
+    **dict.fromkeys((*rows.TEMPORAL, _T.TIME, _T.NEWDATE), (_T.DATETIME, 26, 6, BINARY_COLLATION)),
+    **dict.fromkeys(
+        (_T.VARCHAR, _T.VAR_STRING, _T.STRING, _T.ENUM, _T.SET, _T.TINY_BLOB, _T.MEDIUM_BLOB, _T.LONG_BLOB, _T.BLOB),
+        (_T.VAR_STRING, _TEXT_WIDTH, 0, None),
+    ),
+}  # fmt: skip
 
 _STRING, _TEMPORAL = -1, -2  # in place of a size
 _TEMPORAL_SIZES = frozenset((0, 4, 7, 8, 11, 12))

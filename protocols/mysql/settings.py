@@ -144,6 +144,15 @@ def modes_of(value: str | None) -> frozenset[str] | None:
     return frozenset(found)
 
 
+def reads_alike(value: str | None, now: frozenset[str] | None) -> bool:
+    """Whether texts mean under this sql_mode what they mean now: drivers that ask for IGNORE_SPACE add to the modes."""
+    modes = modes_of(value)
+    return modes is not None and now is not None and modes - _MILD == now - _MILD
+
+
+TIME_LIMITS = frozenset({"max_statement_time", "max_execution_time"})
+
+
 def set_effect(name: str, value: str | None) -> Effect:
     """The effect of SET SESSION `name` = `value`; `value` None: a value that the text does not show."""
     name = name.lower()

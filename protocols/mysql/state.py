@@ -65,6 +65,7 @@ class SessionState:
         self.autocommit = True
         self.in_transaction = False
         self.writable = False  # transactions were no read-only ones by default when it began, whatever it set since
+        self.unlimited = False  # no statement's time was limited when it began, likewise
         self.opaque = False  # code ran that nobody saw
         self.user: str | None = None  # the account that the session is logged in as upstream
         self.prepared: dict[str, Prepared] = {}
@@ -168,7 +169,7 @@ class SessionState:
         self.variables.clear()
         self.temporaries.clear()
         self.settings.clear()
-        self.opaque = self._overflow = self.writable = False
+        self.opaque = self._overflow = self.writable = self.unlimited = False
         self.charset, self.sql_mode = charset, mode
         self.in_transaction = False
         self.remembered += 1
@@ -331,6 +332,7 @@ class SessionState:
                 self.database_known,
                 self.multi_statements,
                 self.writable,
+                self.unlimited,
                 self.lower_case_table_names,
                 self.opaque,
                 self._overflow,

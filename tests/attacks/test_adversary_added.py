@@ -131,6 +131,9 @@ def test_a_portal_that_writes_is_bound_again_once_its_temporary_table_was_filled
     else:
         talk.client(bound + SYNC)
         talk.server(*described, ready("T"))
+        part = execute("p", 1) + SYNC  # a fetch size: its own name is no reason to refuse it
+        assert talk.client(part) == part
+        talk.server(wire.SUSPENDED, ready("T"))
         talk.client(fill + SYNC)
         talk.server(*filled, ready("T"))
         sent = talk.client(execute("p") + SYNC)

@@ -17,10 +17,10 @@ from protocols.mysql.statements.queryread import VERBS
 from protocols.mysql.statements.reader import Reader
 from protocols.mysql.statements.walk import Walk
 
-# planning runs constant subqueries and functions of constants, but writes nothing
-_PLANNED_AWAY = frozenset(
-    {Effect.DATA_INSERT, Effect.DATA_UPDATE, Effect.DATA_DELETE, Effect.DATA_WRITE, Effect.ADMIN_LOCK}
-)
+# planning runs constant subqueries and functions of constants, but changes no table. MariaDB asks a sequence for its
+# next number where that is looked for in a key
+_CHANGES = frozenset({Effect.DATA_INSERT, Effect.DATA_UPDATE, Effect.DATA_DELETE})
+_PLANNED_AWAY = _CHANGES | {Effect.ADMIN_LOCK}
 
 
 def explain(
@@ -67,13 +67,17 @@ def explain(
         inner = Walk(state, walk.catalog, walk.depth)
         kind, _ = dispatch(reader.rest(), inner)
         if not runs:
+            held = _locks(inner)
             inner.effects -= _PLANNED_AWAY
+            if held:
+                walk.add(Effect.ADMIN_LOCK)
             inner.reads.update(inner.writes)
             inner.writes.clear()
             inner.stores.clear()
             inner.where = Where.NONE
         walk.merge(inner.analysis(kind))
         walk.named, walk.constants = inner.named, inner.constants
+        walk.fleeting = walk.fleeting or inner.fleeting
         walk.add(Effect.SHOW)
         if runs:
             walk.changes += inner.changes
@@ -97,3 +101,14 @@ def explain(
         walk.effects.discard(Effect.SECRET_READ)
     walk.add(Effect.SHOW)
     return "describe", None
+
+
+def _locks(inner: Walk) -> bool:
+    """Whether the plan leaves locks: rows found by their key are read while planning, with the locks that go with the
+    statement, and a transaction keeps those.
+    """
+    changes = Effect.DATA_SELECT in inner.effects and not _CHANGES.isdisjoint(inner.effects)
+    if not changes and Effect.ADMIN_LOCK not in inner.effects:
+        return False
+    inner.fleeting = True  # it rests on the transaction
+    return inner.state.in_transaction or not inner.state.autocommit

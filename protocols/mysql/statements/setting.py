@@ -9,7 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocols.contract import Effect
-from protocols.mysql.settings import SAFE_CHARACTER_SETS, SAFE_COLLATIONS, charset_of, set_effect
+from protocols.mysql.settings import (
+    SAFE_CHARACTER_SETS,
+    SAFE_COLLATIONS,
+    TIME_LIMITS,
+    charset_of,
+    reads_alike,
+    set_effect,
+)
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.model import ChangeKind, Variable
 from protocols.mysql.statements.queryread import expression
@@ -171,8 +178,17 @@ def _variable(reader: Reader, walk: Walk, scope: str, *, certain: bool = True) -
         if certain:
             return
         value = None
-    walk.add(set_effect(name, value))
+    walk.add(_effect(name, value, walk) if certain else set_effect(name, value))
     walk.change(ChangeKind.SET, name, value)
+
+
+def _effect(name: str, value: str | None, walk: Walk) -> Effect:
+    """`set_effect` of what is surely this session's own setting, by what the session began with."""
+    if name == "sql_mode" and reads_alike(value, walk.state.sql_mode):
+        return Effect.SESSION_SET
+    if name in TIME_LIMITS and walk.state.unlimited:
+        return Effect.SESSION_SET  # any limit is stricter than none, and none is what the server wanted
+    return set_effect(name, value)
 
 
 def _value(tokens: Sequence[Token], walk: Walk) -> None:
@@ -256,7 +272,7 @@ def set_statement(
             value.append(token)
         if _literal(value) is None:
             _value(value, walk)
-        effect = set_effect(name, _literal(value))
+        effect = _effect(name, _literal(value), walk) if name in TIME_LIMITS else set_effect(name, _literal(value))
         walk.constants = True
         walk.add(effect)
         if effect in (Effect.SESSION_PARSE_STATE, Effect.SESSION_OTHER):

@@ -94,14 +94,22 @@ def _like(reader: Reader, walk: Walk) -> None:
 def _columns(reader: Reader, walk: Walk) -> None:
     if not reader.any_of(("FROM", "IN")):
         raise Unreadable("a SHOW that is not understood")
-    reader.qualified()
+    schema, name = reader.qualified()
     if reader.any_of(("FROM", "IN")):
-        reader.name()
+        schema = reader.name()
+    _structure(walk, schema, name)
     _like(reader, walk)
 
 
+def _structure(walk: Walk, given: str, name: str) -> None:
+    """What a table looks like: of a temporary one, lengths and types may be made of the values that went into it."""
+    schema = given or walk.state.database or ""
+    if walk.state.temporary(schema, name) is not None:
+        walk.reads[walk.qualified(schema, name)] = None
+
+
 def _table(reader: Reader, walk: Walk) -> None:
-    reader.qualified()
+    _structure(walk, *reader.qualified())
 
 
 def _string(reader: Reader, walk: Walk) -> None:

@@ -41,7 +41,17 @@ OFFERED = (SHARED | OWN | C.SSL | C.COMPRESS | C.LOCAL_FILES | C.QUERY_ATTRIBUTE
 UPSTREAM = Greeting(b"9.7.4", 77, CHALLENGE, OFFERED, 255, 2, auth.CACHING_SHA2)
 CLAIMED = OWN | C.SSL | C.LONG_PASSWORD | C.MULTI_RESULTS | C.MULTI_STATEMENTS | C.SESSION_TRACK
 COLUMN = ColumnDefinition(b"", b"", b"", b"a", b"", 45, 4, 253, 0, 0).encode()
-SESSION = [b"ANSI_QUOTES,STRICT_TRANS_TABLES", b"utf8mb4", b"utf8mb4_general_ci", b"1", b"0", b"shop", b"9.7.4", b"0"]
+SESSION = [
+    b"ANSI_QUOTES,STRICT_TRANS_TABLES",
+    b"utf8mb4",
+    b"utf8mb4_general_ci",
+    b"1",
+    b"0",
+    b"shop",
+    b"9.7.4",
+    b"0",
+    b"0",
+]
 OK = Ok(status=2)
 
 
@@ -150,6 +160,7 @@ def test_what_is_handed_over() -> None:
     assert not state.in_transaction
     assert state.user == "app"
     assert state.writable
+    assert state.unlimited
 
 
 def test_the_upstream_never_sees_the_token_nor_the_client_the_credential() -> None:
@@ -387,8 +398,8 @@ def test_a_credential_that_the_upstream_refuses() -> None:
 
 ROWS: dict[str, list[bytes | None]] = {
     "too few": [b""],
-    "no number": [b"", b"utf8mb4", b"x", b"1", b"three", None, b"9", b"0"],
-    "not in UTF-8": [b"", b"utf8mb4", b"x", b"1", b"0", b"\xff", b"9", b"0"],
+    "no number": [b"", b"utf8mb4", b"x", b"1", b"three", None, b"9", b"0", b"0"],
+    "not in UTF-8": [b"", b"utf8mb4", b"x", b"1", b"0", b"\xff", b"9", b"0", b"0"],
 }
 
 
@@ -405,12 +416,15 @@ def test_an_upstream_that_fails_the_question() -> None:
 
 
 def test_a_mode_or_character_set_that_is_not_known_is_not_guessed() -> None:
-    state = login(upstream=server(row=[b"NEW_MODE_2030", b"klingon", None, b"0", b"1", None, None, b"1"])).result.state
+    state = login(
+        upstream=server(row=[b"NEW_MODE_2030", b"klingon", None, b"0", b"1", None, None, b"1", b"5"])
+    ).result.state
     assert (state.sql_mode, state.version) == (None, ())
     assert state.charset is None
     assert state.database is None
     assert not state.autocommit
     assert not state.writable
+    assert not state.unlimited
 
 
 def test_the_version_is_what_the_server_says_inside_tls() -> None:

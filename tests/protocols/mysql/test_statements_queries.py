@@ -310,3 +310,12 @@ def test_names_without_a_schema_need_a_default_database() -> None:
     assert judged("SELECT * FROM users", session(database=None)).analysis.unknown
     assert judged("SELECT * FROM hr.users", session(database=None)).analysis.reads == ("hr.users",)
     assert judged("SELECT * FROM users", session(database="hr")).analysis.reads == ("hr.users",)
+
+
+@pytest.mark.parametrize("flavour", ["mariadb", "mysql"])
+@pytest.mark.parametrize(
+    "word", ["HIGH_PRIORITY", "SQL_BIG_RESULT", "SQL_CALC_FOUND_ROWS", "SQL_SMALL_RESULT", "STRAIGHT_JOIN"]
+)
+def test_a_modifier_before_a_bracket_is_no_function(word: str, flavour: str) -> None:
+    found = judged(f"SELECT {word} (id), (SELECT 1) FROM orders", session(flavour)).analysis
+    assert (found.effects, found.functions) == (frozenset({Effect.DATA_SELECT}), ())
