@@ -52,7 +52,8 @@ def _gives_back(attacked: Lab) -> Iterator[None]:
     yield
     assert attacked.gateway.process.running
     serves(attacked)
-    eventually(lambda: descriptors(attacked) <= before + 2)
+    # a process that reads long texts is started when the first of them comes, and has its pipes
+    eventually(lambda: descriptors(attacked) <= before + 8)
     assert "Traceback" not in attacked.gateway.log.read_text()
 
 
