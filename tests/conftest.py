@@ -56,8 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _slow(item.path):
             item.add_marker(pytest.mark.slow)
-    # several minutes for one worker: begun last, the other would wait for it
-    items.sort(key=lambda item: item.path.parent.name not in ("scripts", "support", "docs"))
+    # what takes a worker long comes first: begun last, the others would wait for it
+    quick = {item.path for item in items if item.get_closest_marker("slow") is None}
+    items.sort(key=lambda item: (item.path.parent.name not in ("scripts", "support", "docs"), item.path in quick))
 
 
 def _name(installation: Installation) -> str:

@@ -123,8 +123,9 @@ def run_tests(fast: bool, rest: Sequence[str]) -> int:
         env |= {"SLUICEGATE_TEST_POSTGRES": "embedded", "SLUICEGATE_TEST_MYSQL": "first"}
     command = [sys.executable, "-m", "pytest", *selection, *rest]
     # one file at a time to each worker: what its tests share is started once
-    # more workers than processors: many tests wait, for a server's start or a deadline
-    workers = [] if rest else ["-n", str(min(4, (os.cpu_count() or 1) + (1 if fast else 2))), "--dist", "loadfile"]
+    # in the order of `tests/conftest.py`, which knows what takes long
+    workers = [] if rest else ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile"]
+    workers += [] if rest else ["--no-loadscope-reorder"]
     tests = subprocess.run([*command, *workers], cwd=ROOT, env=env)
     again = _failed_tests() if tests.returncode == 1 and os.environ.get("CI") == "true" else []
     if 0 < len(again) <= _SECOND_LOOK:

@@ -21,6 +21,8 @@ from tests.support.http_raw import RawServer, ok, talk
 from tests.support.http_sockets import Socket, echo
 from tests.support.journal import await_records
 
+pytestmark = pytest.mark.slow  # a gateway, and waits
+
 POLICY = """
 version: 1
 name: web4
