@@ -4,7 +4,7 @@ answer is held in memory, and written on the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -31,13 +31,10 @@ def page(
 ) -> tuple[list[tuple[int, dict[str, Any]]], int | None]:
     """Session and row of as many as fit into one answer; the last of them where more may follow."""
     found: list[tuple[int, dict[str, Any]]] = []
-    size = 0
-    with connection.execute(query) as rows:
-        for row in rows:
-            found.append((row.session, made(row)))
-            size += _size(row)
-            if size > MOST_BYTES // 2:
-                return found, row.seq
+    for each, size in _sized(connection, query, made):
+        found.append(each)
+        if size > MOST_BYTES // 2:
+            return found, each[1]["seq"]
     return found, found[-1][1]["seq"] if len(found) == limit else None
 
 
@@ -46,17 +43,24 @@ def fitting(
 ) -> list[tuple[int, dict[str, Any]]]:
     """Session and row of all that is asked for; `partly`: of the first that fit. Raises `TooMuch`."""
     found: list[tuple[int, dict[str, Any]]] = []
+    for each, size in _sized(connection, query, made):
+        if size > MOST_BYTES and found:
+            if not partly:
+                raise TooMuch
+            break
+        found.append(each)
+    return found
+
+
+def _sized(
+    connection: Connection, query: Select[Any], made: Callable[[Row[Any]], dict[str, Any]]
+) -> Iterator[tuple[tuple[int, dict[str, Any]], int]]:
+    """Session and row of each, and how many bytes all of them take up to there."""
     size = 0
     with connection.execute(query) as rows:
         for row in rows:
-            found.append((row.session, made(row)))
             size += _size(row)
-            if size > MOST_BYTES and len(found) > 1:
-                if not partly:
-                    raise TooMuch
-                found.pop()
-                break
-    return found
+            yield (row.session, made(row)), size
 
 
 def _size(row: Row[Any]) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 from protocols.contract import ValueKind
 
@@ -67,6 +68,7 @@ def encoding_name(name: str) -> str:
     return next((known for known in (*CODECS, *EMBEDS_ASCII) if known.replace("_", "") == plain), name.upper())
 
 
+@lru_cache(64)
 def codec_of(encoding: str) -> str | None:
     """Python's name of a client_encoding; None where it has none."""
     return CODECS.get(encoding_name(encoding))

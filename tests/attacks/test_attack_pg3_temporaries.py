@@ -11,30 +11,12 @@ from protocols.contract import Analysis
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import analyse
 from scripts.support.lab import Lab
-from tests.support import wire
 from tests.support.adversary import errors, leaks, session
-from tests.support.port import anything
-from tests.support.talk import ORDERS, SSN, Talk, catalog
+from tests.support.talk import ORDERS, catalog
+from tests.support.told import SECRET, ran, shown
 from tests.support.wire import complete, error, query, ready
 
-SECRET = b"078-05-1120"
-NEW = 99_999  # the OID of a relation that the catalog does not have
 FILL = "INSERT INTO t SELECT upper(ssn) FROM users"
-
-
-def ran(*messages: str) -> Talk:
-    """A session of somebody with a mask on users.ssn that has run these, each a transaction of its own."""
-    talk = Talk(anything, masks=[SSN])
-    for sql in messages:
-        assert talk.client(query(sql)) == query(sql), sql
-        talk.server(complete("OK"), ready())
-    return talk
-
-
-def shown(talk: Talk, sql: str, table: int = NEW) -> bytes:
-    """What the client sees of one row of a column that `table` stores."""
-    assert talk.client(query(sql)) == query(sql)
-    return talk.server(wire.columns(wire.field("a", table, 1)), wire.row(SECRET), complete("SELECT 1"), ready())
 
 
 # what ran before, and how the value is asked for then

@@ -14,14 +14,9 @@ from protocols.postgres.state import SessionState
 from protocols.postgres.statements import analyse
 from scripts.support.lab import Lab
 from scripts.support.postgres import Installation
-from tests.support import wire
 from tests.support.adversary import errors, leaks, session
-from tests.support.port import anything
-from tests.support.talk import ORDERS, SSN, Talk, catalog
-from tests.support.wire import complete, query, ready
-
-SECRET = b"078-05-1120"
-NEW = 99_999  # the OID of a relation that the catalog does not have
+from tests.support.talk import ORDERS, catalog
+from tests.support.told import SECRET, ran, shown
 
 
 def after(*messages: str) -> tuple[Analysis, SessionState]:
@@ -169,21 +164,6 @@ def test_when_a_cycle_ends_is_a_probe_of_what_comes_again() -> None:
 
 
 # ---------------------------------------------------------------- cursors that are others
-
-
-def ran(*messages: str) -> Talk:
-    """A session of somebody with a mask on users.ssn that has run these, each a transaction of its own."""
-    talk = Talk(anything, masks=[SSN])
-    for sql in messages:
-        assert talk.client(query(sql)) == query(sql), sql
-        talk.server(complete("OK"), ready())
-    return talk
-
-
-def shown(talk: Talk, sql: str, table: int = NEW) -> bytes:
-    """What the client sees of one row of a column that `table` stores; 0: of a computed one."""
-    assert talk.client(query(sql)) == query(sql)
-    return talk.server(wire.columns(wire.field("a", table, 1)), wire.row(SECRET), complete("SELECT 1"), ready())
 
 
 @pytest.mark.parametrize("options", ["ANALYZE", "(ANALYZE)", "(ANALYZE, VERBOSE)"])

@@ -6,10 +6,12 @@ import hashlib
 
 import pytest
 
-from protocols.contract import Outcome, Side, Wait
+from protocols.contract import Action, Decision, HoldTerms, Outcome, Side, Wait
 from tests.support import mysql_wire as wire
-from tests.support.mysql_talk import Talk, catalog
+from tests.support.mysql_talk import SSN, Talk, catalog
 from tests.support.mysql_wire import packets, query
+
+HOLD = Decision(Action.HOLD, "ask-first", "", hold=HoldTerms())
 
 
 def test_a_held_statement_waits_and_goes_once_approved() -> None:
@@ -25,6 +27,22 @@ def test_a_held_statement_waits_and_goes_once_approved() -> None:
     answer = packets(1, wire.ok(1))
     assert talk.server(answer) == answer
     assert talk.up() == wire.PING
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_approved_it_does_not_run_beside_a_definition_or_define_beside_a_copy(copied: bool) -> None:
+    talk, other = Talk(lambda _: HOLD, masks=[SSN]), object()
+    text = "CREATE OR REPLACE VIEW mine AS SELECT id FROM orders" if copied else "DELETE FROM orders WHERE id = 1"
+    talk.client(query(text))
+    if copied:
+        talk.port.definitions.copies.begin(other, ["app.mine"])
+    else:
+        talk.port.definitions.begin(other, ["app.orders"])
+    assert talk.resume(Outcome.APPROVED) == b""
+    found = talk.down()
+    assert b"#42000" in found
+    assert (b"copying" if copied else b"defining") in found
+    assert talk.responses() == [(1, "error")]
 
 
 @pytest.mark.parametrize(

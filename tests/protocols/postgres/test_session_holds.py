@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from protocols.contract import Outcome, Side, Wait
+from protocols.contract import Action, Decision, HoldTerms, Outcome, Side, Wait
 from tests.support import wire
 from tests.support.talk import SSN, USERS, Talk
 from tests.support.wire import FLUSH, SYNC, bind, complete, execute, kinds, parse, query, ready
 
 DELETE = "DELETE FROM users WHERE id = 1"
+HOLD = Decision(Action.HOLD, "ask-first", "", hold=HoldTerms())
+STOPPED = wire.message("E", b"SERROR\0C42601\0Msyntax error\0\0")  # of a server that got the stand-in
 
 
 def held_query() -> Talk:
@@ -84,6 +86,32 @@ def test_approved_it_runs_as_it_was_and_the_rest_follows() -> None:
     assert talk.resume(Outcome.APPROVED) == query(DELETE) + query("SELECT 1")
     talk.server(complete("DELETE 1"), ready())
     assert talk.responses() == [(1, "ok")]
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_approved_it_runs_under_no_definition_that_is_in_progress(over: bool) -> None:
+    talk, other = Talk(masks=[SSN]), object()
+    talk.client(query(DELETE))
+    talk.down()
+    talk.port.definitions.begin(other, ["public.users"])
+    if over:
+        talk.port.definitions.end(other)
+        assert talk.resume(Outcome.APPROVED) == query(DELETE)
+        return
+    assert DELETE.encode() not in talk.resume(Outcome.APPROVED)
+    ((found, _), *_) = [(fields["C"], fields["M"]) for fields in wire.errors(talk.server(STOPPED, ready()))]
+    assert found == "55006"
+
+
+def test_approved_it_defines_nothing_that_somebody_copies_from() -> None:
+    talk, other = Talk(lambda _: HOLD, masks=[SSN]), object()
+    text = "CREATE OR REPLACE VIEW mine AS SELECT id FROM orders"
+    talk.client(query(text))
+    talk.down()
+    talk.port.definitions.copies.begin(other, ["public.mine"])
+    assert text.encode() not in talk.resume(Outcome.APPROVED)
+    (found,) = wire.errors(talk.server(STOPPED, ready()))
+    assert (found["C"], "copying" in found["M"]) == ("55006", True)
 
 
 def test_approved_bind_runs_as_it_was() -> None:
