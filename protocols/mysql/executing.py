@@ -42,17 +42,15 @@ _AMBIGUOUS = CommandAnalysis(
 def _runs_early(verdict: Verdict, catalog: Catalog | None) -> bool:
     """Whether MariaDB may run code of the database's own while it prepares this.
 
-    It works out how wide `ROUND(1.5, (SELECT f()))` is by running f: a query without tables is a constant to it, in a
-    view as well.
+    It works out how wide `ROUND(1.5, f())` is by running f, where f is deterministic or asked for by a query without
+    tables; in a view as well. A call that nothing stands around decides no width: two brackets must be open in a text.
     """
-    analysis = verdict.command.analysis
-    if not opens(analysis):
+    if not opens(verdict.command.analysis):
         return False
-    text = verdict.text.lower()
     return (
-        text.count(b"select") > text.lstrip(b" \t\n\v\f\r(").startswith(b"select")
+        verdict.text.count(b"(") > 1
         or catalog is None
-        or any(_no_table(catalog, name) for name in analysis.reads)
+        or any(_no_table(catalog, name) for name in verdict.command.analysis.reads)
     )
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from protocols.contract import Action, Analysis, Decision, Effect, HoldTerms, MaskRule, Outcome, Wait
 from protocols.mysql.catalog import Catalog, Column, Relation, Routine
+from protocols.mysql.state import SessionState
+from protocols.mysql.statements import analyse
 from scripts.support.mysql import MySQLServer
 from tests.support import mysql_wire as wire
 from tests.support.mysql_masked import Masked, recorded, source
@@ -27,6 +29,11 @@ EARLY = (
     "SELECT 1 FROM orders WHERE total = TRUNCATE(1.5, COALESCE((SELECT wipe())))",
     "DELETE FROM orders WHERE id = SUBSTR('1234', (SELECT wipe()) + 1)",
     "DO ROUND(1.5, (SELECT wipe()))",
+    # a deterministic function needs no query around it
+    "SELECT ROUND(1.5, wipe())",
+    "SELECT SUBSTR('abcd', wipe())",
+    "VALUES (ROUND(1.5, wipe()))",
+    "SELECT ROUND(')' + 1.5, wipe())",
     "SELECT a FROM hidden",
     "(SELECT ROUND(1.5, (SELECT wipe())))",
 )
@@ -116,6 +123,39 @@ def test_a_view_that_is_checked_calls_what_it_calls() -> None:
     assert talking().client(wire.query("CHECK TABLE orders")) == wire.query("CHECK TABLE orders")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE VIEW seen AS SELECT ROUND(1.5, wipe()) AS a",
+        "CREATE OR REPLACE VIEW seen (a) AS SELECT id FROM orders WHERE id = (SELECT wipe()) WITH LOCAL CHECK OPTION",
+        "ALTER VIEW hidden AS SELECT ROUND(1.5, (SELECT wipe())) AS a",
+        "DESCRIBE hidden",
+        "SHOW COLUMNS FROM hidden",
+        "SHOW CREATE VIEW hidden",
+        "SHOW INDEX FROM hidden",
+    ],
+)
+def test_whose_columns_are_worked_out_is_called(text: str) -> None:
+    talk = talking()
+    assert talk.client(wire.query(text)) == b""
+    assert talk.session.waiting is Wait.HOLD
+    assert talking("mysql").client(wire.query(text.replace("hidden", "orders"))) == (
+        wire.query(text.replace("hidden", "orders"))
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE VIEW seen AS SELECT upper(total) AS a FROM orders WITH CHECK OPTION",
+        "DESCRIBE orders",
+        "SHOW INDEX FROM orders",
+    ],
+)
+def test_what_calls_nothing_is_worked_out_as_ever(text: str) -> None:
+    assert talking().client(wire.query(text)) == wire.query(text)
+
+
 # ---------------------------------------------------------------- a real server
 
 MADE = (
@@ -146,3 +186,37 @@ def test_what_a_preparation_left_in_a_variable_may_be_anything(session: Masked) 
     answer = session.query("SELECT @told")
     assert NUMBER.encode() not in answer.data
     assert NUMBER.encode() not in recorded(answer)
+
+
+RUN = (
+    "CREATE TABLE work.ran (i INT)",
+    "CREATE FUNCTION work.told() RETURNS INT DETERMINISTIC MODIFIES SQL DATA"
+    " BEGIN INSERT INTO ran VALUES (1); RETURN 1; END",
+    "CREATE VIEW work.wide AS SELECT ROUND(1.5, told()) AS a",
+)
+OPENED = ("CREATE OR REPLACE VIEW other AS SELECT ROUND(1.5, told()) AS a", "DESCRIBE wide", "SHOW COLUMNS FROM wide")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [*OPENED, "PREPARE s FROM 'SELECT SUBSTR(''abc'', told())'"])
+def test_what_a_server_runs_before_it_is_asked_for_rows_is_judged_as_a_call(
+    session: Masked, mysql_server: MySQLServer, text: str
+) -> None:
+    """Where this server's count goes up, the statement has to say that it calls something."""
+    with contextlib.closing(mysql_server.connect()) as connection, connection.cursor() as cursor:
+        for made in ("USE work", *RUN, "DELETE FROM ran", text):
+            cursor.execute(made)
+        cursor.fetchall()
+        cursor.execute("SELECT count(*) FROM ran")
+        ran = cursor.fetchall()[0][0]
+        with source(mysql_server) as opened:
+            catalog = opened.load()
+    state = SessionState(
+        flavour=catalog.flavour,
+        version=catalog.server_version,
+        database="work",
+        lower_case_table_names=catalog.lower_case_table_names,
+    )
+    calls = Effect.EXEC_CALL in analyse(text.encode(), state, catalog).analysis.effects
+    assert ran == (0 if catalog.flavour == "mysql" else 1)
+    assert calls or not ran

@@ -6,12 +6,15 @@ INVARIANT: no I/O in this module.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.contract import Analysis, Effect
 from protocols.mysql.catalog import Catalog, Relation
 from protocols.mysql.statements.lexer import Unreadable
 from protocols.mysql.statements.scope import Outputs
+
+if TYPE_CHECKING:
+    from protocols.mysql.statements.walk import Walk
 
 MAX_DEPTH = 20  # views on views
 
@@ -23,6 +26,20 @@ class Body:
     analysis: Analysis
     outputs: Outputs | None = None
     tree: Any = field(default=None, repr=False)
+
+
+# code of the database's own: MariaDB runs what decides the width of a column while it works out a view's columns, also
+# where it only shows them
+CODE = frozenset({Effect.EXEC_CALL, Effect.EXEC_PROCEDURE, Effect.EXEC_DYNAMIC, Effect.EXEC_LIBRARY})
+
+
+def worked_out(schema: str, name: str, walk: Walk) -> None:
+    """The columns of a relation are looked at. A body that the catalog does not have says nothing here."""
+    if walk.state.flavour == "mysql":
+        return
+    relation = walk.catalog.relation(schema, name)
+    if relation is not None and relation.kind == "view":
+        walk.add(*(view_body(relation, walk.catalog, walk.depth).analysis.effects & CODE))
 
 
 def view_body(view: Relation, catalog: Catalog, depth: int = 0) -> Body:

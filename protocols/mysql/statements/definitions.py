@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from protocols.contract import Effect
 from protocols.mysql.settings import words
 from protocols.mysql.statements.alters import altered, created, dropped, moved
+from protocols.mysql.statements.bodies import CODE
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.model import ChangeKind, Temporary
 from protocols.mysql.statements.queryread import query, runs_code
@@ -118,6 +119,8 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
     qualified = _written(walk, given, name, temporary=temporary)
     rest = reader.rest()
     _storage(rest, walk)
+    if what == "VIEW":
+        _worked_out(rest, walk)
     if verb == "alter":
         walk.change(ChangeKind.TEMP_CHANGE, qualified)
         _altered(rest, walk, given, qualified)
@@ -132,6 +135,23 @@ def _tables(reader: Reader, walk: Walk, verb: str, what: str, temporary: bool) -
     if temporary and qualified:
         schema, _, short = qualified.partition(".")
         walk.change(ChangeKind.TEMP_CREATE, qualified, Temporary(schema, short, columns, sources))
+
+
+def _worked_out(tokens: Sequence[Token], walk: Walk) -> None:
+    """MariaDB works out the columns of a view that is made, and runs what decides how wide they are."""
+    if walk.state.flavour == "mysql":
+        return
+    start = next((i for i, t in enumerate(tokens) if t.kind is Kind.WORD and t.upper == "AS"), len(tokens)) + 1
+    end = len(tokens)
+    if [t.upper for t in tokens[-2:]] == ["CHECK", "OPTION"]:
+        end = max(i for i, t in enumerate(tokens) if t.upper == "WITH")
+    inner = Walk(walk.state, walk.catalog, walk.depth)
+    try:
+        query(tokens[start:end], inner)
+    except Unreadable:
+        walk.add(Effect.EXEC_CALL)  # whatever it calls
+        return
+    walk.add(*(inner.effects & CODE))
 
 
 def _storage(tokens: Sequence[Token], walk: Walk) -> None:

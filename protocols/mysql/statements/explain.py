@@ -10,6 +10,7 @@ from typing import Any
 
 from protocols.contract import Effect, Where
 from protocols.mysql.statements.administration import tables_of
+from protocols.mysql.statements.bodies import worked_out
 from protocols.mysql.statements.lexer import Kind, Token, Unreadable
 from protocols.mysql.statements.model import ChangeKind, Variable
 from protocols.mysql.statements.queries import Queries
@@ -100,6 +101,7 @@ def explain(
     if not secret:
         walk.effects.discard(Effect.SECRET_READ)
     walk.add(Effect.SHOW)
+    worked_out(schema or walk.state.database or "", name, walk)
     return "describe", None
 
 

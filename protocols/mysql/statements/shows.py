@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from protocols.contract import Effect
+from protocols.mysql.statements.bodies import worked_out
 from protocols.mysql.statements.lexer import Kind, Unreadable
 from protocols.mysql.statements.queryread import expression
 from protocols.mysql.statements.reader import Reader
@@ -106,6 +107,8 @@ def _structure(walk: Walk, given: str, name: str) -> None:
     schema = given or walk.state.database or ""
     if walk.state.temporary(schema, name) is not None:
         walk.reads[walk.qualified(schema, name)] = None
+    else:
+        worked_out(schema, name, walk)
 
 
 def _table(reader: Reader, walk: Walk) -> None:
