@@ -61,9 +61,13 @@ class Definitions:
             self._forgotten = max(self._forgotten, self._over.popleft()[0])
         self._over.append((at_ns, frozenset(names)))
 
+    def quiet_since(self, since_ns: int) -> bool:
+        """Nobody is defining anything, or has since then (by the wall clock)."""
+        return not self._open and since_ns > self._latest
+
     def concern(self, who: object, relations: Iterable[str], since_ns: int) -> bool:
         """Whether somebody else is defining one of these, or has since then (by the wall clock)."""
-        if not self._open and since_ns > self._latest:
+        if self.quiet_since(since_ns):
             return False
         names = _bare(relations)
         if not names:

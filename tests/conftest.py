@@ -29,8 +29,18 @@ from scripts.support.tls import Authority
 FAST_E2E = frozenset({"test_denial.py", "test_psycopg.py"})
 # ... and what it leaves out elsewhere: minutes of processes and memory, for what seldom breaks
 SLOW_FILES = {
-    "attacks": frozenset({"test_adversary_load.py", "test_adversary_identity.py", "test_identity_control.py"}),
+    "attacks": frozenset(
+        {
+            "test_adversary_added.py",
+            "test_adversary_http_ways.py",
+            "test_adversary_identity.py",
+            "test_adversary_load.py",
+            "test_aws.py",
+            "test_identity_control.py",
+        }
+    ),
     "docs": frozenset({"test_blocks.py"}),
+    "usability": frozenset({"test_sessions.py"}),
     "support": frozenset({"test_demo.py", "test_lab.py", "test_postgres.py", "test_mysql.py"}),  # what tests stand on
 }
 # ... and as many examples for a property: `tests/support/examples.py`

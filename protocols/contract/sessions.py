@@ -96,6 +96,9 @@ class SessionPort(Protocol):
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         """Whether another session is giving one of these another meaning, or has since then (as `now_ns`)."""
 
+    def quiet_since(self, since_ns: int) -> bool:
+        """Nobody is giving any relation another meaning, or has since then: `redefined` of any would be False."""
+
     def copying(self, relations: Sequence[str]) -> None:
         """What is about to be sent may store what it reads of these, or writes to them; empty: of any relation."""
 

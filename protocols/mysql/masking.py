@@ -151,7 +151,8 @@ class Masking(SessionBase):
             self.port.copying(_named(analysis))
 
     def _named_anew(self, verdict: Verdict, since_ns: int) -> bool:
-        return self.port.redefined(_named(verdict.command.analysis), since_ns)
+        port = self.port
+        return not port.quiet_since(since_ns) and port.redefined(_named(verdict.command.analysis), since_ns)
 
     @staticmethod
     def _answered(entry: Pending) -> Statement | None:

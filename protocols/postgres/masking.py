@@ -41,7 +41,10 @@ class Masking(SessionBase):
     def _redefined(self, verdict: Verdict | None, judged: int) -> bool:
         """Whether names may mean something else now than when this was judged (`judged`, ns): it may have waited for a
         lock meanwhile."""
-        return verdict is None or self.port.redefined(results.relations(verdict.command.analysis), judged)
+        if verdict is None:
+            return True
+        port = self.port
+        return not port.quiet_since(judged) and port.redefined(results.relations(verdict.command.analysis), judged)
 
     def _unsettled(self, verdict: Verdict) -> str:
         """Why something may be stored that was read under a definition by which it was not judged; "": it will not."""

@@ -93,6 +93,9 @@ class FakePort:
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         return self.definitions.concern(self, relations, since_ns)
 
+    def quiet_since(self, since_ns: int) -> bool:
+        return self.definitions.quiet_since(since_ns)
+
     def copying(self, relations: Sequence[str]) -> None:
         self.definitions.copies.begin(self, relations)
 
