@@ -21,7 +21,7 @@ from mitmproxy.connection import Client
 from mitmproxy.dns import DNSFlow
 from mitmproxy.net.free_port import get_free_port
 
-from addons import listeners, live_view, takeover
+from addons import listeners, live_view, log_text, takeover
 from addons.fail_closed import closed
 from addons.runtime import Runtime
 from addons.tls import TlsError
@@ -250,5 +250,6 @@ def suite() -> list[Any]:
     if _suite is None:
         live_view.register()
         takeover.outlive_the_log()
+        log_text.install()
         _suite = (Closed(), Gateway(), HttpAddon())
     return list(_suite)

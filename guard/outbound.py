@@ -68,6 +68,8 @@ def is_loopback(host: str) -> bool:
 
 def check_url(url: str) -> _Target:
     """Take a URL apart; raises OutboundError for whatever this module would not call."""
+    if not url.isprintable():
+        raise OutboundError("url holds characters that must be percent-encoded")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from guard.printable import clean as clean  # passed on: what shows something takes it from here
+
 MAX_FORMATTED = 4096  # characters: sqlparse takes milliseconds per kilobyte, and grows faster than the text
 COLOURS = {"allow": "green", "hold": "yellow", "deny": "red", "terminate": "bold red"}
 
@@ -29,21 +31,6 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
     return Console(stderr=stderr, highlight=False, width=None if known else _PLAIN_WIDTH)
-
-
-def clean(value: object, *, lines: bool = False) -> str:
-    """Text for a terminal: what is not printable becomes a visible escape. `lines` keeps line ends and tabs."""
-    text = value if isinstance(value, str) else "" if value is None else str(value)
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or (lines and char in "\n\t") else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if char in "\n\t\r":
-        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[char]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"
 
 
 def cell(value: object, style: str = "") -> Text:

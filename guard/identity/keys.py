@@ -10,7 +10,7 @@ Sources: OpenID Connect Discovery 1.0 section 4, RFC 7517 (JWK), RFC 7518 sectio
 from __future__ import annotations
 
 import asyncio
-import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,21 +124,47 @@ def _strings(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
+class _Elapsed:
+    """Seconds that have passed, in a count that never goes back: where clocks disagree, the longer time counts.
+
+    A clock that is put back must not keep old keys alive; one that stands still while the machine sleeps neither.
+    """
+
+    def __init__(self, clock: Callable[[], float], steady: Callable[[], float]) -> None:
+        self._clocks = (clock, steady)
+        self._seen = (clock(), steady())
+        self._count = 0.0
+
+    def __call__(self) -> float:
+        now = (self._clocks[0](), self._clocks[1]())
+        self._count += max(0.0, now[0] - self._seen[0], now[1] - self._seen[1])
+        self._seen = now
+        return self._count
+
+
 class IssuerKeys:
     """The key cache of one issuer. `refresh` is single-flight; everything else answers from memory."""
 
     def __init__(
-        self, issuer: str, jwks_uri: str | None, ca: Path | None, fetch: Fetch, clock: Callable[[], float]
+        self,
+        issuer: str,
+        jwks_uri: str | None,
+        ca: Path | None,
+        fetch: Fetch,
+        clock: Callable[[], float],
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuer = issuer
         self._jwks_uri = jwks_uri
         self._ca = ca
         self._fetch = fetch
         self._clock = clock
+        self._elapsed = _Elapsed(clock, steady)
         self._keys: tuple[SigningKey, ...] = ()
-        self._fetched_at = float("-inf")
+        self._fetched_at = float("-inf")  # as `_elapsed` counts
         self._attempted_at = float("-inf")
-        self._unknown: TTLCache[str, bool] = TTLCache(_UNKNOWN_KIDS, ttl=MIN_INTERVAL_S, timer=clock)
+        self._unknown: TTLCache[str, bool] = TTLCache(_UNKNOWN_KIDS, ttl=MIN_INTERVAL_S, timer=self._elapsed)
+        self.read_at: float | None = None  # when the keys were last read, in seconds since the epoch
         self._running: asyncio.Task[None] | None = None
         self.error = ""  # why the last refresh failed; empty after a good one
         self.last_error = ""  # of the last refresh that failed, however long ago
@@ -147,12 +173,7 @@ class IssuerKeys:
     @property
     def age(self) -> float:
         """Seconds since the keys were read; infinite before the first time."""
-        return self._clock() - self._fetched_at
-
-    @property
-    def read_at(self) -> float | None:
-        """When the keys were last read, in seconds since the epoch; None before the first time."""
-        return self._fetched_at if math.isfinite(self._fetched_at) else None
+        return self._elapsed() - self._fetched_at
 
     async def candidates(self, kid: str | None, algorithm: str) -> tuple[SigningKey, ...]:
         """The keys to try for a token, most often exactly one. Raises KeysError when there is none to trust."""
@@ -183,9 +204,9 @@ class IssuerKeys:
         Callers share one running refresh, and cancelling a caller does not cancel it for the others.
         """
         if self._running is None or self._running.done():
-            if not force and self._clock() - self._attempted_at < MIN_INTERVAL_S:
+            if not force and self._elapsed() - self._attempted_at < MIN_INTERVAL_S:
                 return
-            self._attempted_at = self._clock()
+            self._attempted_at = self._elapsed()
             self._running = asyncio.create_task(self._read(), name=f"keys of {self._issuer}")
         await asyncio.shield(self._running)
 
@@ -198,7 +219,8 @@ class IssuerKeys:
         except Exception as error:  # fail closed with whatever a fetcher throws: the keys grow stale and then expire
             self._failed(f"reading the keys failed: {type(error).__name__}")
         else:
-            self._keys, self._fetched_at, self.error = keys, self._clock(), ""
+            self._keys, self._fetched_at, self.error = keys, self._elapsed(), ""
+            self.read_at = self._clock()
             self._unknown.clear()
 
     def _failed(self, why: str) -> None:
@@ -217,7 +239,9 @@ class IssuerKeys:
         uri = document.get("jwks_uri")
         if not isinstance(uri, str):
             raise KeysError("discovery document has no jwks_uri")
-        outbound.check_url(uri)
+        if outbound.check_url(uri).scheme != "https" and outbound.check_url(self._issuer).scheme == "https":
+            # plain http goes to this machine only, where the issuer has nothing to say
+            raise KeysError("discovery document names a jwks_uri that is not https")
         return uri
 
     async def close(self) -> None:

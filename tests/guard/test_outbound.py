@@ -126,6 +126,9 @@ def test_a_ca_file_that_cannot_be_read(tmp_path):
         "https://idp.example/a b",
         "https://idp.example/ä",
         "https://[::1/",
+        "http://\x9b2Jevil/",
+        "https://u@\x1bcevil/",
+        "https://\x1bc\u2100.example/",
         "http://127.0.0.1.evil.example/",
         "http://localhost.evil.example/",
     ],
@@ -134,6 +137,7 @@ def test_urls_that_are_not_called(url):
     with pytest.raises(OutboundError) as caught:
         check_url(url)
     assert "pw" not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_loopback_is_a_literal():

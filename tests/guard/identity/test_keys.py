@@ -20,7 +20,7 @@ from scripts.support.issuer import Issuer
 
 @pytest.fixture
 def keys(provider, clock):
-    return IssuerKeys(provider.issuer, None, None, provider.fetch, clock)
+    return IssuerKeys(provider.issuer, None, None, provider.fetch, clock, lambda: 0.0)
 
 
 def test_keys_are_found_by_discovery_and_read_once(provider, clock, settings):
@@ -49,6 +49,8 @@ def test_a_configured_jwks_uri_needs_no_discovery(provider, clock, settings):
         ({"issuer": "https://idp.example", "jwks_uri": 7}, "no jwks_uri"),
         ({"issuer": "https://idp.example", "jwks_uri": "http://idp.example/keys"}, "plain http"),
         ({"issuer": "https://idp.example", "jwks_uri": "file:///etc/passwd"}, "https"),
+        ({"issuer": "https://idp.example", "jwks_uri": "http://127.0.0.1:9200/_shutdown"}, "not https"),
+        ({"issuer": "https://idp.example", "jwks_uri": "http://\x1b]0;x\x07idp.example/"}, "percent-encoded"),
         ([], "not usable"),
     ],
 )
@@ -56,6 +58,24 @@ def test_a_discovery_document_that_lies_gives_no_keys(provider, keys, document, 
     provider.documents["https://idp.example/.well-known/openid-configuration"] = json.dumps(document).encode()
     with pytest.raises(KeysError, match=why):
         asyncio.run(keys.candidates("rsa-1", "RS256"))
+
+
+def test_a_clock_that_is_put_back_keeps_no_old_keys_alive(provider, clock):
+    passed = [0.0]
+
+    async def run():
+        keys = IssuerKeys(provider.issuer, None, None, provider.fetch, clock, lambda: passed[0])
+        await keys.candidates("rsa-1", "RS256")
+        provider.fail = OutboundError("gone")
+        clock.now -= 86400
+        passed[0] += MIN_INTERVAL_S
+        await keys.candidates("other", "RS256")  # asked for again: the interval is over, whatever the clock says
+        assert keys.error == "gone"
+        passed[0] += MAX_STALE_S
+        with pytest.raises(KeysError):
+            await keys.candidates("rsa-1", "RS256")
+
+    asyncio.run(run())
 
 
 def test_a_rotated_key_is_picked_up_and_the_old_one_refused(provider, clock, settings):
