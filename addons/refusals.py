@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # what somebody can cause whom nobody knows, or without any cost
-KINDS = frozenset({"session.refused", "cancel.refused", "tls.refused", "client.flood"})
+KINDS = frozenset({"session.refused", "cancel.refused", "tls.refused", "client.flood", "admin.refused"})
 EACH = 100  # of one client on one listener in one period: each on record by itself
 PERIOD = 60.0  # seconds after which those beyond that are on record as a number
 MAX_CLIENTS = 10_000  # counted by themselves at a time; those beyond share one count

@@ -161,6 +161,7 @@ class Runtime:
             self.handlers.table(),
             self.recorder,
             group=config.control.group,
+            refused=self.refusals.add,
         )
         await self.verifier.start()
         await self.webhooks.start()

@@ -6,6 +6,7 @@ import grp
 import ipaddress
 import re
 import ssl
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ def cross_check(config: Config, document: Document) -> list[Problem]:
         *_plaintext(config, document),
         *_tls_files(config, document),
         *_other_files(config, document),
+        *_permissions(config, document),
         *_regions(config, document),
         *_state_dir(config, document),
         *_control(config, document),
@@ -178,15 +180,47 @@ def _tls_files(config: Config, document: Document) -> Iterator[Problem]:
             yield from _load(document, (*place, "certificate"), partial(_pair, certificate, key))
 
 
-def _other_files(config: Config, document: Document) -> Iterator[Problem]:
-    bundles: list[tuple[Location, Path | None]] = [
+def _permissions(config: Config, document: Document) -> Iterator[Problem]:
+    """Warnings: files that every user of this machine could write, or keys that each could read."""
+    written: list[tuple[Location, Path]] = [
+        ((), config.path),
+        *((("policies", i), one) for i, one in enumerate(config.policies)),
+        *((place, bundle) for place, bundle in _bundles(config) if bundle is not None),
+    ]
+    keys: list[tuple[Location, Path | None]] = [
+        *((("listeners", i, "tls", "key"), one.tls.key) for i, one in enumerate(config.listeners)),
+        *((("resources", i, "tls", "key"), one.tls.key) for i, one in enumerate(config.resources)),
+    ]
+    for place, path in written:
+        if _mode(path) & stat.S_IWOTH:
+            message = f"every user of this machine can write to `{path}`, and decide what passes here: chmod o-w it"
+            yield document.problem(place, message, warning=True)
+    for place, key in keys:
+        if key is not None and _mode(key) & (stat.S_IROTH | stat.S_IWOTH):
+            message = f"every user of this machine can read or write `{key}`: chmod 600 it"
+            yield document.problem(place, message, warning=True)
+
+
+def _mode(path: Path) -> int:
+    """What others may do with it; nothing, where that cannot be told: whether it can be read is another check."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _bundles(config: Config) -> list[tuple[Location, Path | None]]:
+    return [
         *((("resources", i, "tls", "ca"), one.tls.ca) for i, one in enumerate(config.resources)),
         *((("resources", i, "credential", "ca"), one.credential.ca) for i, one in enumerate(config.resources)),
         *((("issuers", i, "ca"), one.ca) for i, one in enumerate(config.issuers)),
         *((("notify", i, "ca"), one.ca) for i, one in enumerate(config.notify)),
         *((("notify", i, "secret", "ca"), one.secret.ca) for i, one in enumerate(config.notify)),
     ]
-    for place, bundle in bundles:
+
+
+def _other_files(config: Config, document: Document) -> Iterator[Problem]:
+    for place, bundle in _bundles(config):
         if bundle is not None:
             yield from _load(document, place, partial(_bundle, bundle))
 
@@ -247,7 +281,14 @@ def _control(config: Config, document: Document) -> Iterator[Problem]:
 def _state_dir(config: Config, document: Document) -> Iterator[Problem]:
     path = config.state_dir
     try:
-        if path.exists() and not path.is_dir():
+        if not path.exists():
+            return
+        if not path.is_dir():
             yield document.problem(("state_dir",), "exists, but is no folder")
+        elif path.stat().st_mode & 0o022:
+            yield document.problem(
+                ("state_dir",),
+                f"others can write to `{path}`, and put their own approvals, keys and evidence there: chmod go-w it",
+            )
     except OSError as error:
         yield document.problem(("state_dir",), f"cannot be reached: {(error.strerror or '').lower()}")

@@ -33,6 +33,8 @@ MAX_OF_ONE_USER = 8  # of another user than the gateway's and root: a member of 
 READ_TIMEOUT_S = 30.0  # for a whole request line, and for an answer to be taken
 CALL_TIMEOUT_S = 60.0
 _MAX_RECORDED = 1000  # characters of one parameter in the record
+_MAX_OF_NOBODY = 50  # ... where nobody proved who asks
+SOCKET = "control socket"  # the listener of what is refused here
 
 Handler = Callable[[Principal, Mapping[str, Any]], Awaitable[Any]]
 """Carries out one method; answers JSON-able data. Raises ControlError for what the caller should read."""
@@ -61,6 +63,7 @@ class ControlServer:
     """Serves `handlers` at `path`. Every method of `roles.METHODS` must have its handler, and no other may be given.
 
     Only the gateway's own user may connect; with `group` also the members of that group. Neither says who acts.
+    `refused` puts a refused call on record, or counts it: nobody need have a token to make many.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ControlServer:
         recorder: EventRecorder,
         *,
         group: str | None = None,
+        refused: Callable[[str, Mapping[str, Any]], object] | None = None,
         call_timeout: float = CALL_TIMEOUT_S,
         read_timeout: float = READ_TIMEOUT_S,
     ) -> None:
@@ -84,6 +88,7 @@ class ControlServer:
         self._roles = roles
         self._handlers = dict(handlers)
         self._recorder = recorder
+        self._note = refused or recorder.event
         self._call_timeout = call_timeout
         self._read_timeout = read_timeout
         self._server: asyncio.Server | None = None
@@ -245,8 +250,8 @@ class ControlServer:
         try:
             principal = await self._verifier.verify(request.token)
         except IdentityError as error:
-            log.warning("control call %s refused: %s", name, error.detail)
-            self._refused(facts, error.public)
+            log.info("control call %s refused: %s", name, error.detail)
+            self._refused({**facts, "params": _shown(request.params, _MAX_OF_NOBODY)}, error.public)
             raise ControlError("unauthenticated", error.public) from None
         facts |= {"by": principal.subject, "issuer": principal.issuer, "token_id": principal.token_id}
         if not self._roles.may(principal, method):
@@ -283,8 +288,11 @@ class ControlServer:
             raise
 
     def _refused(self, facts: Mapping[str, Any], why: str) -> None:
+        by, uid = facts.get("by"), facts["peer"]["uid"]
+        # those who have shown no token must not hide in their number who has
+        client = f"uid {uid}" if by is None else f"{by}, uid {uid}"
         try:
-            self._recorder.event("admin.refused", {**facts, "why": why})
+            self._note("admin.refused", {**facts, "listener": SOCKET, "client": client, "why": why})
         except Exception:
             log.exception("a refused control call cannot be recorded: %s", facts["method"])
 
@@ -346,10 +354,10 @@ def _peer(writer: asyncio.StreamWriter) -> dict[str, int]:
     return {"pid": pid, "uid": uid}
 
 
-def _shown(params: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(params: Mapping[str, Any], longest: int = _MAX_RECORDED) -> dict[str, Any]:
     """The parameters as they are recorded: short, and flat."""
     shown: dict[str, Any] = {}
     for name, value in list(params.items())[:20]:
-        plain = value if isinstance(value, int | float | bool | None) else str(value)[:_MAX_RECORDED]
+        plain = value if isinstance(value, int | float | bool | None) else str(value)[:longest]
         shown[name[:64]] = plain
     return shown

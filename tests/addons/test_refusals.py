@@ -86,3 +86,16 @@ def test_cancel_requests_have_no_reason() -> None:
         bench.refusals.add("cancel.refused", {"listener": "db", "client": "10.0.0.7"})
     bench.refusals.flush(everything=True)
     assert bench.records[-1] == ("cancel.refused", {"listener": "db", "client": "10.0.0.7", "count": 7})
+
+
+def test_calls_without_a_token_fill_no_journal_and_hide_nobody_who_has_one() -> None:
+    bench = Bench()
+    told = {"method": "status", "params": {}, "peer": {"pid": 1, "uid": 1000}, "listener": "control socket"}
+    for _ in range(5 * EACH):
+        bench.refusals.add("admin.refused", {**told, "client": "uid 1000", "why": "no token"})
+    named = {**told, "client": "mallory, uid 1000", "by": "mallory", "why": "takes the role approver"}
+    bench.refusals.add("admin.refused", named)
+    assert bench.records[-1] == ("admin.refused", named)
+    bench.refusals.flush(everything=True)
+    assert len(bench.records) == EACH + 2
+    assert bench.records[-1][1]["why"] == "400 more within 60 s: 400 x no token"

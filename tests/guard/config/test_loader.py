@@ -268,6 +268,41 @@ def test_a_state_dir_that_is_a_file_is_refused(write: Any, tmp_path: Path) -> No
     assert "is no folder" in messages(write())[0]
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_state_dir_that_others_can_write_to_is_refused_wherever_the_socket_is(
+    write: Any, tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var").chmod(mode)
+    path = write("policies: [policy.yaml]", "policies: [policy.yaml]\ncontrol: {path: run/control.sock}")
+    with pytest.raises(ConfigError, match="others can write to"):
+        load(path)
+    (tmp_path / "var").chmod(0o755)
+    load(path)
+
+
+def test_files_that_everybody_can_write_are_warned_of(write: Any, tmp_path: Path, tls_files: tuple[Path, Path]) -> None:
+    certificate, key = tls_files
+    path = write(
+        "resource: shop", f"resource: shop\n    tls: {{certificate: {certificate}, key: {tmp_path / 'key.pem'}}}"
+    )
+    (tmp_path / "key.pem").write_bytes(key.read_bytes())
+    for name in ("key.pem", "gateway.yaml", "policy.yaml"):
+        (tmp_path / name).chmod(0o600)
+    assert check(path) == []
+    (tmp_path / "key.pem").chmod(0o644)
+    (tmp_path / "policy.yaml").chmod(0o666)
+    path.chmod(0o646)
+    told = check(path)
+    assert [(problem.line, problem.warning) for problem in told] == [(1, True), (7, True), (17, True)]
+    assert [problem.message.partition(":")[0].rpartition("/")[2] for problem in told] == [
+        "gateway.yaml`, and decide what passes here",
+        "key.pem`",
+        "policy.yaml`, and decide what passes here",
+    ]
+    load(path)
+
+
 @pytest.mark.parametrize("text", ["[]", "x", "1", "null", "version: 1", "listeners: 5\npolicies: 7\n"])
 def test_a_document_of_another_shape_is_a_problem_not_a_crash(write: Any, text: str) -> None:
     path = write(text=text)

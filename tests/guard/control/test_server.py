@@ -71,6 +71,21 @@ def test_row_36_without_a_good_token_nothing_is_answered(gateway):
     assert "tok-nobody" not in str(gateway.journal)
 
 
+def test_refused_calls_go_where_a_flood_of_them_is_counted(make_gateway):
+    noted = []
+    gateway = make_gateway(refused=lambda kind, facts: noted.append((kind, dict(facts)))).start()
+    for who in ("agent", "nobody"):
+        with pytest.raises(ControlError):
+            gateway.call(who, "status", padding="x" * 60_000)
+    assert gateway.kinds() == []
+    assert {kind for kind, _ in noted} == {"admin.refused"}
+    proven, unknown = (facts for _, facts in noted)
+    uid = os.getuid()
+    assert (proven["client"], unknown["client"]) == (f"agent-7, uid {uid}", f"uid {uid}")
+    assert len(proven["params"]["padding"]) == 1000  # whoever makes many of these has a name
+    assert len(unknown["params"]["padding"]) == 50
+
+
 def test_a_call_that_cannot_be_recorded_is_not_carried_out(gateway):
     gateway.record_error = OSError("no space left on /secret/place")
     for who, name in (("oncall", "whoami"), ("security", "contained"), ("oncall", "approvals.approve")):
