@@ -129,6 +129,7 @@ class Runtime:
             gateway=self.name,
             max_hold=config.limits.hold_timeout,
             is_approver=lambda principal: self.roles.has(principal, "approver"),
+            kept_out=self.blocklist.keeps_out,
         )
         self.approvals.start()
         self.verifier = Verifier(config.issuers, blocked=self.blocklist.why)

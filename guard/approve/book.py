@@ -27,7 +27,7 @@ from protocols.contract import Principal
 
 class ApprovalBook(Waits):
     """Requests, votes and outcomes. `is_approver` says whether a principal has the approver's role at all; the
-    terms of a request narrow that further."""
+    terms of a request narrow that further. What those have approved who are `kept_out` now counts no more."""
 
     def __init__(
         self,
@@ -39,8 +39,9 @@ class ApprovalBook(Waits):
         gateway: str = "",
         max_hold: float = 600.0,
         is_approver: Callable[[Principal], bool] = lambda _: True,
+        kept_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        super().__init__(state, notifier, clock, gateway=gateway, max_hold=max_hold)
+        super().__init__(state, notifier, clock, gateway=gateway, max_hold=max_hold, kept_out=kept_out)
         self._recorder = recorder
         self._is_approver = is_approver
 
@@ -96,9 +97,8 @@ class ApprovalBook(Waits):
 
     async def _vote(self, approval_id: str, principal: Principal, approve: bool, reason: str) -> Approval:
         def cast(store: StateStore) -> Approval:
-            return store.approvals.vote(
-                approval_id, Vote(principal.subject, principal.issuer, approve, reason, self._clock())
-            )
+            vote = Vote(principal.subject, principal.issuer, approve, reason, self._clock())
+            return store.approvals.vote(approval_id, vote, self._kept_out)
 
         with conflicts():
             decided = await self._state.change(cast)

@@ -48,8 +48,10 @@ class Waits:
         *,
         gateway: str = "",
         max_hold: float = 600.0,
+        kept_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._state = state
+        self._kept_out = kept_out
         self._notifier = notifier
         self._clock = clock
         self._gateway = gateway
@@ -191,7 +193,9 @@ class Waits:
         try:
             with conflicts():
                 await self._state.change(
-                    lambda store: store.approvals.spend(held.id, digest, at=self._clock(), session_id=session_id)
+                    lambda store: store.approvals.spend(
+                        held.id, digest, at=self._clock(), session_id=session_id, kept_out=self._kept_out
+                    )
                 )
         finally:
             self._releasing.discard(held.id)

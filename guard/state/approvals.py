@@ -37,7 +37,11 @@ class ApprovalStatus(enum.StrEnum):
     SPENT = "spent"
 
 
+type KeptOut = Callable[[str], bool]
+"""Whether a subject is contained. Asked in the store's thread."""
+
 _REQUESTS = ("http.", "kube.")  # effects of what has a body
+_NO_MORE = "who approved it is contained, and the approval counts no more"
 FINAL = frozenset({ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN, ApprovalStatus.SPENT})
 _OPEN = (ApprovalStatus.APPROVED.value, ApprovalStatus.PENDING.value)
 NEXT: Mapping[ApprovalStatus, frozenset[ApprovalStatus]] = {
@@ -46,6 +50,10 @@ NEXT: Mapping[ApprovalStatus, frozenset[ApprovalStatus]] = {
     ),
     ApprovalStatus.APPROVED: frozenset({ApprovalStatus.SPENT, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN}),
 }
+
+
+def _nobody(_subject: str) -> bool:
+    return False
 
 
 class ApprovalConflict(StateError):
@@ -129,8 +137,9 @@ class Approvals:
         with self._database.read(snapshot=True) as connection:  # rows and their votes belong together
             return [_from_row(values(row), _votes(connection, row.id)) for row in connection.execute(query).all()]
 
-    def vote(self, approval_id: str, vote: Vote) -> Approval:
+    def vote(self, approval_id: str, vote: Vote, kept_out: KeptOut = _nobody) -> Approval:
         """Add a vote and decide when it is the deciding one: one refusal denies, `terms.count` approvals approve.
+        Approvals of those who are kept out by now count no more.
 
         Raises ApprovalConflict for an unknown, decided or expired approval, a second vote of the same subject, and a
         vote of the requester. Whether the voter *may* vote is the caller's question. Returns the approval afterwards.
@@ -158,7 +167,7 @@ class Approvals:
             found = replace(found, votes=(*found.votes, vote))
             if not vote.approve:
                 return self._move(connection, found, ApprovalStatus.DENIED, vote.at, vote.reason)
-            if sum(1 for each in found.votes if each.approve) >= max(1, found.terms.count):
+            if _enough(found, kept_out):
                 return self._move(connection, found, ApprovalStatus.APPROVED, vote.at, vote.reason)
             return found
 
@@ -171,10 +180,13 @@ class Approvals:
             bump(connection, "approvals")
             return self._move(connection, found, status, at, reason)
 
-    def spend(self, approval_id: str, digest: bytes, *, at: float, session_id: str = "") -> Approval:
+    def spend(
+        self, approval_id: str, digest: bytes, *, at: float, session_id: str = "", kept_out: KeptOut = _nobody
+    ) -> Approval:
         """Use an approval: once, before it expires, for exactly these bytes. The only way to release a held command.
 
-        `session_id` is where it is used: of a deferred one that is another session than the one that asked.
+        `session_id` is where it is used: of a deferred one that is another session than the one that asked. One that
+        was given by somebody who is kept out by now is withdrawn instead, so that others can be asked.
         """
         with self._database.write(durable=True) as connection:
             found = self._require(connection, approval_id, ApprovalStatus.APPROVED)
@@ -183,7 +195,10 @@ class Approvals:
             if at >= found.expires_at:
                 raise ApprovalConflict(f"approval `{approval_id}` has expired")
             bump(connection, "approvals")
-            return self._move(connection, found, ApprovalStatus.SPENT, at, found.reason, session_id)
+            if _enough(found, kept_out):
+                return self._move(connection, found, ApprovalStatus.SPENT, at, found.reason, session_id)
+            self._move(connection, found, ApprovalStatus.WITHDRAWN, at, _NO_MORE)
+        raise ApprovalConflict(f"{_NO_MORE}: send the command again")
 
     def defer(self, approval_id: str, *, at: float) -> Approval:
         """From now on it is open to the same command of the same identity, once, until it expires."""
@@ -279,6 +294,12 @@ class Approvals:
         by = [vote.subject for vote in found.votes if vote.approve == (status is not ApprovalStatus.DENIED)]
         self._journal(kind, {**facts, "status": status.value, "by": by, "reason": reason, "digest": found.digest.hex()})
         return moved
+
+
+def _enough(found: Approval, kept_out: KeptOut) -> bool:
+    """Whether as many as must have approved it, and none of them is contained now."""
+    approving = [vote for vote in found.votes if vote.approve and not kept_out(vote.subject)]
+    return len(approving) >= max(1, found.terms.count)
 
 
 def _redacted(found: Approval) -> tuple[str | None, ...]:

@@ -378,3 +378,21 @@ def test_a_future_that_its_connection_cancelled_is_left_alone(bench):
         assert (await bench.book.get(held.id)).status == "approved"
 
     in_loop(work)
+
+
+def test_the_vote_of_somebody_who_was_contained_since_is_none(path):
+    contained: set[str] = set()
+    bench = Bench(path, kept_out=contained.__contains__)
+
+    async def work():
+        held = await bench.ask(terms=replace(ONCALL, count=2))
+        await bench.book.vote(held.id, ALICE, True)
+        contained.add("alice")
+        assert (await bench.book.vote(held.id, BOB, True)).status == "pending"
+        assert not held.future.done()
+        third = replace(BOB, subject="carol")
+        assert (await bench.book.vote(held.id, third, True)).status == "approved"
+        await bench.book.spend(held, DIGEST)
+        await bench.leave()
+
+    in_loop(work)

@@ -13,6 +13,7 @@ from tests.guard.approve.conftest import (
     AGENT,
     ALICE,
     ANALYSIS,
+    BOB,
     DIGEST,
     ONCALL,
     SHOP,
@@ -44,6 +45,27 @@ def test_a_deferred_request_approved_late_passes_once_from_another_connection(be
         third = await bench.ask()  # spent: people are asked anew
         assert third.id != ticket.id
         assert not third.future.done()
+
+    in_loop(work)
+
+
+def test_what_a_contained_approver_has_approved_releases_nothing_and_others_can_be_asked(path):
+    contained: set[str] = set()
+    bench = Bench(path, kept_out=contained.__contains__)
+
+    async def work():
+        ticket = await deferred(bench)
+        await bench.book.vote(ticket.id, ALICE, True)
+        contained.add("alice")
+        again = await bench.ask()
+        await refused(bench.book.spend(again, DIGEST, "s2"), "who approved it is contained")
+        assert "approval.spent" not in bench.kinds()
+        assert dict(bench.journal)["approval.withdrawn"]["by"] == ["alice"]
+        anew = await bench.ask()
+        assert anew.id != ticket.id
+        await bench.book.vote(anew.id, BOB, True)
+        await bench.book.spend(anew, DIGEST)
+        await bench.leave()
 
     in_loop(work)
 
