@@ -43,10 +43,11 @@ class LiveSessions:
 
 
 async def reload(runtime: Runtime) -> dict[str, Any]:
-    """Loads the policies anew; where that fails the old ones stay, and the error says why."""
+    """Loads the policies anew; where that fails, or cannot be recorded, the old ones stay, and the error says why."""
     policies = await asyncio.to_thread(_read, runtime.config)
-    old, runtime.policies = runtime.policies.version, policies
+    old = runtime.policies.version
     runtime.recorder.event("policy.loaded", {"version": policies.version, "before": old})
+    runtime.policies = policies
     for live in list(runtime.sessions.values()):
         live.new_policy(policies.for_session(live.principal, live.resource, live.facts))
     return {"version": policies.version, "before": old, "changed": old != policies.version}

@@ -78,6 +78,7 @@ class Handlers:
         self._reload = reload
         self._notifier = notifier
         self._clock = clock
+        self._reloading = asyncio.Lock()
         self._retention = RetentionHandlers(evidence, retention, blocklist.keeps_out, clock)
 
     def table(self) -> dict[str, Handler]:
@@ -128,7 +129,9 @@ class Handlers:
         """Load the policies again."""
         Params(params).done()
         try:
-            return dict(await self._reload())
+            # one after the other: what was read first must not come into force last
+            async with self._reloading:
+                return dict(await self._reload())
         except Exception as error:
             # the problems of a policy are for the operator who reloads it: file, line and what is wrong
             log.warning("policies were not reloaded by %s: %s", principal.subject, error)

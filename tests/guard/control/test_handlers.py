@@ -179,6 +179,26 @@ def test_status_and_reload(gateway):
     refused(gateway, "platform", "policy.reload", "conflict", "old policies stay in force: policies/x.yaml:3")
 
 
+def test_reloads_come_one_after_the_other(gateway):
+    """What was read first must not come into force last."""
+    order = []
+
+    async def slow():
+        number = len(order) // 2
+        order.append(f"{number} begins")
+        await asyncio.sleep(0.02 if number else 0.1)
+        order.append(f"{number} ends")
+        return {}
+
+    gateway.handlers._reload = slow
+
+    async def both():
+        await asyncio.gather(*(gateway.handlers.reload(AGENT, {}) for _ in range(2)))
+
+    gateway.run(both())
+    assert order == ["0 begins", "0 ends", "1 begins", "1 ends"]
+
+
 def test_whoami(gateway):
     assert gateway.call("security", "whoami") == {
         "subject": "carol",
