@@ -28,7 +28,9 @@ from addons.tls import TlsError
 from addons.web.addon import HttpAddon
 from guard.config import ConfigError, load
 from guard.config.schema import ListenerConfig
+from guard.control.wire import ControlError
 from guard.detect import DetectError
+from guard.mask.keys import MaskKeyError
 from guard.record.errors import RecordError
 from guard.secrets import SecretError
 from guard.state import StateError
@@ -79,7 +81,17 @@ class NotConfigured(Exception):
 
 
 # what goes wrong in a start for reasons outside of us; the text says all that there is to say
-_EXPECTED = (OSError, RecordError, StateError, SecretError, TlsError, DetectError, takeover.Incompatible)
+_EXPECTED = (
+    OSError,
+    RecordError,
+    StateError,
+    SecretError,
+    MaskKeyError,
+    ControlError,
+    TlsError,
+    DetectError,
+    takeover.Incompatible,
+)
 
 
 def _options() -> Any:

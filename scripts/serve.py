@@ -49,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         state = load(args.config).state_dir
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 1
     except OSError as e:
-        print(f"cannot read {args.config}: {e.strerror}", file=sys.stderr)
+        print(f"cannot read or make {e.filename or args.config}: {e.strerror}", file=sys.stderr)
         return 1
     _raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

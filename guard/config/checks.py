@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from guard.config.schema import Config
+from guard.config.schema import Config, RoleMembers, RolesConfig
 from guard.config.trust import public_issuers, unclear_roles, unclear_rules
 from guard.config.values import is_loopback
 from guard.documents import Document, Problem
@@ -33,6 +33,8 @@ def cross_check(config: Config, document: Document) -> list[Problem]:
         *_resources_of_listeners(config, document),
         *_ports(config, document),
         *_plaintext(config, document),
+        *_unverified(config, document),
+        *_patterns_in_roles(config, document),
         *_tls_files(config, document),
         *_other_files(config, document),
         *_permissions(config, document),
@@ -166,6 +168,28 @@ def _plaintext(config: Config, document: Document) -> Iterator[Problem]:
                 f"`tls.mode: {listener.tls.mode}` lets tokens cross the network in clear: use `required`, listen on "
                 "loopback, or say `insecure_plaintext: true` in this listener",
             )
+
+
+def _unverified(config: Config, document: Document) -> Iterator[Problem]:
+    """Warnings: a server elsewhere that nobody verifies gets the credential, whoever it is."""
+    for index, resource in enumerate(config.resources):
+        mode, host = resource.tls.mode, resource.host
+        if host is None or is_loopback(host) or mode not in ("off", "require"):
+            continue
+        how = "crosses the network in clear" if mode == "off" else "goes to whoever answers in its place"
+        message = f"`tls.mode: {mode}`: what passes to `{host}` {how}, its credential included: `verify-full` is safe"
+        yield document.problem(("resources", index, "tls"), message, warning=True)
+
+
+def _patterns_in_roles(config: Config, document: Document) -> Iterator[Problem]:
+    """Warnings: roles are given letter by letter, where policies have patterns."""
+    for role in RolesConfig.model_fields:
+        members: RoleMembers = getattr(config.roles, role)
+        for kind, names in (("groups", members.groups), ("subjects", members.subjects)):
+            for index, name in enumerate(names):
+                if "*" in name or "?" in name:
+                    message = f"a role has no patterns: this is the one called `{name}`, letter by letter"
+                    yield document.problem(("roles", role, kind, index), message, warning=True)
 
 
 def _tls_files(config: Config, document: Document) -> Iterator[Problem]:

@@ -11,6 +11,10 @@ from pydantic import ValidationInfo
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _SCOPE_PART = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+_HOST = re.compile(r"\w[\w.-]*\Z")
+_NUMBERS = re.compile(r"[0-9.]+\Z")
+_VARIABLE = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_DISCOVERY = "/.well-known/"
 _KEY_ID = re.compile(r"[A-Za-z0-9._=+@-]{1,128}\Z")
 
 
@@ -37,9 +41,36 @@ def split_address(value: str) -> tuple[str, int]:
     host = host[1:-1] if bracketed else host
     if bracketed and not _is_ip(host):
         raise ValueError("expected an IPv6 address between the brackets")
-    if not host:
+    if not host or host == "*":
         raise ValueError("name the address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all networks")
-    return host, int(port)
+    return check_host(host), int(port)
+
+
+def check_host(value: str) -> str:
+    """A host's name or address by itself, IPv6 without brackets."""
+    numbers = ":" in value or _NUMBERS.match(value) is not None
+    if numbers and not _is_ip(value):
+        raise ValueError("expected a host name or an address alone: a port has a key of its own, IPv6 no brackets")
+    if not numbers and not _HOST.match(value):
+        raise ValueError("expected a host name or an address alone, such as db.internal: no URL, no path, no user")
+    return value
+
+
+def check_variable(value: str) -> str:
+    """The name of an environment variable; it is not repeated: somebody may have written the secret itself here."""
+    if not _VARIABLE.match(value):
+        raise ValueError("expected the name of an environment variable, such as SHOP_DB_PASSWORD: no `$`, no value")
+    return value
+
+
+def check_issuer(value: str) -> str:
+    """The URL that is `iss` in tokens."""
+    parts = urlsplit(check_url(value))
+    if _DISCOVERY in parts.path:
+        raise ValueError(f"name the issuer itself, as it stands in `iss` of its tokens: without `{_DISCOVERY}...`")
+    if parts.query or parts.fragment:
+        raise ValueError("an issuer's URL has no query and no fragment")
+    return value
 
 
 def check_address(value: str) -> str:
@@ -79,6 +110,8 @@ def absolute(path: Path, info: ValidationInfo) -> Path:
     """`path`, taken relative to the folder that the validation context names as `base`."""
     if "\0" in str(path) or not str(path).strip():
         raise ValueError("expected a path")
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise ValueError("`~` means nothing here: write the path in full, or relative to this file's folder")
     context = info.context
     base = context.get("base") if isinstance(context, dict) else None
     return (base / path).absolute() if isinstance(base, Path) else path

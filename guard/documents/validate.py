@@ -69,6 +69,8 @@ def _problem(document: Document, model: type[BaseModel], error: Mapping[str, Any
     if kind in ("literal_error", "enum"):
         word = error.get("input")
         words = [part.strip().strip("'") for part in str(context["expected"]).replace(" or ", ", ").split(",")]
+        if isinstance(word, str) and word in words:
+            return document.problem(location, f"expected {word} without quotes")
         got = f"`{word}` is not known here{suggest(word, words)}" if isinstance(word, str) else "not known here"
         return document.problem(location, f"{got}; expected one of: {', '.join(words)}")
     if kind in ("value_error", "assertion_error"):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from guard.config.schema.types import FilePath, Glob, Model, Name, Number, Text, Url
+from guard.config.schema.types import FilePath, Glob, IssuerUrl, Model, Name, Number, Text, Url
 from guard.documents.values import not_empty
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -15,7 +15,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 class IssuerConfig(Model):
     """One OpenID Connect issuer whose signed tokens open sessions."""
 
-    issuer: Url = Field(description="exactly the `iss` of its tokens; https, or http on loopback")
+    issuer: IssuerUrl = Field(description="exactly the `iss` of its tokens; https, or http on loopback")
     audience: Text = Field(description="what `aud` of a token must be or contain")
     preset: Literal["github-actions", "gitlab-ci", "kubernetes", "keycloak", "okta"] | None = Field(
         default=None, description="claim names of a well-known issuer; the fields below override it"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from guard.config.schema.secrets import Credential
-from guard.config.schema.types import FilePath, Flag, Model, Name, Network, Number, ScopePart, Text, Whole
+from guard.config.schema.types import FilePath, Flag, Host, Model, Name, Network, Number, ScopePart, Text, Whole
 from guard.config.values import check_key_id
 from protocols import contract
 
@@ -73,7 +73,7 @@ class ResourceConfig(Model):
 
     name: Name = Field(description="unique name; policies match it")
     protocol: contract.ProtocolName = Field(description="the wire protocol that the server speaks")
-    host: Text | None = Field(
+    host: Host | None = Field(
         default=None,
         description="host name or address of the server; http without it: a forward proxy, to wherever policies allow",
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
-from guard.config.schema.types import FilePath, Model, Text, Url
+from guard.config.schema.types import FilePath, Model, Text, Url, Variable
 from guard.config.values import absolute
 
 _NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ class SecretRef(Model):
         description="`env`: an environment variable of the gateway; `file`: a file that only the gateway's user can "
         "read; `vault`: HashiCorp Vault, key/value engine version 2"
     )
-    name: Text | None = Field(default=None, description="`env`: the variable's name")
+    name: Variable | None = Field(default=None, description="`env`: the variable's name")
     path: Text | None = Field(
         default=None,
         description="`file`: the file. `vault`: the secret's path after `/v1/`, engine and `data/` included "
@@ -74,7 +74,7 @@ class Credential(Model):
         description="the database user, or the AWS access key id; null with `vault`: the same secret's `username_key`; "
         "null with `aws_sigv4` otherwise: the secret is a JSON document with all parts of the key",
     )
-    name: Text | None = Field(default=None, description="`env`: the variable's name")
+    name: Variable | None = Field(default=None, description="`env`: the variable's name")
     path: Text | None = Field(default=None, description="`file`: the file; `vault`: the secret's path")
     address: Url | None = Field(default=None, description="`vault`: the server")
     key: Text | None = Field(default=None, description="`vault`: the key of the password in the secret")

@@ -10,11 +10,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Strict
 from guard.config.values import (
     absolute,
     check_address,
+    check_host,
+    check_issuer,
     check_name,
     check_network,
     check_scope_part,
     check_text,
     check_url,
+    check_variable,
 )
 from guard.enforce.patterns import check_glob
 
@@ -25,6 +28,9 @@ Flag = Annotated[bool, Strict()]
 Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str, AfterValidator(check_name)]
 Url = Annotated[str, AfterValidator(check_url)]
+Host = Annotated[str, AfterValidator(check_text), AfterValidator(check_host)]
+Variable = Annotated[str, AfterValidator(check_variable)]
+IssuerUrl = Annotated[str, AfterValidator(check_issuer)]
 Address = Annotated[str, AfterValidator(check_address)]
 FilePath = Annotated[Path, AfterValidator(absolute)]
 Network = Annotated[str, AfterValidator(check_network)]
