@@ -28,7 +28,7 @@ from guard.record.keys import PUBLIC, load_public
 from guard.record.reader import beginning, follow, segments
 from guard.record.tombstones import Act, Tombstones, listed
 from guard.record.verify import Report, verify
-from scripts.terminal import clean, console, counted
+from scripts.terminal import clean, console, counted, print_json
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _SHORT = 160  # characters of a record on one line
@@ -142,7 +142,7 @@ def run_dump(arguments: argparse.Namespace) -> int:
                 continue
             shown += 1
             if arguments.json:
-                sys.stdout.write(orjson.dumps(_whole(record, facts, act)).decode() + "\n")
+                print_json(_whole(record, facts, act))
             else:
                 out.print(_line(record, facts, act), no_wrap=True, overflow="ellipsis", crop=True)
         sys.stdout.flush()
@@ -212,7 +212,7 @@ def _line(record: Record, facts: dict[str, Any], act: Act | None) -> Text:
         what = orjson.dumps(shown).decode()
     line = Text(f"{record.seq:>8} ", style="dim")
     line.append(f"{at} ")
-    line.append(f"{session:<13} ", style="dim")
+    line.append(f"{clean(session):<13} ", style="dim")
     line.append(f"{clean(record.kind):<18} ", style="bold")
     line.append(clean(what[: _SHORT * 4])[:_SHORT])
     return line

@@ -106,6 +106,18 @@ def test_dump_shows_every_record_and_no_escape_sequence(state: Path, capsys: pyt
     assert shown.count(" command ") == 8
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_journal_that_somebody_wrote_to_steers_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: list[str]
+) -> None:
+    recorder = Recorder(RecordSettings(), tmp_path)
+    facts = {"t": "command", "s": "\x1b]0;x\x07", "n": 1, "decision": "\x9b2J", "rule": "\u202er", "text": "\x9b2J"}
+    recorder.command(json.dumps(facts).encode())
+    recorder.close()
+    assert main(["journal", "dump", str(tmp_path), *how]) == 0
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
 def test_dump_filters_and_answers_machines(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["journal", "dump", str(state), "--json", "--kind", "command", "--session", "s1"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
