@@ -32,6 +32,7 @@ CONCURRENT = 2
 PAGE_EVENTS = 5000
 _LONG = 256 * 1024  # characters that are shown of what fits into no answer
 _MOST_LINES = 10_000
+_NEWEST = 2**63 - 1  # what the index can compare a number with
 PAGE_BYTES = 8 * 1024 * 1024  # of rendered events: a page must fit well into one answer
 
 Row = dict[str, Any]
@@ -117,7 +118,7 @@ class Evidence:
         texts: dict[str, Any] = {name: params.optional_text(name) for name in names}
         before = params.optional_number("before")
         limit, damaged_ok = _limit(params), _damaged_ok(params)
-        wanted = Search(**texts, **_window(params), before=None if before is None else int(before), limit=limit)
+        wanted = Search(**texts, **_window(params), before=None if before is None else min(int(before), _NEWEST), limit=limit)
         params.done()
 
         def ask(index: EvidenceIndex) -> list[Row]:

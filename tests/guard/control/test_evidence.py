@@ -160,6 +160,7 @@ def test_search(gateway):
     assert found(until=START + 50, limit=1) == [("s1", 2)]
     newest = gateway.ask("search", limit=1)[0]
     assert found(before=newest["seq"]) == [("s1", 2), ("s1", 1)]
+    assert found(before=2**64) == found()  # larger than anything that the index counts
 
 
 @pytest.mark.parametrize(
