@@ -7,6 +7,7 @@ two issuers, a group that the one gives its on-call engineers is a group that an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal
 
@@ -20,6 +21,7 @@ from guard.enforce.schema import Who
 from guard.identity.claims import ClaimMap
 
 _ANY_GROUP = ""
+_EMAIL, _EMAIL_VERIFIED = "email", "email_verified"
 _ACCOUNT_GROUPS = "system:serviceaccounts"
 _ACCOUNTS = "system:serviceaccount:"
 
@@ -127,6 +129,7 @@ def unclear_rules(config: Config, document: Document, policies: PolicySet) -> It
                 key=True,
             )
         yield from _unknown_issuers(config, document, rule)
+        yield from _by_unverified_email(config, document, rule)
 
 
 def _unclear_parts(issuers: Sequence[IssuerConfig], rule: Rule) -> Iterator[tuple[str, Sequence[IssuerConfig]]]:
@@ -145,6 +148,24 @@ def _unclear_parts(issuers: Sequence[IssuerConfig], rule: Rule) -> Iterator[tupl
         unclear = next((several for several in naming if len(several) > 1), None)
         if unclear is not None:
             yield "approvers", unclear
+
+
+def _by_unverified_email(config: Config, document: Document, rule: Rule) -> Iterator[Problem]:
+    """Warnings: grants by an e-mail address, which some issuers let everybody write into their own account."""
+    model = rule.model
+    granting = (model.who if rule.verb in GRANTS else None, model.unless.who if model.unless is not None else None)
+    for who in granting:
+        for issuer in config.issuers:
+            if who is None or _EMAIL_VERIFIED in issuer.require:
+                continue
+            attributes = _map(issuer).attributes
+            named = [name for name in who.claims if attributes.get(name) == _EMAIL]
+            if named and (not who.issuers or any(fnmatchcase(issuer.issuer, one) for one in who.issuers)):
+                message = (
+                    f"rule `{rule.name}` goes by `{named[0]}`, which some issuers let everybody write: `require: "
+                    f'{{{_EMAIL_VERIFIED}: ["true"]}}` at {issuer.issuer} refuses tokens whose address nobody verified'
+                )
+                yield document.problem(("policies",), message, key=True, warning=True)
 
 
 def _unknown_issuers(config: Config, document: Document, rule: Rule) -> Iterator[Problem]:

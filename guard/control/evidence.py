@@ -118,7 +118,9 @@ class Evidence:
         texts: dict[str, Any] = {name: params.optional_text(name) for name in names}
         before = params.optional_number("before")
         limit, damaged_ok = _limit(params), _damaged_ok(params)
-        wanted = Search(**texts, **_window(params), before=None if before is None else min(int(before), _NEWEST), limit=limit)
+        wanted = Search(
+            **texts, **_window(params), before=None if before is None else min(int(before), _NEWEST), limit=limit
+        )
         params.done()
 
         def ask(index: EvidenceIndex) -> list[Row]:

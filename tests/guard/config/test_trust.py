@@ -194,6 +194,30 @@ def test_attributes_of_two_issuers_are_told_apart_too(found: Any) -> None:
     assert found(once, APPROVER, rule("who: {claims: {team: [blue]}}, allow: [ddl.drop]")) == []
 
 
+KEYCLOAK = '  - {issuer: "https://idp.example", audience: sluicegate, preset: keycloak}\n'
+BOSS = "claims: {email: ['*@acme.example']}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"who: {{{BOSS}}}, allow: [data.update]",
+        f"who: {{{BOSS}, issuers: ['https://idp.*']}}, allow: [data.update]",
+        f"unless: {{who: {{{BOSS}}}}}, deny: [data.delete]",
+    ],
+)
+def test_a_grant_by_an_address_that_nobody_verified_is_pointed_at(found: Any, text: str) -> None:
+    (message,) = found(KEYCLOAK, policy=rule(text))
+    assert "rule `small/one` goes by `email`" in message
+    assert 'require: {email_verified: ["true"]}' in message
+    assert found(KEYCLOAK.replace("keycloak", "keycloak, require: {email_verified: ['true']}"), policy=rule(text)) == []
+
+
+def test_what_stops_by_an_address_or_of_another_issuer_is_not(found: Any) -> None:
+    assert found(KEYCLOAK, policy=rule(f"who: {{{BOSS}}}, deny: [data.delete]")) == []
+    assert found(ONE, policy=rule("who: {claims: {email: [x]}}, allow: [data.update]")) == []
+
+
 def test_a_rule_about_an_issuer_that_is_not_there_is_pointed_at(found: Any) -> None:
     for text in (
         'who: {issuers: ["https://idp.exampel"]}, allow: [ddl.drop]',
