@@ -16,13 +16,19 @@ from guard.printable import clean
 _FURTHER = "\n    "
 
 
+OURS = {"lines": True}
+"""`extra` of a message whose lines are the gateway's own."""
+
+
 class PlainRecord(logging.LogRecord):
     """A record of any logger of this process."""
 
+    lines = False
     _traceback: str | None = None
 
     def getMessage(self) -> str:
-        return clean(super().getMessage(), lines=True).replace("\n", _FURTHER)
+        text = clean(super().getMessage(), lines=True)
+        return text if self.lines else text.replace("\n", _FURTHER)
 
     @property
     def exc_text(self) -> str | None:

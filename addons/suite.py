@@ -214,9 +214,11 @@ class Gateway:
             return
         error = task.exception()
         if isinstance(error, NotConfigured):
-            log.error("%s", error)
+            log.error("%s", error, extra=log_text.OURS)
         elif isinstance(error, ConfigError):
-            log.error("sluicegate lets nothing through, its configuration has problems:\n%s", error)
+            log.error(
+                "sluicegate lets nothing through, its configuration has problems:\n%s", error, extra=log_text.OURS
+            )
         elif isinstance(error, _EXPECTED):
             log.error("sluicegate lets nothing through: %s", error)
         else:
