@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from addons.catalog_client import CatalogClient
 from addons.definitions import Definitions
-from protocols.contract import CatalogError, CatalogSnapshot
+from protocols.contract import CatalogError, CatalogSnapshot, CredentialRefused
 
 log = logging.getLogger("sluicegate.catalog")
 
@@ -87,6 +87,10 @@ class CatalogKeeper:
             if self._client is not None and self._client.closed:
                 self._client = None
             raise
+        except CredentialRefused as e:
+            # what the server said is the cause; the error itself is worded for clients
+            self.error = f"the metadata connection failed: {e.__cause__ or e}"
+            raise CatalogError(self.error) from e
         except Exception as e:
             # no credential, rows that make no sense, ...: whoever waits for the snapshot is told in one way
             self.error = f"{type(e).__name__}: {e}"

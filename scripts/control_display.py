@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
@@ -355,4 +356,7 @@ def _print(table: Listing, rows: Sequence[Any], empty: str) -> None:
         screen.print(table)
     else:
         for line in table.paragraphs(screen.width):
-            screen.print(line, soft_wrap=len(line.plain) <= screen.width)
+            fits = line.cell_len <= screen.width
+            screen.print(
+                line if fits or not line.plain.startswith(" ") else Padding(line[4:], (0, 0, 0, 4)), soft_wrap=fits
+            )

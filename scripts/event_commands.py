@@ -11,7 +11,7 @@ from rich.text import Text
 from guard.control.client import ControlClient
 from scripts import control_commands as control
 from scripts import control_display as display
-from scripts.terminal import cell, clean, moment
+from scripts.terminal import KINDS_ARE_IN, cell, clean, moment
 
 Row = Mapping[str, Any]
 
@@ -31,12 +31,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _events(args: argparse.Namespace, client: ControlClient) -> int:
     found = client.call("events", kind=args.kind, subject=args.subject, **control.window(args))
-    return control.show_rows(args, found, _table)
+    empty = (
+        f"nothing of the kind `{clean(args.kind)}` is on record; {KINDS_ARE_IN}"
+        if args.kind
+        else "nothing is on record"
+    )
+    return control.show_rows(args, found, lambda rows: _table(rows, empty))
 
 
-def _table(rows: Sequence[Row]) -> None:
+def _table(rows: Sequence[Row], empty: str) -> None:
     table = display.Listing("at", "kind", "session", "what")
     for row in rows:
         said = Text(clean(row.get("text")), style="cyan")
         table.row(cell(moment(row.get("at"))), cell(row.get("kind"), "bold"), cell(row.get("session")), said)
-    display.listing(table, rows, "nothing is on record")
+    display.listing(table, rows, empty)

@@ -28,7 +28,7 @@ from guard.record.keys import PUBLIC, load_public
 from guard.record.reader import beginning, follow, segments
 from guard.record.tombstones import Act, Tombstones, listed
 from guard.record.verify import Report, verify
-from scripts.terminal import clean, console, counted, print_json
+from scripts.terminal import KINDS_ARE_IN, clean, console, counted, print_json
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _SHORT = 160  # characters of a record on one line
@@ -147,7 +147,8 @@ def run_dump(arguments: argparse.Namespace) -> int:
                 out.print(_line(record, facts, act), no_wrap=True, overflow="ellipsis", crop=True)
         sys.stdout.flush()
         if not shown:
-            print("sluicegate: no record matches; without --session and --kind all are printed", file=sys.stderr)
+            hint = f"; {KINDS_ARE_IN}" if arguments.kind else ""
+            print(f"sluicegate: no record matches; without --session and --kind all are printed{hint}", file=sys.stderr)
     except DamagedJournal as damage:
         print(f"sluicegate: the journal is damaged: {damage}", file=sys.stderr)
         return EXIT_FAILED
@@ -197,7 +198,7 @@ def _removed_by(act: Act | None) -> dict[str, Any]:
 
 def _line(record: Record, facts: dict[str, Any], act: Act | None) -> Text:
     at = datetime.fromtimestamp(record.at / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    session = str(facts.get("s") or "")[:13]
+    session = clean(facts.get("s"))
     shown = {name: value for name, value in facts.items() if name not in ("t", "at", "s", "wire")}
     if act is not None and not facts:
         day = datetime.fromtimestamp(act.at / 1e9, UTC).date()
@@ -212,7 +213,7 @@ def _line(record: Record, facts: dict[str, Any], act: Act | None) -> Text:
         what = orjson.dumps(shown).decode()
     line = Text(f"{record.seq:>8} ", style="dim")
     line.append(f"{at} ")
-    line.append(f"{clean(session):<13} ", style="dim")
+    line.append(f"{clean(session):<16} ", style="dim")
     line.append(f"{clean(record.kind):<18} ", style="bold")
     line.append(clean(what[: _SHORT * 4])[:_SHORT])
     return line

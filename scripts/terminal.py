@@ -19,6 +19,7 @@ from rich.text import Text
 from guard.printable import clean as clean  # passed on: what shows something takes it from here
 
 MAX_FORMATTED = 4096  # characters: sqlparse takes milliseconds per kilobyte, and grows faster than the text
+KINDS_ARE_IN = "docs/reference/journal.md names the kinds"
 COLOURS = {"allow": "green", "hold": "yellow", "deny": "red", "terminate": "bold red"}
 
 _RELATIVE = re.compile(r"(\d{1,6})([smhd])")

@@ -19,7 +19,7 @@ examples:
   sluicegate token --file /run/oidc/token
   export PGPASSWORD="$(sluicegate token --command 'gcloud auth print-identity-token')"
 
-the token comes from --file, --command or ${ENVIRONMENT}. one that has expired, or is none, is not printed.
+the token comes from --file, --command or ${ENVIRONMENT}. one that has expired is not printed.
 """
 _SERVE = f"""
 examples:
@@ -96,7 +96,7 @@ def run_serve(args: argparse.Namespace) -> int:
     try:
         upstream = _upstream(args.gateway, args.ca)
         source = TokenSource(file=args.file, command=args.program)
-    except (ValueError, OSError, ssl.SSLError) as e:
+    except ValueError as e:
         print(f"sluicegate token serve: {e}", file=sys.stderr)
         return 2
     password = "" if args.no_password else secrets.token_urlsafe(24)
@@ -109,16 +109,23 @@ def run_serve(args: argparse.Namespace) -> int:
 
 
 def _upstream(url: str, ca: Path | None) -> Upstream:
-    """Raises ValueError for what is no address of a proxy, OSError for a CA file that cannot be read."""
+    """Raises ValueError for what is no address of a proxy, and for a CA file that cannot be read."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path not in ("", "/"):
         raise ValueError("`--gateway` is http://HOST:PORT or https://HOST:PORT, without a user")
     tls = None
     if parts.scheme == "https":
-        tls = ssl.create_default_context(cafile=str(ca) if ca is not None else None)
+        tls = _trust(ca)
     elif ca is not None:
         raise ValueError("`--ca` is for an https gateway")
     return Upstream(parts.hostname, parts.port or (443 if tls else 8080), tls)
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca) if ca is not None else None)
+    except OSError as e:  # ssl.SSLError is one: a file without a certificate
+        raise ValueError(f"`{ca}` cannot be read as a CA: {e.strerror or e}") from None
 
 
 async def _serve(upstream: Upstream, source: TokenSource, password: str, port: int) -> None:

@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from addons.upstreams import Upstreams
 
 from guard.config.schema import ResourceConfig
-from protocols.contract import CatalogError
+from protocols.contract import CatalogError, CredentialRefused
 
 
 class Metadata:
@@ -85,3 +85,16 @@ def test_resources_on_one_server_hear_of_each_others_definitions() -> None:
     assert read is not write
     assert read.definitions is write.definitions
     assert read.definitions is not elsewhere.definitions
+
+
+def test_a_login_that_the_server_refuses_is_told_with_the_servers_own_words() -> None:
+    async def refused() -> Any:
+        raise CredentialRefused("the gateway could not log in; its log says why", "08001") from ValueError("28P01 no")
+
+    async def play() -> None:
+        keeper = CatalogKeeper("shop", refused, 60.0, Definitions())
+        with pytest.raises(CatalogError, match="28P01 no"):
+            await keeper.refresh()
+        assert keeper.error == "the metadata connection failed: 28P01 no"
+
+    asyncio.run(play())

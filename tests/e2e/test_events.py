@@ -62,7 +62,8 @@ def test_votes_containments_and_looks_are_found(lab: HttpLab, rita: str) -> None
     shown = lab.cli("events", "--kind", "containment", token=rita)
     assert "mallory" in shown.stdout
     assert "stolen" in shown.stdout
-    assert lab.cli("events", "--kind", "no.such", token=rita).stdout.strip() == "nothing is on record"
+    none = lab.cli("events", "--kind", "no.such", token=rita).stdout
+    assert none.strip() == "nothing of the kind `no.such` is on record; docs/reference/journal.md names the kinds"
     assert len(_told(lab, rita, "events", "--limit", "2")) == 2
     assert _told(lab, rita, "events", "--until", "2020-01-01T00:00") == []
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from guard.control.wire import ControlError
 from guard.state.approvals import ApprovalStatus
 from protocols.contract import Analysis, Effect, HoldTerms, Principal, Resource
-from scripts import cli, control_commands, terminal
+from scripts import cli, control_commands, control_display, terminal
 from scripts.player import Player, outcome
 from tests.guard.control.conftest import NOW, Gateway
 
@@ -355,6 +355,16 @@ def test_what_is_copied_is_on_one_line_however_narrow_the_terminal_is(run, monke
         if words == ["search"]:
             assert any("2027-01-15" in line[:10] for line in lines), lines
             assert any("analysts-read" in line for line in lines), lines
+
+
+def test_what_is_folded_on_a_narrow_terminal_stays_under_its_row(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    text = f"DELETE FROM orders WHERE id IN ({'123,' * 20}0)"
+    control_display.commands([{"at": 1.8e9, "session": "s1", "n": 1, "decision": "deny", "text": text}])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("20")
+    assert len(others) > 1
+    assert all(line.startswith("    ") for line in others), others
 
 
 def test_approvals(run, held, gateway):

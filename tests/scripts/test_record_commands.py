@@ -95,6 +95,17 @@ def test_a_dump_in_which_nothing_matches_says_so(state: Path, capsys: pytest.Cap
     told = capsys.readouterr()
     assert told.out == ""
     assert "no record matches" in told.err
+    assert "docs/reference/journal.md names the kinds" in told.err
+
+
+def test_a_session_is_named_in_full_so_that_it_can_be_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = Recorder(RecordSettings(), tmp_path)
+    recorder.session_start("0123456789abcdef", {"subject": "ci"})
+    recorder.close()
+    assert main(["journal", "dump", str(tmp_path)]) == 0
+    assert " 0123456789abcdef " in capsys.readouterr().out
 
 
 def test_dump_shows_every_record_and_no_escape_sequence(state: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,3 +204,12 @@ def test_without_a_token_nothing_goes_on(tmp_path: Path) -> None:
 def test_what_is_no_gateway_is_wrong_usage(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["token", "serve", "--gateway", url]) == 2
     assert "pw" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_a_ca_that_is_none_is_named(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ca = tmp_path / "ca.crt"
+    if text is not None:
+        ca.write_text(text)
+    assert cli.main(["token", "serve", "--gateway", "https://gateway:8080", "--ca", str(ca)]) == 2
+    assert f"`{ca}` cannot be read as a CA" in capsys.readouterr().err
