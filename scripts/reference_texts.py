@@ -94,6 +94,7 @@ rules:
 4. **A hold is an allow that waits**: what the rule names counts as covered; everything else in the command must
    be allowed by other rules, or it is denied at once. Of several holds the narrowest approvers, the largest
    count and the shortest time apply; where no set of approvers lies within all others the command is denied.
+   Whoever is spelt in another letter case than the rule's `who` is held as well, and nothing is covered for them.
 5. **`unknown`** means that it could not be proved what a command does. Only a rule that spells out `unknown`
    allows it (`*` does not), and whoever grants it grants everything: a stopping rule sees only what was proved.
    In a stopping rule `*` includes `unknown`.

@@ -68,6 +68,7 @@ class PolicySet:
             facts=facts,
             index=self._index(tuple(n for n, _ in judging)),
             activities=activities,
+            only_stops=sum(1 << bit for bit, (_, rule) in enumerate(judging) if rule.only_stops(principal, facts)),
             masks=tuple(rule.mask for _, rule in concerned if rule.mask is not None),
             all_rules=self.rules,
         )

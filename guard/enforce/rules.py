@@ -67,7 +67,7 @@ class Rule:
     def concerns(self, principal: Principal, resource: Resource, facts: SessionFacts) -> str:
         """Why the rule has nothing to do with this session; empty where it has."""
         model = self.model
-        if model.who is not None and not who_matches(model.who, principal, exactly=self.verb in GRANTS):
+        if model.who is not None and not who_matches(model.who, principal, exactly=self.verb == "allow"):
             return "about other identities"
         if model.resource is not None and not resource_matches(model.resource, resource):
             return "about other resources"
@@ -76,6 +76,15 @@ class Rule:
         if self._spares_always(principal, resource, facts):
             return "this session is exempt (`unless`)"
         return ""
+
+    def only_stops(self, principal: Principal, facts: SessionFacts) -> bool:
+        """Whether a hold that concerns this session is there to stop alone: as a stop it reaches whoever is spelt in
+        another way, or has no address; what it names is then for other rules to allow."""
+        who, origin = self.model.who, self.model.origin
+        return self.verb == "hold" and (
+            (who is not None and not who_matches(who, principal))
+            or (origin is not None and not address_matches(origin, facts, unclear=False))
+        )
 
     def exemption(self, principal: Principal, resource: Resource, facts: SessionFacts) -> Condition | None:
         """The changing part of `unless`, where its fixed part is true for this session; else None."""

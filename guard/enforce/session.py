@@ -78,6 +78,7 @@ class SessionPolicy:
         facts: SessionFacts,
         index: RuleIndex,
         activities: Sequence[Activity],
+        only_stops: int,
         masks: tuple[MaskRule, ...],
         all_rules: tuple[Rule, ...],
     ) -> None:
@@ -88,6 +89,7 @@ class SessionPolicy:
         self._facts = facts
         self._index = index
         self._activities = tuple(activities)
+        self._granting = index.everything & ~only_stops
         self._all_rules = all_rules
         self._changing = sum(1 << activity.bit for activity in self._activities)
         self._masked = _masked(masks)
@@ -117,12 +119,13 @@ class SessionPolicy:
         if stopped := matched_now & index.deny:
             return self._stop(Action.DENY, stopped, a, effects, alerts, valid_until)
         held = matched_now & index.hold
-        taking_part = index.covered(a, effects, (index.allow & active) | held)
-        if not taking_part and index.granting & active and does_nothing(a):
+        granting = ((index.allow & active) | held) & self._granting
+        taking_part = index.covered(a, effects, granting)
+        if not taking_part and index.granting & self._granting & active and does_nothing(a):
             # whoever may do anything at all may send nothing: a lone semicolon, a comment
             return Decision(Action.ALLOW, DEFAULT_RULE, "an empty command does nothing", self.version)
         if not taking_part:
-            return self._uncovered(a, effects, active, held, alerts, valid_until)
+            return self._uncovered(a, effects, granting, alerts, valid_until)
         if held:
             return self._hold(held, a, effects, alerts, valid_until)
         rule = index.rules[_lowest(taking_part)]
@@ -206,12 +209,11 @@ class SessionPolicy:
         self,
         a: Analysis,
         effects: frozenset[Effect],
-        active: int,
-        held: int,
+        granting: int,
         alerts: tuple[str, ...],
         valid_until: float,
     ) -> Decision:
-        missing = self._index.uncovered(a, effects, (self._index.allow & active) | held)
+        missing = self._index.uncovered(a, effects, granting)
         said = [f"{effect.value} on {name}" if name else describe(a, (effect,)) for effect, name in missing]
         words = list(dict.fromkeys(said))
         what = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
@@ -238,7 +240,7 @@ class SessionPolicy:
             narrowed = rule.relations or rule.columns or rule.functions or rule.where or rule.facts
             if refusing >> n & 1 and not narrowed and rule.stops == frozenset(Effect):
                 return False
-        return bool(index.granting)
+        return bool(index.granting & self._granting)
 
 
 def _masked(masks: Sequence[MaskRule]) -> NameIndex | None:

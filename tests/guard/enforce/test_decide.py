@@ -179,6 +179,25 @@ class TestCoverage:
         policies = load("  - {id: a, description: d, allow: {effects: [data.select], relations: [public.t]}}\n")
         assert decide(policies, command("data.select", reads=("public.T",))).action is Action.DENY
 
+    @pytest.mark.parametrize("who", ["{groups: [Analysts]}", "{subjects: [Ann]}", '{claims: {repo: ["Acme/*"]}}'])
+    def test_a_hold_misses_nobody_who_is_spelt_otherwise_and_opens_nothing_to_them(self, load: Any, who: str) -> None:
+        held = f"  - {{id: ask, description: d, who: {who}, hold: [data.delete]}}\n"
+        allowed = load("  - {id: work, description: d, allow: [data.select, data.delete]}\n" + held)
+        assert decide(allowed, DELETE).action is Action.HOLD
+        assert decide(allowed, SELECT).action is Action.ALLOW
+        answer = decide(load(READ + held), DELETE)
+        assert (answer.action, answer.rule) == (Action.DENY, DEFAULT_RULE)
+        assert "no rule allows data.delete on public.t" in answer.why
+        assert not session(load(held)).may_connect
+
+    def test_a_hold_in_a_network_stops_who_has_no_address_and_opens_nothing_to_them(self, load: Any) -> None:
+        held = '  - {id: ask, description: d, from: {networks: ["10.0.0.0/8"]}, hold: [data.delete]}\n'
+        nowhere = SessionFacts("somewhere", "psql")
+        allowed = load("  - {id: work, description: d, allow: [data.select, data.delete]}\n" + held)
+        assert decide(allowed, DELETE, facts=nowhere).action is Action.HOLD
+        assert decide(load(READ + held), DELETE).action is Action.HOLD
+        assert decide(load(READ + held), DELETE, facts=nowhere).action is Action.DENY
+
     def test_where_limits_an_allow_for_updates_and_deletes_only(self, load: Any) -> None:
         policies = load("  - {id: a, description: d, allow: {effects: [data.select, data.delete], where: [present]}}\n")
         assert decide(policies, SELECT).action is Action.ALLOW
