@@ -114,6 +114,7 @@ class RegularLook:
         if task.cancelled():
             return
         runtime = self._runtime
+        self.stop()  # another round would find all well, and say so
         log.critical("the regular look failed; everything stops", exc_info=task.exception())
         runtime.stopped = "internal error in the gateway; nothing passes until it is restarted"
         runtime.draining = True

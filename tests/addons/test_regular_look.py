@@ -151,6 +151,10 @@ def test_a_look_that_fails_itself_ends_everything(
         bench.look.start()
         while not runtime.draining:
             await asyncio.sleep(0.001)
+        checked = bench.live.checked
+        await asyncio.sleep(0.02)
+        assert bench.live.checked == checked
+        assert "serving again" not in caplog.text
         assert runtime.stopped == "internal error in the gateway; nothing passes until it is restarted"
         assert bench.live.ended == "internal error in the gateway"
         assert "the regular look failed; everything stops" in caplog.text
