@@ -46,6 +46,7 @@ async def reload(runtime: Runtime) -> dict[str, Any]:
     """Loads the policies anew; where that fails, or cannot be recorded, the old ones stay, and the error says why."""
     policies = await asyncio.to_thread(_read, runtime.config)
     old = runtime.policies.version
+    # first on record: where that fails no session is judged by policies that others do not have
     runtime.recorder.event("policy.loaded", {"version": policies.version, "before": old})
     runtime.policies = policies
     for live in list(runtime.sessions.values()):

@@ -545,17 +545,17 @@ def test_a_reload_reaches_those_who_are_in(inside: Any, side: Side, text: str, w
 
 def test_a_reload_that_cannot_be_recorded_changes_nothing(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(bench: Bench) -> None:
+        def full(*_: Any) -> int:
+            raise RecordError("no space left on device")
+
         before = bench.runtime.policies
         bench.policy.write_text(CLOSED)
-
-        def full(_kind: str, _facts: Any) -> int:
-            raise RecordError("no space left")
-
         with monkeypatch.context() as patched:
             patched.setattr(bench.runtime.recorder, "event", full)
             with pytest.raises(RecordError):
                 await controlled.reload(bench.runtime)
         assert bench.runtime.policies is before
+        assert (await controlled.reload(bench.runtime))["changed"]
 
     inside(work)
 

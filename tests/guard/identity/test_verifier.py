@@ -186,7 +186,20 @@ def test_row_29_issuer_is_exact(refused, provider, issuer):
 
 
 @pytest.mark.parametrize(
-    "audience", ["sluicegate2", "sluice", "Sluicegate", "", [], ["other"], [["sluicegate"]], {"sluicegate": 1}, 7, None]
+    "audience",
+    [
+        "sluicegate2",
+        "sluice",
+        "Sluicegate",
+        "",
+        [],
+        ["other"],
+        [["sluicegate"]],
+        ["sluicegate", 7],
+        {"sluicegate": 1},
+        7,
+        None,
+    ],
 )
 def test_row_29_audience_is_exact(refused, provider, audience):
     token = jwt.PyJWS().encode(
@@ -248,6 +261,13 @@ def test_row_29_times_in_the_future_have_bounded_leeway(verify, refused, provide
     assert verify(provider.token(**{claim: NOW + 29})).subject
     assert "clock" in str(refused(provider.token(**{claim: NOW + 31})))
     assert "clock" in str(refused(provider.token(**{claim: NOW + 2}), leeway=1))
+
+
+@pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
+@pytest.mark.parametrize("value", [True, "1800000600", [1800000600], -1])
+def test_row_29_a_time_is_a_number(refused, provider, claim, value):
+    error = refused(signed(provider, json.dumps(provider.claims() | {claim: value}).encode()))
+    assert error.detail == f"claim `{claim}` is no time"
 
 
 def test_row_29_leeway_cannot_be_configured_beyond_thirty_seconds(provider, settings):
@@ -324,6 +344,7 @@ def test_session_end_duration_is_bounded_by_configuration(verify, provider, sett
 
 def test_row_30_duration_does_not_revive_an_expired_token(refused, provider):
     refused(provider.token(exp=NOW - 1), session_end="duration")
+    refused(provider.token(exp=NOW), session_end="duration")  # it has no leeway: the moment itself is too late
 
 
 def test_row_30_containment_refuses_a_good_token(refused, provider):
