@@ -429,3 +429,33 @@ def test_one_that_hides_another_is_free_where_nothing_was_planned_before() -> No
     _ran(talk, "CREATE TEMP TABLE users (id int)", "CREATE TABLE")
     sent = query("DELETE FROM users")
     assert talk.client(sent) == sent
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "asks"),
+    [
+        (parse("made", "SELECT 1"), "EXECUTE s"),
+        (close("S", "s"), "EXECUTE s"),
+        (bind("p", "s"), "FETCH FROM p"),
+    ],
+    ids=["parse", "close", "bind"],
+)
+def test_a_statement_that_looks_a_name_up_waits_for_the_names_in_flight(in_flight: bytes, asks: str) -> None:
+    talk = Talk(anything)
+    talk.begin()
+    talk.prepare("s", "SELECT total FROM orders")
+    sent = talk.client(in_flight + query(asks))
+    assert kinds(sent) == kinds(in_flight) + "H"
+    assert talk.session.waiting is Wait.SERVER
+
+
+def test_a_named_portal_waits_for_an_execution_that_may_close_it() -> None:
+    """CLOSE and DECLARE in flight may put a cursor of that name in its place."""
+    talk = Talk(anything)
+    talk.begin()
+    talk.prepare("s", "SELECT total FROM orders")
+    talk.prepare("shut", "CLOSE p")
+    talk.client(bind("p", "s") + SYNC)
+    talk.server(wire.BOUND, ready("T"))
+    assert kinds(talk.client(bind("", "shut") + execute() + execute("p") + SYNC)) == "BEH"
+    assert talk.session.waiting is Wait.SERVER
