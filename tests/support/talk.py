@@ -27,15 +27,16 @@ SSN = MaskRule("hide-ssn", ("public.users.ssn",), (), "redact")
 
 
 @functools.cache
-def catalog(version: str = "v1") -> Catalog:
-    """PostgreSQL's own names and three tables."""
+def catalog(version: str = "v1", without: int = 0) -> Catalog:
+    """PostgreSQL's own names and three tables, or two: one of them is not there any more."""
     rows: dict[str, Any] = dict(_data()["rows"])
     rows["session"] = [["db", "app", "180000", "UTF8", '"$user", public', "default"]]
     rows["schemas"] = [*rows["schemas"], ["20100", "evil", "t"]]
-    rows["relations"] = [*rows["relations"], *([str(o), str(s), n, "r", "f"] for o, s, n, _ in _RELATIONS)]
+    rows["relations"] = [*rows["relations"], *([str(o), str(s), n, "r", "f"] for o, s, n, _ in _RELATIONS if o != without)]
     made = [
         [str(oid), str(i + 1), name, str(kind)]
         for oid, _, _, fields in _RELATIONS
+        if oid != without
         for i, (name, kind) in enumerate(fields)
     ]
     rows["attributes"] = [*rows["attributes"], *made]

@@ -9,7 +9,7 @@ import pytest
 
 from protocols.contract import Action, Decision, HoldTerms, Outcome, Side, Wait
 from tests.support import wire
-from tests.support.talk import SSN, USERS, Talk
+from tests.support.talk import SSN, USERS, Talk, catalog
 from tests.support.wire import FLUSH, SYNC, bind, complete, execute, kinds, parse, query, ready
 
 DELETE = "DELETE FROM users WHERE id = 1"
@@ -86,6 +86,45 @@ def test_approved_it_runs_as_it_was_and_the_rest_follows() -> None:
     assert talk.resume(Outcome.APPROVED) == query(DELETE) + query("SELECT 1")
     talk.server(complete("DELETE 1"), ready())
     assert talk.responses() == [(1, "ok")]
+
+
+@pytest.mark.parametrize(
+    ("held", "message"), [(held_query, query(DELETE)), (held_bind, bind("", "s", [b"7"]))], ids=["query", "bind"]
+)
+def test_approved_it_runs_where_it_means_what_it_did_under_other_definitions(
+    held: Callable[[], Talk], message: bytes
+) -> None:
+    talk = held()
+    talk.port.snapshot = catalog("v2")
+    assert talk.resume(Outcome.APPROVED).startswith(message)
+    assert not wire.errors(talk.down())
+
+
+def lost_its_table(talk: Talk) -> None:
+    talk.port.snapshot = catalog("v2", without=USERS)
+
+
+def lost_its_catalog(talk: Talk) -> None:
+    talk.port.snapshot = None
+
+
+def came_to_be_denied(talk: Talk) -> None:
+    talk.port.decision, talk.port.epoch = lambda _: Decision(Action.DENY, "no-more", "never"), object()
+
+
+@pytest.mark.parametrize("held", [held_query, held_bind], ids=["query", "bind"])
+@pytest.mark.parametrize("change", [lost_its_table, lost_its_catalog, came_to_be_denied])
+def test_approved_it_does_not_run_where_it_means_something_else_by_now(
+    held: Callable[[], Talk], change: Callable[[Talk], None]
+) -> None:
+    talk = held()
+    talk.down()
+    change(talk)
+    sent = talk.resume(Outcome.APPROVED)
+    assert b"DELETE" not in sent
+    assert bind("", "s", [b"7"]) not in sent
+    (error,) = wire.errors(talk.server(STOPPED, ready()))
+    assert (error["C"], "changed while it waited" in error["M"]) == ("42501", True)
 
 
 @pytest.mark.parametrize("over", [False, True])
