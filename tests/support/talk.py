@@ -32,7 +32,10 @@ def catalog(version: str = "v1", without: int = 0) -> Catalog:
     rows: dict[str, Any] = dict(_data()["rows"])
     rows["session"] = [["db", "app", "180000", "UTF8", '"$user", public', "default"]]
     rows["schemas"] = [*rows["schemas"], ["20100", "evil", "t"]]
-    rows["relations"] = [*rows["relations"], *([str(o), str(s), n, "r", "f"] for o, s, n, _ in _RELATIONS if o != without)]
+    rows["relations"] = [
+        *rows["relations"],
+        *([str(o), str(s), n, "r", "f"] for o, s, n, _ in _RELATIONS if o != without),
+    ]
     made = [
         [str(oid), str(i + 1), name, str(kind)]
         for oid, _, _, fields in _RELATIONS

@@ -104,6 +104,11 @@ def lost_its_table(talk: Talk) -> None:
     talk.port.snapshot = catalog("v2", without=USERS)
 
 
+def would_be_held_as_something_else(talk: Talk) -> None:
+    lost_its_table(talk)
+    talk.port.decision = lambda _: HOLD
+
+
 def lost_its_catalog(talk: Talk) -> None:
     talk.port.snapshot = None
 
@@ -113,7 +118,9 @@ def came_to_be_denied(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("held", [held_query, held_bind], ids=["query", "bind"])
-@pytest.mark.parametrize("change", [lost_its_table, lost_its_catalog, came_to_be_denied])
+@pytest.mark.parametrize(
+    "change", [lost_its_table, would_be_held_as_something_else, lost_its_catalog, came_to_be_denied]
+)
 def test_approved_it_does_not_run_where_it_means_something_else_by_now(
     held: Callable[[], Talk], change: Callable[[Talk], None]
 ) -> None:
