@@ -84,10 +84,19 @@ def test_one_refusal_denies_whatever_was_approved_before(store: StateStore) -> N
 
 
 @pytest.mark.parametrize("issuer", ["https://idp", "https://another-idp"])
-def test_nobody_approves_their_own_request(store: StateStore, issuer: str) -> None:
+@pytest.mark.parametrize("spelt", ["ci", "CI"])
+def test_nobody_approves_their_own_request(store: StateStore, spelt: str, issuer: str) -> None:
     store.approvals.insert(approval())
     with pytest.raises(ApprovalConflict, match="own request"):
-        store.approvals.vote("a1", vote("ci", issuer=issuer))
+        store.approvals.vote("a1", vote(spelt, issuer=issuer))
+
+
+def test_what_was_deferred_is_open_until_it_expires(store: StateStore) -> None:
+    store.approvals.insert(approval())
+    store.approvals.defer("a1", at=200.0)
+    assert [each.id for each in store.approvals.deferred("ci", "https://idp", at=699.0)] == ["a1"]
+    assert store.approvals.deferred("ci", "https://idp", at=700.0) == []
+    assert store.approvals.deferred("ci", "https://other", at=699.0) == []
 
 
 def test_an_approval_is_for_exactly_these_bytes(store: StateStore) -> None:

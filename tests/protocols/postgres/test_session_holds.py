@@ -52,6 +52,23 @@ def test_the_digest_binds_the_exact_parameters() -> None:
     assert len(digests) == 4
 
 
+def test_the_digest_of_a_bind_is_of_its_statement_too() -> None:
+    digests = set()
+    for text in ("DELETE FROM users WHERE id = $1", "DELETE FROM users WHERE id > $1"):
+        talk = Talk()
+        talk.prepare("s", text)
+        talk.client(bind("", "s", [b"7"]) + execute() + SYNC)
+        digests.add(talk.port.holds[0].digest)
+    assert len(digests) == 2
+
+
+def test_who_approves_sees_parameters_whole() -> None:
+    talk, value = Talk(), b"x" * 100_000
+    talk.prepare("s", "DELETE FROM users WHERE name = $1")
+    talk.client(bind("", "s", [value]) + execute() + SYNC)
+    assert talk.port.holds[0].params == (value.decode(),)
+
+
 def named(statement: str, how: str) -> Talk:
     """A deletion that is held under the name `p`, prepared in one of two ways."""
     talk = Talk()

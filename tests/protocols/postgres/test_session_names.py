@@ -459,3 +459,22 @@ def test_a_named_portal_waits_for_an_execution_that_may_close_it() -> None:
     talk.server(wire.BOUND, ready("T"))
     assert kinds(talk.client(bind("", "shut") + execute() + execute("p") + SYNC)) == "BEH"
     assert talk.session.waiting is Wait.SERVER
+
+
+def test_a_portal_whose_bind_is_not_confirmed_waits_behind_a_sync() -> None:
+    """The Bind may fail and leave an older portal of that name."""
+    talk = Talk(anything)
+    talk.begin()
+    talk.prepare("s", "SELECT total FROM orders")
+    assert kinds(talk.client(bind("p", "s") + SYNC + execute("p") + SYNC)) == "BS"
+    assert talk.session.waiting is Wait.SERVER
+    talk.server(wire.BOUND, ready("T"))
+    assert kinds(talk.up()) == "ES"
+
+
+def test_a_name_of_sql_s_with_a_quote_in_it_is_judged_by_that_name() -> None:
+    talk = Talk(anything)
+    talk.client(query('PREPARE "a""b" AS SELECT total FROM orders'))
+    talk.server(wire.complete("PREPARE"), ready())
+    talk.client(use('a"b'))
+    assert (talk.last("command")["reads"], talk.last("command")["decision"]) == (["public.orders"], "allow")
