@@ -50,8 +50,8 @@ class Framer:
     where an exchange begins. `restart`: set it to 0 after every logical packet (commands of a client).
 
     A logical packet above `limit` bytes is not collected: it is announced as soon as that is known, as the last of the
-    list with `end` at the end of the buffer, and `large` is set; its further bytes go through `skip` and must be
-    consumed before `feed` is called again.
+    list with `end` at the end of the buffer, and `large` is set: not before its first byte of payload is there, which
+    says what it is. Its further bytes go through `skip` and must be consumed before `feed` is called again.
     """
 
     __slots__ = ("_more", "_need", "_parts", "_remain", "_size", "expected", "large", "limit", "restart")
@@ -173,11 +173,13 @@ class Framer:
                 return pos
             if length < MAX_PART:
                 break
-        if total > self.limit:
+        if total > self.limit and n - start == HEADER:
+            self._need = HEADER + 1
+        elif total > self.limit:
             self.large = self._more = True
             self._remain = 0
             self.expected = data[start + 3]
             self.skip(data[start:])
-            return 0
-        self._need = (pos if pos > n else pos + HEADER) - start
+        else:
+            self._need = (pos if pos > n else pos + HEADER) - start
         return 0

@@ -74,6 +74,7 @@ def test_a_large_packet_ends_where_it_ends(body: bytes, places: list[int], limit
             buf, found, end = used.feed(part)
             for _, start, stop in found:
                 if used.large and (start, stop) == (found[-1][1], end):
+                    assert stop - start > HEADER  # its first byte says what it is
                     passed += stop - start
                 else:
                     kept.append(payload(buf, start, stop))
@@ -152,16 +153,18 @@ def test_sequence_numbers_wrap() -> None:
 
 
 def test_row_02_a_length_is_not_believed() -> None:
-    """A header alone announces a packet above the limit: nothing is set aside for it."""
+    """A header and one byte announce a packet above the limit: nothing is set aside for it."""
     used = Framer(1000)
-    buf, found, end = used.feed(b"\xfe\xff\xff\0")
-    assert (found, end) == ([(0, 0, 4)], 4)
+    assert used.feed(b"\xfe\xff\xff\0") == (b"\xfe\xff\xff\0", [], 0)
+    assert (used.large, used.buffered) == (False, 4)
+    buf, found, end = used.feed(b"\3")
+    assert (found, end) == ([(0, 0, 5)], 5)
     assert used.large
     assert used.buffered == 0
     assert used.skip(b"x" * 100) == 100
     with pytest.raises(AssertionError):
         used.feed(b"x")
-    assert buf == b"\xfe\xff\xff\0"
+    assert buf == b"\xfe\xff\xff\0\3"
 
 
 def test_what_is_taken_comes_with_the_next_bytes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocols.contract import Action, Decision
 from protocols.mysql.capabilities import Capability
 from tests.support import mysql_wire as wire
@@ -23,6 +25,23 @@ def test_a_command_above_the_limit_is_answered_once_it_is_over() -> None:
     assert "inspection limit" in text
     assert talk.last("command")["decision"] == "deny"
     talk.ok("SELECT 1 FROM orders")
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_a_large_packet_may_come_cut_anywhere_in_its_header(cut: int) -> None:
+    """A header alone says that it is large, and not yet what it is."""
+    talk = Talk(inspect_max=1000)
+    sent = query("SELECT '" + "x" * 5000 + "'")
+    assert talk.client(sent[:cut], sent[cut:]) == b""
+    assert wire.errors(talk.down())[0][:2] == (1, 1153)
+    row = wire.row(b"x" * 60_000) * 2  # above what is collected of rows that need no mask
+    for old in (True, False):
+        talk = Talk(capabilities=wire.BASE if old else wire.MODERN)
+        answer = wire.result([wire.column("total"), wire.column("total")], [row], old=old)
+        at = answer.index(row) - 4
+        talk.client(query("SELECT total, total FROM orders"))
+        assert b"".join(talk.server(part) for part in (answer[: at + cut], answer[at + cut :])) == answer
+        assert talk.last()["rows"] == 1
 
 
 def test_a_command_above_the_limit_in_one_piece_with_the_next() -> None:
