@@ -11,7 +11,7 @@ from protocols.postgres.messages import (
     RowDescription,
 )
 from protocols.postgres.outcomes import Outcomes
-from protocols.postgres.pending import Kind, Pending, Portal, Prepared, judged_at
+from protocols.postgres.pending import SHORT, Kind, Pending, Portal, Prepared, judged_at
 from protocols.postgres.results import RowRewriter
 
 _ROW = ord("D")
@@ -207,7 +207,7 @@ class Backend(Outcomes):
             if self.parsing.get(entry.name) is prepared:
                 del self.parsing[entry.name]
             self.prepared[entry.name] = prepared
-            sent = prepared.text.decode("utf-8", "replace") if entry.name else ""  # SQL cannot name the unnamed one
+            sent = prepared.sent if entry.name else ""  # SQL cannot name the unnamed one
             self.state.prepare(entry.name.decode("utf-8", "replace"), prepared.verdict.command, sent)
             if entry.name:
                 self._expect_name(prepared)
@@ -229,9 +229,8 @@ class Backend(Outcomes):
         if entry.portal is not None:
             entry.portal.bound = True
             if entry.name:  # SQL cannot name the unnamed portal
-                sent = entry.portal.prepared.text if entry.portal.prepared is not None else b""
-                command = entry.portal.verdict.command
-                self.state.bind(entry.name.decode("utf-8", "replace"), command, sent.decode("utf-8", "replace"))
+                sent = entry.portal.prepared.sent if entry.portal.prepared is not None else ""
+                self.state.bind(entry.name.decode("utf-8", "replace"), entry.portal.verdict.command, sent)
                 entry.portal.renames += entry.portal.renames == self.renames  # not by its own name
                 self.renames += 1
         return None
@@ -274,14 +273,23 @@ class Backend(Outcomes):
                 portal.described = True
                 portal.description = message
             elif entry.prepared is not None:
-                entry.prepared.rows = RowDescription.decode(message[5:])
-                entry.prepared.described.clear()
-                entry.prepared.repeat = None
+                self._describe_statement(entry, entry.prepared, message)
             return b"" if entry.hidden else None
         entry.what = b"T"
         entry.rewriter, entry.columns = self._masks(entry, message)
         self._capture(entry, message)
         return None
+
+    def _describe_statement(self, entry: Pending, prepared: Prepared, message: bytes) -> None:
+        RowDescription.decode(message[5:])
+        prepared.rows = b""
+        prepared.described.clear()
+        prepared.repeat = None
+        if len(message) > SHORT and not entry.hidden:
+            kept = sum(len(one.rows) for one in self.prepared.values())
+            if kept + len(message) > self.limits.texts_max:
+                return  # the records of its portals go without
+        prepared.rows = message
 
     def _masks(self, what: Pending | Portal, message: bytes) -> tuple[RowRewriter | None, bytes]:
         """How the rows behind this RowDescription are masked, and what the record says of its columns."""

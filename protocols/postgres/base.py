@@ -134,6 +134,12 @@ class SessionBase(Recording, Waits):
         if pos > run:
             self.up.append(buf[run:pos])
 
+    def _kept_texts(self) -> int:
+        """Bytes of the statements that names stand for; a portal keeps its own, whatever became of that one's name."""
+        kept = {id(p): p for known in (self.prepared, self.parsing) for p in known.values()}
+        kept |= {id(one.prepared): one.prepared for one in self.portals.values() if one.prepared is not None}
+        return sum(len(p.text) for p in kept.values())
+
     def _in_flight(self) -> bool:
         """Answers are to come."""
         return any(not entry.maybe for entry in self.queue)

@@ -21,7 +21,7 @@ from protocols.postgres.messages import (
     Parse,
     Query,
 )
-from protocols.postgres.pending import Kind, Pending, Portal, Prepared, Verdict
+from protocols.postgres.pending import SHORT, Kind, Pending, Portal, Prepared, Verdict
 from protocols.postgres.settling import STAND_IN, Settling
 from protocols.postgres.statements import analyse_function_call, with_parameter_types
 from protocols.postgres.statements.names import TEMP
@@ -31,7 +31,6 @@ _describes: dict[bytes, Describe] = {}  # the same few bodies come again and aga
 _executes: dict[bytes, Execute] = {}
 _MAX_REMEMBERED = 256
 _MAX_NAME = 63  # bytes
-_SHORT = 4096  # bytes of a statement; only the number of shorter ones is bounded
 
 
 def _remember[M](known: dict[bytes, M], body: bytes, message: M) -> M:
@@ -108,10 +107,8 @@ class Commands(Settling):
             return None
         if len(self.prepared) + len(self.parsing) >= self.limits.names_max:
             raise ProtocolError("more prepared statements than the gateway keeps track of", "54000")
-        if len(message.text) > _SHORT:
-            kept = sum(len(p.text) for known in (self.prepared, self.parsing) for p in known.values())
-            if kept + len(message.text) > self.limits.texts_max:
-                raise ProtocolError("longer prepared statements than the gateway keeps; close some first", "54000")
+        if len(message.text) > SHORT and self._kept_texts() + len(message.text) > self.limits.texts_max:
+            raise ProtocolError("longer prepared statements than the gateway keeps; close some first", "54000")
         verdict = self._kept(message.text, message.type_oids, catalog)
         if self._naming(verdict):
             self._wait_for_server()

@@ -165,7 +165,8 @@ class Masking(SessionBase):
         catalog = self.port.catalog()
         assert catalog is None or isinstance(catalog, Catalog)
         tree, analysis = self._copying(entry, verdict)
-        described = entry.prepared.rows if entry.prepared is not None else None
+        rows = entry.prepared.rows if entry.prepared is not None else b""
+        described = RowDescription.decode(rows[5:]) if rows else None
         try:
             width = len(response.column_formats)
             shape, types = copy_columns.shape(tree, width, described, catalog, analysis)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Pending", "Portal", "Prepared", "Verdict"]
 
 
+SHORT = 4096  # bytes of a statement, or of what is known of it; only the number of shorter ones is bounded
+_DESCRIBED = 4  # descriptions of one statement's portals that are remembered
+
+
 class Kind(enum.IntEnum):
     """The client message whose answer is awaited."""
 
@@ -35,7 +39,7 @@ class Kind(enum.IntEnum):
 class Prepared:
     """A prepared statement of the protocol: its text, and the verdict under the session's present meaning."""
 
-    __slots__ = ("described", "epoch", "name", "oids", "repeat", "rows", "syncs", "text", "verdict")
+    __slots__ = ("_sent", "described", "epoch", "name", "oids", "repeat", "rows", "syncs", "text", "verdict")
 
     def __init__(self, name: bytes, text: bytes, verdict: Verdict, epoch: object, oids: tuple[int, ...], syncs: int):
         self.name = name
@@ -44,22 +48,31 @@ class Prepared:
         self.epoch = epoch
         self.oids = oids
         self.syncs = syncs  # Syncs sent before its Parse
-        self.rows: RowDescription | None = None  # as Describe of the statement gave it, all formats 0
+        self.rows = b""  # RowDescription as Describe of the statement gave it, all formats 0; kept as bytes: many are
         self.described: dict[tuple[int, ...], bytes] = {}  # the same as its portals have it, by result formats
         self.repeat: Repeat | None = None
+        self._sent: str | None = None
+
+    @property
+    def sent(self) -> str:
+        """The text as people read it: one for the statement and all portals that are bound from it."""
+        if self._sent is None:
+            self._sent = self.text.decode("utf-8", "replace")
+        return self._sent
 
     def description(self, formats: tuple[int, ...]) -> bytes:
         """RowDescription of a portal with these result formats, for the record; empty while it is not known."""
-        if self.rows is None:
-            return b""
+        if not any(formats):
+            return self.rows
         known = self.described.get(formats)
-        if known is None:
-            fields = self.rows.fields
-            per = formats if len(formats) == len(fields) else (formats[:1] or (0,)) * len(fields)
+        if known is None and self.rows:
+            fields = RowDescription.decode(self.rows[5:]).fields
+            per = formats if len(formats) == len(fields) else formats[:1] * len(fields)
             known = RowDescription(tuple(replace(f, format=n) for f, n in zip(fields, per, strict=True))).encode()
-            if len(self.described) < 4:
-                self.described[formats] = known
-        return known
+            if len(self.described) >= (_DESCRIBED if len(known) <= SHORT else 1):
+                self.described.clear()
+            self.described[formats] = known
+        return known or b""
 
 
 class Portal:

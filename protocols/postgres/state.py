@@ -233,7 +233,7 @@ class SessionState(StateChanges):
             names.discard("search_path")  # from nothing it goes back to what every session begins with
         if self.writable:
             names -= TRANSACTIONS
-        found = {set_effect(name, self._started.get(name)) for name in names}
+        found = {set_effect(name, self._started.get(name)) for name in names} | self._beyond
         return frozenset(found - {Effect.SESSION_ROLE}) - _HARMLESS
 
     def search_path(self, catalog: Catalog) -> tuple[tuple[str, ...], bool]:
@@ -328,7 +328,7 @@ class SessionState(StateChanges):
         ahead._prepared, ahead._commands = dict(self._prepared), dict(self._commands)
         ahead._cursors, ahead._portals = dict(self._cursors), dict(self._portals)
         ahead._touched, ahead._touched_all = set(self._touched), self._touched_all
-        ahead._opaque, ahead._overflow = self._opaque, self._overflow
+        ahead._opaque, ahead._overflow, ahead._beyond = self._opaque, self._overflow, self._beyond
         ahead._block, ahead._failed = self._block, self._failed
         ahead.plans, ahead._texts = self.plans, self._texts
         ahead._key, ahead._names = self._key, self._names

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 
-from protocols.contract import ANYWHERE, Analysis
+from protocols.contract import ANYWHERE, Analysis, Effect
 from protocols.postgres.catalog import Catalog
+from protocols.postgres.settings import READ_ONLY, TRANSACTIONS, set_effect
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Prepared, Statement, Temporary
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.session_commands import Plan
 
-MAX_NAMES = 10_000  # prepared statements, cursors, temporary tables: beyond, the session's names are unknown
-MAX_TEXTS = 64 * 1024 * 1024  # characters of prepared statements
-MAX_SAVED = 2_000_000  # temporary relations, as all savepoints know them
+MAX_NAMES = 10_000  # prepared statements, cursors, temporary tables, settings: beyond, the session's names are unknown
+MAX_TEXTS = 64 * 1024 * 1024  # characters of prepared statements and of cursors
+MAX_SAVED = 1_000_000  # settings and temporary relations, as all savepoints know them
 MAX_SOURCES = 1000  # relations copied into one temporary table
+_SHORT = 4096  # characters of a cursor's text; only the number of shorter ones is bounded
 MEANING = ("search_path", "client_encoding", "standard_conforming_strings")  # what a text means rests on them
 
 
@@ -43,6 +45,11 @@ class Volatile:
             reported=dict(self.reported),
             temporaries=dict(self.temporaries),
         )
+
+    @property
+    def names(self) -> int:
+        """How many it knows."""
+        return len(self.settings) + len(self.local) + len(self.temporaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class StateChanges:
         self._touched_all = False
         self._opaque = False
         self._overflow = False
+        self._beyond: frozenset[Effect] = frozenset()  # of settings that were set after that
         self._block = False  # BEGIN was applied, or the server said so
         self._failed = False
         self._key: Hashable = None
@@ -98,9 +106,15 @@ class StateChanges:
         return self._shot
 
     def _bound(self) -> None:
-        total = len(self._prepared) + len(self._cursors) + len(self._now.temporaries) + len(self._touched)
-        if total > MAX_NAMES or self._texts > MAX_TEXTS:
+        total = len(self._prepared) + len(self._cursors) + len(self._touched) + self._now.names
+        if self._overflow or total > MAX_NAMES or self._texts > MAX_TEXTS:
+            # what no name stands for any more is not kept, and new names are not added
             self._overflow = True
+            self._prepared.clear()
+            self._cursors.clear()
+            self._texts = 0
+            self._touched_all = self._touched_all or bool(self._touched)
+            self._touched.clear()
 
     def _begin(self, change: Change) -> None:
         self._block = True
@@ -138,7 +152,7 @@ class StateChanges:
         self._changed()
 
     def _savepoint(self, change: Change) -> None:
-        if len(self._saved) > MAX_NAMES or len(self._saved) * len(self._now.temporaries) > MAX_SAVED:
+        if len(self._saved) > MAX_NAMES or len(self._saved) * self._now.names > MAX_SAVED:
             self._touched_all = True  # what going back to it means is not known, until the transaction ends
         else:
             self._saved.append((change.name, self._snapshot()))
@@ -166,7 +180,9 @@ class StateChanges:
             self._set_role(change)
         self._now.reported.pop(name, None)  # the server reports it anew, at the latest with its next ReadyForQuery
         value = change.value if name in MEANING else ""  # of the others only the name is asked for
-        if change.local:
+        if self._overflow and name not in _KEPT:
+            self._beyond |= {set_effect(name, self._started.get(name))}
+        elif change.local:
             self._now.local[name] = value
         else:
             self._now.settings[name] = value
@@ -241,6 +257,9 @@ class StateChanges:
     def _declare(self, change: Change) -> None:
         hold, analysis, source = change.value
         self._cursors[change.name or ""] = Cursor(analysis, source.sent, bool(hold))
+        if len(source.sent) > _SHORT:
+            sent = {id(one.sent): len(one.sent) for one in self._cursors.values()}
+            self._overflow = self._overflow or sum(sent.values()) > MAX_TEXTS
         self._portals.pop(change.name or "", None)  # the server took the name: whatever had it is gone
 
     def _close(self, change: Change) -> None:
@@ -259,6 +278,8 @@ class StateChanges:
     def _temp_create(self, change: Change) -> None:
         made: Temporary = change.value
         known = self._now.temporaries.get(made.name)
+        if self._overflow and known is None:
+            return
         self._now.temporaries[made.name] = _either(known, made) if change.local and known is not None else made
         if self._now.mixed:
             self._mix()
@@ -350,6 +371,7 @@ def _either(known: Temporary, made: Temporary) -> Temporary:
     )
 
 
+_KEPT = frozenset((*MEANING, READ_ONLY, *TRANSACTIONS))  # what is asked for by name
 _SAVES = frozenset({ChangeKind.BEGIN, ChangeKind.SAVEPOINT, ChangeKind.RELEASE})  # nothing that a rollback undoes
 _APPLY = {
     ChangeKind.BEGIN: StateChanges._begin,

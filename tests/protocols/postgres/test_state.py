@@ -7,7 +7,7 @@ import pytest
 
 from protocols.contract import Effect
 from protocols.postgres.state import SessionState
-from protocols.postgres.state_changes import MAX_NAMES
+from protocols.postgres.state_changes import MAX_NAMES, MAX_SAVED
 from protocols.postgres.statements import analyse
 from tests.support import statements as make
 from tests.support.statements import catalog, command, effects, of, ran, session
@@ -378,6 +378,30 @@ def test_savepoints_between_which_nothing_happens_cost_next_to_nothing() -> None
     assert of("SELECT id FROM users", state).unknown  # what a way back would undo is not known any more
     ran(state, "ROLLBACK")
     assert not of("SELECT id FROM users", state).unknown
+
+
+def test_savepoints_keep_a_bounded_picture_of_settings() -> None:
+    state = ran(
+        session(), "BEGIN", *(";".join(f"SET a.b{n} = 1" for n in range(at, at + 500)) for at in range(0, 5000, 500))
+    )
+    for _ in range(5):
+        ran(state, "SAVEPOINT s; SET a.b1 = 2;" * 200)
+    kept = {id(saved): saved.names for _, saved in state._saved}
+    assert sum(kept.values()) <= MAX_SAVED + 5001
+    assert of("SELECT id FROM users", state).unknown  # what a way back would undo is not known any more
+    ran(state, "ROLLBACK")
+    assert not of("SELECT id FROM users", state).unknown
+
+
+def test_settings_are_bounded_and_those_beyond_are_still_taken_back_with_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.postgres.state_changes.MAX_NAMES", 100)
+    state = ran(session(), *(f"SET a.b{number} = 1" for number in range(150)))
+    assert Effect.SESSION_GUARD not in effects("RESET ALL", state)
+    ran(state, "SET statement_timeout = 1", "SET search_path = evil")
+    assert len(state._now.settings) <= 102
+    assert {Effect.SESSION_GUARD, Effect.SESSION_NAME_RESOLUTION} <= set(effects("RESET ALL", state))
+    assert path(state) == ("evil",)
+    assert of("SELECT id FROM users", state).unknown
 
 
 def test_only_the_texts_of_prepared_statements_are_kept_and_not_endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
