@@ -24,8 +24,8 @@ import orjson
 
 from guard.record.redact import redact_params, redact_sql
 from protocols import crossing
+from protocols.analyses import AnalysisCache
 from protocols.contract import SessionPort
-from protocols.judging import AnalysisCache
 from protocols.registry import PROTOCOLS
 from protocols.verdicts import Read
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import orjson
-from cachetools import LRUCache
 
+from protocols.analyses import AnalysisCache
 from protocols.contract import Action, Analysis, Apart, Cacheable, Decision, Effect, SessionPort
 from protocols.crossing import LeftOut
 from protocols.numbered import Numbered
@@ -60,14 +60,6 @@ class _Came:
     denial: Decision | None
 
 
-class AnalysisCache:
-    """Analyses shared by all sessions on one resource. Bounded by count; entries hold texts of bounded length."""
-
-    def __init__(self, size: int = 4096) -> None:
-        self.texts: LRUCache[Hashable, Any] = LRUCache(size)
-        self.shapes: LRUCache[Hashable, Any] = LRUCache(size)
-
-
 def decision_on(whole: Analysis, parts: Sequence[Analysis], decide: Callable[[Analysis], Decision]) -> Decision:
     """The whole must be allowed, and so must each part: what covers one part's relations may not cover another."""
     decision = decide(whole)
@@ -89,8 +81,8 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
     """Verdicts for one session."""
 
     __slots__ = (
-        "_asked", "_behinds", "_cache", "_came", "_catalog", "_epoch", "_meaning", "_numbered", "_pending", "_policy",
-        "_port", "_shaped", "_shapes", "_state", "_texts",
+        "_asked", "_behinds", "_cache", "_came", "_catalog", "_epoch", "_meaning", "_number", "_numbered", "_pending",
+        "_policy", "_port", "_shaped", "_shapes", "_state", "_texts",
     )  # fmt: skip
 
     PLACEHOLDER: ClassVar[bytes]
@@ -108,6 +100,7 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
         self._numbered: Numbered[tuple[StatementVerdict[C], bytes]] = Numbered()  # with records up to the text
         self._catalog: N | None = None
         self._meaning: Hashable = None
+        self._number = -1  # of the meaning, in the cache
         self._policy: object = None
         self._epoch: object = object()
         self._pending: tuple[Apart, Hashable] | None = None  # what is being analysed apart
@@ -155,7 +148,7 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
             same_names = catalog is not None and self._catalog is not None and catalog.version == self._catalog.version
             self._catalog = catalog
             if policy is not self._policy or meaning != self._meaning or not same_names:
-                self._policy, self._meaning = policy, meaning
+                self._policy, self._meaning, self._number = policy, meaning, self._cache.number(meaning)
                 self._epoch = object()
                 self._texts.clear()
                 self._shapes.clear()
@@ -231,7 +224,7 @@ class StatementJudge[C: Command, N: Names, S: State](ABC):
         return like
 
     def _analysis(self, text: bytes, shape: bytes | None, catalog: N) -> C | Read[C] | Decision:
-        cache, world = self._cache, (self._meaning, catalog.version)
+        cache, world = self._cache, (self._number, catalog.version)
         known: C | None = cache.texts.get((text, world))
         if known is None and shape is not None:
             known = cache.shapes.get((shape, world))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from protocols.analyses import AnalysisCache
 from protocols.contract import Analysis
 from protocols.crossing import LeftOut
-from protocols.judging import SESSION_TEXTS, AnalysisCache, StatementJudge
+from protocols.judging import SESSION_TEXTS, StatementJudge
 from protocols.mysql.catalog import Catalog, Column, Relation
 from protocols.mysql.origins import reach, traced
 from protocols.mysql.state import SessionState

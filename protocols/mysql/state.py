@@ -30,6 +30,7 @@ __all__ = ["SessionState"]
 MAX_NAMES = (
     10_000  # prepared statements, handlers, variables, temporary tables: beyond, the session's names are unknown
 )
+MAX_TEXTS = 64 * 1024 * 1024  # bytes of what SQL has prepared: likewise
 MAX_SOURCES = 1000  # relations copied into one temporary table or variable
 
 # status flags of OK and EOF packets
@@ -121,6 +122,9 @@ class SessionState:
             total = len(self.prepared) + len(self.handlers) + len(self.variables) + len(self.temporaries)
             if total + len(self.settings) > MAX_NAMES:
                 self._overflow = True
+            if self._overflow:  # what no name stands for any more is not kept
+                self.prepared.clear()
+                self.variables.clear()
             self._key = None
 
     def failed(self, statement: Statement) -> None:
@@ -220,6 +224,8 @@ class SessionState:
         self.charset = change.value if change.value != "default" else self._start[0]
 
     def _vary(self, change: Change) -> None:
+        if self._overflow:
+            return
         name, new = change.name or "", change.value
         old = self.variables.get(name)
         sources = tuple(dict.fromkeys(((*old.sources,) if old else ()) + new.sources))
@@ -236,6 +242,8 @@ class SessionState:
 
     def _prepare(self, change: Change) -> None:
         self.prepared[change.name or ""] = change.value
+        if sum(len(one.text or b"") for one in self.prepared.values()) > MAX_TEXTS:
+            self._overflow = True
 
     def _deallocate(self, change: Change) -> None:
         self.prepared.pop(change.name or "", None)

@@ -6,9 +6,10 @@ import dataclasses
 import re
 from typing import ClassVar
 
+from protocols.analyses import AnalysisCache
 from protocols.contract import Analysis
 from protocols.crossing import LeftOut
-from protocols.judging import LONG, SESSION_TEXTS, AnalysisCache, StatementJudge
+from protocols.judging import LONG, SESSION_TEXTS, StatementJudge
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.origins import assigned
 from protocols.postgres.results import reach

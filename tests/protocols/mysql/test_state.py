@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocols.contract import Effect
 from protocols.mysql.settings import modes_of, set_effect
 from protocols.mysql.state import SessionState
@@ -163,6 +165,19 @@ def test_too_many_names_are_no_names() -> None:
     apply(state, "PREPARE s FROM 'SELECT 1'")
     assert state.overflow
     assert judged("EXECUTE s", state).analysis.unknown
+
+
+def test_beyond_that_nothing_more_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.mysql.state.MAX_NAMES", 100)
+    state = apply(session(), *(f"SET @v{number} = 1" for number in range(150)))
+    assert state.overflow
+    assert not state.variables
+    assert not state.variable("v1").known
+    monkeypatch.setattr("protocols.mysql.state.MAX_TEXTS", 1000)
+    state = apply(session(), *(f"PREPARE p{number} FROM 'SELECT {'1 + ' * 100} 1'" for number in range(9)))
+    assert state.overflow
+    assert not state.prepared
+    assert judged("EXECUTE p8", state).analysis.unknown
 
 
 def test_the_meaning_changes_with_everything_that_changes_a_text() -> None:
