@@ -21,6 +21,7 @@ from guard.approve import ApprovalError, Held
 from guard.record.errors import RecordError
 from guard.state import StateError
 from protocols.contract import Action, Cacheable, CatalogError, HoldRequest, HoldTicket, Outcome
+from protocols.judging import decision_on
 
 if TYPE_CHECKING:
     from addons.live import LiveSession
@@ -159,6 +160,10 @@ class Hold:
             raise ApprovalError("its client has left")
         if why := self._live.refusal():
             raise ApprovalError(why)
-        decision = self._live.decide(self._request.analysis)
+        request, asked = self._request, self._request.decision.hold
+        decision = decision_on(request.analysis, request.parts, self._live.decide)
         if decision.action > Action.HOLD:
             raise ApprovalError(f"the policy changed meanwhile: denied by rule `{decision.rule}`")
+        if decision.hold is not None and (asked is None or not asked.covers(decision.hold)):
+            why = f"the policy changed meanwhile: rule `{decision.rule}` asks for other or more approvers"
+            raise ApprovalError(f"{why}; send the command again")

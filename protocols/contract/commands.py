@@ -105,6 +105,19 @@ class HoldTerms:
     expires_s: float = 600.0
     approver_issuers: frozenset[str] = frozenset()  # whose tokens vouch for them; empty: any configured issuer
 
+    def covers(self, other: HoldTerms) -> bool:
+        """Whether whoever satisfies these terms satisfies the others, too."""
+        if other.approver_groups or other.approver_subjects:
+            if not (self.approver_groups or self.approver_subjects):
+                return False
+            if not (
+                self.approver_groups <= other.approver_groups and self.approver_subjects <= other.approver_subjects
+            ):
+                return False
+        if other.approver_issuers and not (self.approver_issuers and self.approver_issuers <= other.approver_issuers):
+            return False
+        return self.count >= other.count
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

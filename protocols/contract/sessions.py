@@ -31,6 +31,7 @@ class HoldRequest:
     analysis: Analysis
     decision: Decision
     params: tuple[str | None, ...]
+    parts: tuple[Analysis, ...] = ()  # of its statements: what is decided on the whole is decided on each
 
 
 @dataclass(slots=True, eq=False)

@@ -113,6 +113,7 @@ class Settling(SessionBase):
             verdict.command.analysis,
             decision,
             values,
+            tuple(one.analysis for one in verdict.command.statements),
         )
         try:
             ticket = self.port.hold(request)

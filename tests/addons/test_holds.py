@@ -390,6 +390,45 @@ def test_an_approval_that_cannot_be_spent_is_withdrawn_when_the_store_answers(tm
     run(tmp_path, work)
 
 
+@pytest.mark.parametrize("approvers", ["{groups: [oncall], count: 2}", "{groups: [security]}", "{subjects: [bob]}"])
+@pytest.mark.parametrize("late", [False, True])
+def test_an_approval_is_not_of_those_whom_another_policy_asks_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, approvers: str, late: bool
+) -> None:
+    """A reload may ask for more than what was given, before the vote or while it is spent."""
+
+    async def work(bench: Bench) -> None:
+        gate = Gate(monkeypatch, bench.store.approvals, "spend", after=True)
+        waiting = await bench.held()
+        if late:
+            await bench.book.vote(waiting, ALICE, True)
+            await gate.reached()
+        gate.let.set()
+        (tmp_path / "policy.yaml").write_text(POLICY.replace("{groups: [oncall], expires: 10m}", approvers))
+        policies = PolicySet.load(bench.runtime.config.policies)
+        bench.live.new_policy(policies.for_session(AGENT, SHOP, bench.live.facts))
+        if not late:
+            await bench.book.vote(waiting, ALICE, True)
+        assert "asks for other or more approvers" in await bench.refusal()
+        assert bench.ran() == 0
+
+    run(tmp_path, work)
+
+
+def test_an_approval_stands_where_another_policy_asks_for_less(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        waiting = await bench.held()
+        less = POLICY.replace("[oncall], expires: 10m", "[oncall, security], expires: 2m")
+        assert less != POLICY
+        (tmp_path / "policy.yaml").write_text(less)
+        policies = PolicySet.load(bench.runtime.config.policies)
+        bench.live.new_policy(policies.for_session(AGENT, SHOP, bench.live.facts))
+        await bench.book.vote(waiting, ALICE, True)
+        await until(lambda: bench.ran() == 1)
+
+    run(tmp_path, work)
+
+
 def test_a_policy_that_became_stricter_while_the_approval_was_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
