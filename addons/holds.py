@@ -114,6 +114,7 @@ class Hold:
             request.analysis,
             request.decision.rule,
             request.params,
+            request.told,
         )
 
     async def _defer(self, held: Held) -> tuple[Outcome, str]:

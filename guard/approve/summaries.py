@@ -53,8 +53,11 @@ def summary(approval: Approval) -> dict[str, Any]:
     }
 
 
-def meaning_of(analysis: Analysis, resource: Resource) -> bytes:
-    """A digest of everything that was found out about a command: where any of it differs, it is another command."""
+def meaning_of(analysis: Analysis, resource: Resource, told: bytes = b"") -> bytes:
+    """A digest of everything that was found out about a command: where any of it differs, it is another command.
+
+    `told`: what its session adds to that.
+    """
     known = {
         **details_of(analysis),
         "database": resource.database,
@@ -62,6 +65,7 @@ def meaning_of(analysis: Analysis, resource: Resource) -> bytes:
         "predicates": list(analysis.predicates),
         "functions": list(analysis.functions),
         "shape": analysis.shape,
+        "told": told.hex(),
         "clear": sorted(analysis.clear_columns),
         # fields of a head may be secrets; all of them are in the digest, those under a key
         "facts": {name: list(found) for name, found in analysis.facts.items() if not name.startswith(_FIELDS)},

@@ -94,6 +94,7 @@ class Waits:
         analysis: Analysis,
         rule: str,
         params: Sequence[str | None] = (),
+        told: bytes = b"",
     ) -> Held:
         """Ask for approval of one command, or join the request that was deferred for it.
 
@@ -102,10 +103,10 @@ class Waits:
 
         `text` is the exact statement, because an approver must see what would run; it is redacted wherever it leaves
         the approver's view (journal, webhook), and in the store once the request is final. `digest` binds text and
-        parameters.
+        parameters, `told` whatever else decides what the command does.
         """
         self.check(principal, text, params)
-        meaning, details = meaning_of(analysis, resource), details_of(analysis)
+        meaning, details = meaning_of(analysis, resource, told), details_of(analysis)
         if resource.database:
             details["database"] = resource.database  # a resource may have several
         async with self._turn():

@@ -32,6 +32,7 @@ class HoldRequest:
     decision: Decision
     params: tuple[str | None, ...]
     parts: tuple[Analysis, ...] = ()  # of its statements: what is decided on the whole is decided on each
+    told: bytes = b""  # what else decides what it does: where that differs, it is another command
 
 
 @dataclass(slots=True, eq=False)

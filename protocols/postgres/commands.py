@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import orjson
 
-from protocols.contract import Action, Analysis, Cacheable, Wait
+from protocols.contract import Action, Cacheable, Wait
 from protocols.postgres import evidence
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.catalog_queries import FIRST_USER_OID
@@ -22,9 +22,8 @@ from protocols.postgres.messages import (
     Query,
 )
 from protocols.postgres.pending import SHORT, Kind, Pending, Portal, Prepared, Verdict
-from protocols.postgres.settling import STAND_IN, Settling
+from protocols.postgres.settling import STAND_IN, Settling, of_temporaries
 from protocols.postgres.statements import analyse_function_call, with_parameter_types
-from protocols.postgres.statements.names import TEMP
 from protocols.postgres.statements.paths import emptying, only_reads, under_empty_path
 
 _describes: dict[bytes, Describe] = {}  # the same few bodies come again and again
@@ -49,10 +48,6 @@ def check_name(name: bytes, encoding: str) -> None:
         raise ProtocolError(f"the name of a statement or portal is longer than {_MAX_NAME} bytes", "42622")
     if not name.isascii() and encoding.upper() not in ("UTF8", "UNICODE"):
         raise ProtocolError("a name of a statement or portal beyond ASCII needs client_encoding UTF8", "42622")
-
-
-def _of_temporaries(analysis: Analysis) -> bool:
-    return any(name.startswith(f"{TEMP}.") for name in (*analysis.reads, *analysis.writes))
 
 
 class Commands(Settling):
@@ -144,7 +139,7 @@ class Commands(Settling):
         """
         verdict = self._typed(text, oids, catalog)
         analysis = verdict.command.analysis
-        if not _of_temporaries(analysis):
+        if not of_temporaries(analysis):
             return verdict
         verdict = self.judge.judge(text, catalog, KEPT)
         return self.judge.verdict(text, with_parameter_types(verdict.command, oids, catalog), verdict)
@@ -219,7 +214,7 @@ class Commands(Settling):
         portal.judged = entry.started
         analysis = verdict.command.analysis
         # what writes sees the rows that are there when it runs: a temporary table may have been filled by then
-        fills = self.masking and bool(analysis.writes) and _of_temporaries(analysis)
+        fills = self.masking and bool(analysis.writes) and of_temporaries(analysis)
         if analysis.cacheable is Cacheable.NO or fills:
             portal.renames = self.renames
         entry.portal = portal

@@ -5,6 +5,7 @@ INVARIANT: no I/O in this module.
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from protocols.contract import Effect
@@ -43,6 +44,15 @@ _GUARDS = words(
 )
 READ_ONLY = "default_transaction_read_only"
 TRANSACTIONS = frozenset({READ_ONLY, "transaction_read_only"})  # whether they may write
+MEANING = ("search_path", "client_encoding", "standard_conforming_strings")  # what a text means rests on them
+KEPT = frozenset((*MEANING, *TRANSACTIONS))  # what is asked for by name
+# harmless, and yet what a statement does may rest on their values: which day '05/06/2020' is
+_DECIDES = words(
+    """
+    datestyle intervalstyle timezone extra_float_digits bytea_output xmlbinary xmloption lc_monetary lc_numeric lc_time
+    array_nulls default_text_search_config
+    """
+)
 _PARSE_STATE = frozenset(
     [
         "client_encoding",
@@ -86,6 +96,21 @@ def encoding_name(value: str) -> str:
 def is_on(value: str | None) -> bool:
     """True only for a value that the server surely reads as on."""
     return value is not None and value.strip().lower() in _ON
+
+
+def decides(name: str) -> bool:
+    """Whether what a statement does may rest on this setting's value."""
+    if name in _DECIDES:
+        return True
+    waits = name in _GUARDS and name != "row_security"
+    return not (waits or name in HARMLESS or name.startswith("enable_"))
+
+
+def remembered(name: str, value: str | None) -> str | None:
+    """What a session keeps of a setting's value: all where texts rest on it, else what it is compared by."""
+    if value is None or name in MEANING:
+        return value
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32] if decides(name) else ""
 
 
 def set_effect(name: str, value: str | None) -> Effect:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import orjson
 
-from protocols.contract import Action, Cacheable, HoldRefused, HoldRequest, Outcome, Wait
+from protocols.contract import Action, Analysis, Cacheable, HoldRefused, HoldRequest, Outcome, Wait
 from protocols.postgres import copy_columns, errors, evidence
 from protocols.postgres.base import Held, SessionBase
 from protocols.postgres.catalog import Catalog
@@ -19,6 +19,7 @@ from protocols.postgres.messages import (
     Parse,
 )
 from protocols.postgres.pending import Kind, Pending, Prepared, Verdict
+from protocols.postgres.statements.names import TEMP
 from protocols.verdicts import CANCELLED
 
 STAND_IN = b"sluicegate: stopped by policy"  # no SQL: the server answers it with a syntax error
@@ -172,6 +173,7 @@ class Settling(SessionBase):
             decision,
             values,
             tuple(one.analysis for one in verdict.command.statements),
+            self._told(verdict),
         )
         try:
             ticket = self.port.hold(request)
@@ -192,6 +194,13 @@ class Settling(SessionBase):
         self.held = Held(ticket, entry, verdict, forward, refuse, self._epoch)
         self.waiting = Wait.HOLD
         return False
+
+    def _told(self, verdict: Verdict) -> bytes:
+        """What else decides what it does: settings and the role; what only this session holds, as it is now."""
+        told = self.state.told()
+        if told is None or of_temporaries(verdict.command.analysis):
+            return b"%b %d" % (self.session_id, self.state.changes)
+        return told
 
     def asked(self) -> None:
         """The approvers have been asked for what is held: the client is told."""
@@ -296,6 +305,11 @@ class Settling(SessionBase):
             return False  # what its names mean may change while it is analysed
         again = self.judge.judge(text, catalog)
         return again.command.analysis == analysis and again.decision.action <= Action.HOLD
+
+
+def of_temporaries(analysis: Analysis) -> bool:
+    """Whether it is about what only its session holds."""
+    return any(name.startswith(f"{TEMP}.") for name in (*analysis.reads, *analysis.writes))
 
 
 def unasked(rule: str, why: str) -> str:

@@ -18,14 +18,17 @@ from protocols.postgres.catalog import Catalog
 from protocols.postgres.scalars import codec_of
 from protocols.postgres.settings import (
     EMPTY_PATH,
+    MEANING,
     READ_ONLY,
     TRANSACTIONS,
     canonical,
+    decides,
     encoding_name,
     is_on,
+    remembered,
     set_effect,
 )
-from protocols.postgres.state_changes import MEANING, StateChanges
+from protocols.postgres.state_changes import StateChanges
 from protocols.postgres.statements.model import CommandAnalysis, Prepared, Source, Statement
 from protocols.postgres.statements.names import TEMP, NameSpace, split_path
 
@@ -317,6 +320,15 @@ class SessionState(StateChanges):
                 self._overflow,
             )
         return self._key
+
+    def told(self) -> bytes | None:
+        """What else of the session decides what a text does, to compare it by; None: not all of that is known."""
+        now, found = self._now, {n: remembered(n, v) for n, v in self._started.items()}
+        found |= now.settings | now.local
+        if self._opaque or self._overflow or None in found.values():
+            return None
+        set_ = sorted((name, value) for name, value in found.items() if decides(name))
+        return repr((self.encoding, self.conforming_strings, now.role_changed, now.role, set_)).encode()
 
     def fork(self) -> SessionState:
         """A copy to think ahead with: what holds after the first statements of a message."""

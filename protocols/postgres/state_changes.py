@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from protocols.contract import ANYWHERE, Analysis, Effect
 from protocols.postgres.catalog import Catalog
-from protocols.postgres.settings import READ_ONLY, TRANSACTIONS, set_effect
+from protocols.postgres.settings import KEPT, MEANING, remembered, set_effect
 from protocols.postgres.statements.model import Change, ChangeKind, CommandAnalysis, Prepared, Statement, Temporary
 from protocols.postgres.statements.names import NameSpace
 from protocols.postgres.statements.session_commands import Plan
@@ -20,7 +20,6 @@ MAX_TEXTS = 64 * 1024 * 1024  # characters of prepared statements and of cursors
 MAX_SAVED = 1_000_000  # settings and temporary relations, as all savepoints know them
 MAX_SOURCES = 1000  # relations copied into one temporary table
 _SHORT = 4096  # characters of a cursor's text; only the number of shorter ones is bounded
-MEANING = ("search_path", "client_encoding", "standard_conforming_strings")  # what a text means rests on them
 
 
 @dataclass(slots=True)
@@ -84,6 +83,7 @@ class StateChanges:
         self._beyond: frozenset[Effect] = frozenset()  # of settings that were set after that
         self._block = False  # BEGIN was applied, or the server said so
         self._failed = False
+        self.changes = 0  # statements that have changed something
         self._key: Hashable = None
         self._names: tuple[Catalog, NameSpace] | None = None
 
@@ -96,6 +96,7 @@ class StateChanges:
             if change.kind not in _SAVES:
                 self._shot = None
         if statement.changes:
+            self.changes += 1
             self._bound()
             self._changed()
 
@@ -179,8 +180,8 @@ class StateChanges:
         if name in ("role", "session_authorization"):
             self._set_role(change)
         self._now.reported.pop(name, None)  # the server reports it anew, at the latest with its next ReadyForQuery
-        value = change.value if name in MEANING else ""  # of the others only the name is asked for
-        if self._overflow and name not in _KEPT:
+        value = remembered(name, change.value)
+        if self._overflow and name not in KEPT:
             self._beyond |= {set_effect(name, self._started.get(name))}
         elif change.local:
             self._now.local[name] = value
@@ -371,7 +372,6 @@ def _either(known: Temporary, made: Temporary) -> Temporary:
     )
 
 
-_KEPT = frozenset((*MEANING, READ_ONLY, *TRANSACTIONS))  # what is asked for by name
 _SAVES = frozenset({ChangeKind.BEGIN, ChangeKind.SAVEPOINT, ChangeKind.RELEASE})  # nothing that a rollback undoes
 _APPLY = {
     ChangeKind.BEGIN: StateChanges._begin,

@@ -112,6 +112,7 @@ def test_approved_elsewhere_and_not_heard_of_yet(bench, path):
         {"resource": Resource("shop", "postgres", database="other")},
         {"analysis": replace(ANALYSIS, writes=("evil.orders",))},  # the same words mean another table here
         {"analysis": replace(ANALYSIS, functions=("public.f",))},
+        {"told": b"datestyle dmy"},
     ],
 )
 def test_an_approval_for_later_is_for_the_same_command_of_the_same_identity(bench, change):
@@ -129,6 +130,7 @@ def test_an_approval_for_later_is_for_the_same_command_of_the_same_identity(benc
             asked["digest"],
             asked["analysis"],
             asked["rule"],
+            told=asked.get("told", b""),
         )
         assert other.id != ticket.id
         assert not other.future.done()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from protocols.contract import Action, Decision, HoldTerms, Outcome, Side, Wait
+from protocols.contract import Action, Decision, Effect, HoldTerms, Outcome, Side, Wait
 from tests.support import wire
 from tests.support.talk import SSN, USERS, Talk, catalog
 from tests.support.wire import FLUSH, SYNC, bind, complete, execute, kinds, parse, query, ready
@@ -67,6 +67,35 @@ def test_who_approves_sees_parameters_whole() -> None:
     talk.prepare("s", "DELETE FROM users WHERE name = $1")
     talk.client(bind("", "s", [value]) + execute() + SYNC)
     assert talk.port.holds[0].params == (value.decode(),)
+
+
+def told(*before: str, sql: str = DELETE) -> bytes:
+    """What the session adds to the statement's meaning, after these."""
+    talk = Talk(lambda a: HOLD if Effect.DATA_DELETE in a.effects else Decision(Action.ALLOW, "allow", ""))
+    for one in before:
+        talk.client(query(one))
+        talk.server(complete(" ".join(one.split()[:2]) if one.startswith("CREATE") else one.split()[0]), ready())
+    talk.client(query(sql))
+    return talk.port.holds[-1].told
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["SET datestyle = dmy", "SET TIME ZONE 'UTC'", "SET search_path = evil", "SET ROLE boss", "SET app.tenant = 'x'"],
+)
+def test_row_18_the_same_text_under_other_settings_is_another_command(setting: str) -> None:
+    """An approval that waits for the command to be sent again must not release it where it does something else."""
+    assert told(setting) == told(setting) != told()
+    assert told(setting, "SET work_mem = '1MB'", "SET application_name = 'x'") == told(setting)
+    assert told("SET work_mem = '1MB'", "BEGIN", "COMMIT") == told()
+
+
+@pytest.mark.parametrize("picked", ["CREATE TEMP TABLE picked AS SELECT id FROM users", "DO $$begin end$$"])
+def test_row_18_what_only_a_session_holds_is_of_that_session_as_it_is(picked: str) -> None:
+    sql = "DELETE FROM users WHERE id IN (SELECT id FROM picked)" if "picked" in picked else DELETE
+    first = told(picked, sql=sql)
+    assert first.startswith(b"s1 ")
+    assert told(picked, "SET datestyle = dmy", sql=sql) != first
 
 
 def named(statement: str, how: str) -> Talk:
