@@ -240,7 +240,7 @@ class LiveSession:
         session = self.session
         if session is None or session.waiting is Wait.HOLD:
             return False
-        return session.busy or session.waiting is Wait.ANALYSIS
+        return session.busy or session.waiting in (Wait.ANALYSIS, Wait.TURN)
 
     def refusal(self) -> str:
         """Why this session may not go on; empty: it may."""

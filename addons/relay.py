@@ -127,6 +127,7 @@ class Relay:
         self._traffic = busy_poll.traffic
         self._over = False
         self._syncing = 0  # bytes whose record is on its way to the disk
+        self._turning = False  # its next turn comes
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.TimerHandle | None = None
 
@@ -268,10 +269,19 @@ class Relay:
         if wait is Wait.CATALOG and self._task is None:
             self._task = asyncio.ensure_future(self._refresh_catalog())
             self._task.add_done_callback(self._refreshed)
+        if wait is Wait.TURN and not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
         if self.session.backlog > self._hold_buffer:
             self.client_leg.pause("wait")
         if self._probe is None:
             self._probe = asyncio.get_running_loop().call_later(_PROBE_EVERY, self._look)
+
+    def _turn(self) -> None:
+        """The others have been served."""
+        self._turning = False
+        if self.session.waiting is Wait.TURN:
+            self.step(lambda: self.session.resume(None))
 
     async def _refresh_catalog(self) -> None:
         await self._refresh()

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from protocols.contract import Apart, Outcome, RecordFailed, Wait
 from protocols.verdicts import NotYet
 
+TURN_NS = 20_000_000  # of the event loop's time for what one session has sent, before others are served
+
 
 class Waits:
     """Mixed into a protocol's session."""
@@ -42,7 +44,7 @@ class Waits:
             return
         if (self.waiting is Wait.HOLD) != (outcome is not None):
             return
-        if outcome is None:
+        if self.waiting is Wait.CATALOG:
             self.catalog_waited = True
         self._over(None if outcome is None else (outcome, why))
 

@@ -152,6 +152,7 @@ class Wait(enum.Enum):
     HOLD = "hold"
     SERVER = "server"  # an earlier message of the pipeline changes what the next one means: its answer comes first
     ANALYSIS = "analysis"  # a long text is being analysed apart
+    TURN = "turn"  # it has had its time: other sessions are served first
 
 
 class Session(Protocol):
@@ -188,7 +189,7 @@ class Session(Protocol):
         """Puts on record what the client has been sent: the relay calls it once `down` is on its way."""
 
     def resume(self, outcome: Outcome | None, why: str = "") -> None:
-        """Ends the wait: an `Outcome` for a hold; None when the catalog is fresh (or could not be had)."""
+        """Ends the wait: an `Outcome` for a hold; None for fresh names (or none to be had), or its next turn."""
 
     def analysed(self, asked: Apart, read: Any, why: str = "") -> None:
         """What became of a long text: a `protocols.verdicts.Read`, or None and why there is none: it is denied then."""

@@ -11,6 +11,7 @@ from protocols.mysql.framing import HEADER, MAX_PART, parts
 from protocols.mysql.messages import Command
 from protocols.mysql.pending import Awaited, Pending
 from protocols.verdicts import NotYet
+from protocols.waits import TURN_NS
 
 
 class Frontend(Commands):
@@ -36,7 +37,12 @@ class Frontend(Commands):
         if not framer.buffered and self._again(data):
             return
         buf, packets, end = framer.feed(data)
+        turn_ends = self.port.now_ns() + TURN_NS
         for at, (_, pos, stop) in enumerate(packets, 1):
+            if pos and self.port.now_ns() > turn_ends:
+                self.waiting = Wait.TURN
+                self._put_back(buf[pos:end])
+                return
             if framer.large and at == len(packets):
                 self._drop(buf[pos + HEADER])
                 return

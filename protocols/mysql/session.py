@@ -32,6 +32,7 @@ from protocols.mysql.limits import Limits
 from protocols.mysql.pending import Awaited, Pending, Prepared
 from protocols.mysql.state import SessionState
 from protocols.verdicts import NamesChanged
+from protocols.waits import TURN_NS
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _QUIT = b"\x01\0\0\0\x01"
@@ -219,7 +220,11 @@ class MysqlSession(Frontend, Backend):
 
     def _replay(self) -> None:
         """Goes on with what the client sent during a wait."""
+        turn_ends = self.port.now_ns() + TURN_NS
         while self._later and self.waiting is None and self.current is None and not self.ended:
+            if self.port.now_ns() > turn_ends:
+                self.waiting = Wait.TURN
+                return
             later = b"".join(self._later)
             # in pieces: what another wait puts back is cut into packets again. A command that has waited goes alone
             piece, self._front = self._front or _PIECE, 0

@@ -19,6 +19,7 @@ from protocols.postgres.pending import Kind, Pending
 from protocols.postgres.roundtrip import RoundTrip
 from protocols.postgres.settling import STAND_IN
 from protocols.verdicts import NotYet
+from protocols.waits import TURN_NS
 
 _Q, _P, _B, _D, _E, _C, _F, _S, _H, _X = b"QPBDECFSHX"
 _COPY_DATA, _COPY_DONE, _COPY_FAIL = b"dcf"
@@ -56,7 +57,13 @@ class Frontend(RoundTrip, Commands):
             self._take_apart()
         run = 0  # start of the run of messages that go on unchanged
         pos = 0
+        turn_ends = self.port.now_ns() + TURN_NS
         for kind, pos, stop in messages:
+            if pos and self.port.now_ns() > turn_ends:
+                self._before(buf, run, pos)
+                self._put_back(buf[pos:end])
+                self.waiting = Wait.TURN
+                return
             if stop > end:
                 run = self._large(buf, kind, run, pos, stop)
                 return

@@ -32,6 +32,7 @@ from protocols.postgres.pending import Pending, Portal, Prepared
 from protocols.postgres.state import SessionState
 from protocols.postgres.statements import CommandAnalysis
 from protocols.verdicts import NamesChanged
+from protocols.waits import TURN_NS
 
 _PIECE = 8192  # bytes of a backlog that are read at once
 _STREAMED = 65536  # a message longer than this that needs no inspection is passed on in pieces
@@ -109,16 +110,15 @@ class PostgresSession(Frontend, Backend):
             return
         try:
             self._server(data)
-            if self.waiting is Wait.SERVER and not (self._alone and self._in_flight()) and not self._must_wait():
-                self.waiting = None
-                self._alone = False
-                self._replay()
         except NamesChanged as e:
             self._fail(errors.OBJECT_IN_USE, str(e))
         except ProtocolError as e:
             self._fail(errors.CONNECTION_FAILURE, f"the upstream broke the protocol: {e}")
         except RecordFailed:
             self.unrecorded()
+        if self.waiting is Wait.SERVER and not (self._alone and self._in_flight()) and not self._must_wait():
+            self._alone = False
+            self._over(None)
 
     def _after_wait(self) -> None:
         if self.waiting is None:
@@ -193,7 +193,11 @@ class PostgresSession(Frontend, Backend):
 
     def _replay(self) -> None:
         """Goes on with what the client sent during a wait."""
+        turn_ends = self.port.now_ns() + TURN_NS
         while self._later and self.waiting is None and not self.ended:
+            if self.port.now_ns() > turn_ends:
+                self.waiting = Wait.TURN
+                return
             later = b"".join(self._later)
             # in pieces: what another wait puts back is cut into messages again. A message that has waited goes alone
             piece, self._front = self._front or _PIECE, 0

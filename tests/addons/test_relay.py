@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from addons.busy_poll import BusyPoll
 from addons.leg import Leg
 from addons.relay import Outbox, Relay
 from protocols.contract import Outcome, Side, Wait
+from protocols.waits import TURN_NS
 from tests.support import wire
 from tests.support.talk import Talk
 from tests.support.wire import query, ready
@@ -334,6 +336,25 @@ def test_row_34_a_catalog_that_cannot_be_had_denies(fails: bool, caplog: pytest.
 
     run(play)
     assert ("could not be refreshed" in caplog.text) == fails
+
+
+def test_who_sends_much_at_once_is_served_in_turns() -> None:
+    """The others come in between, and it needs no further bytes to go on."""
+
+    async def play() -> None:
+        world = World()
+        clock = itertools.count(int(world.talk.port.time * 1e9), TURN_NS // 3)
+        world.talk.port.now_ns = lambda: next(clock)  # type: ignore[method-assign]
+        data = b"".join(query(f"SELECT {n}") for n in range(60))
+        world.says(data)
+        seen = set()
+        while world.upstream.sent != data:
+            seen.add(len(world.upstream.sent))
+            await turns(1)
+        assert len(seen) > 5
+        assert not world.client.paused
+
+    run(play)
 
 
 def test_a_waiting_client_is_not_read_beyond_the_limit() -> None:
