@@ -12,7 +12,7 @@ _TITLES = {
     401: "Authentication required",
     413: "Request body too large to be inspected",
     421: "Misdirected request",
-    502: "Upstream not reachable",
+    502: "No usable answer from the upstream",
     503: "The gateway cannot serve at the moment",
 }
 

@@ -70,14 +70,17 @@ class Expressions(Relations):
                 isinstance(node, exp.Subquery) and isinstance(node.this, exp.Query | exp.Values | exp.Subquery)
             ):
                 found = self._query(node, scope, ctes)
-                flow = flow | union(o.flow for o in found.outputs or ()) | found.rows | found.rest
+                flow = flow | found.rows
+                if not _only_whether(node):
+                    flow = flow | union(o.flow for o in found.outputs or ()) | found.rest
                 continue
-            counted = declassified(node)
+            counted = declassified(node, scope)
             if counted is not None:
                 # whether a column is NULL is no secret, but whether an expression is can be an answer about its parts
-                if isinstance(counted, exp.Column):
-                    inner = self._column(counted, scope, ctes, aliases=aliases)
-                    flow = flow | Flow(frozenset(), inner.computed, inner.anything)
+                for column in counted:
+                    if isinstance(column, exp.Column):
+                        inner = self._column(column, scope, ctes, aliases=aliases)
+                        flow = flow | Flow(frozenset(), inner.computed, inner.anything)
                 continue
             special = self._special(node, scope, ctes)
             if special is not None:
@@ -184,3 +187,8 @@ class Expressions(Relations):
                 finally:
                     scope.resolving.discard(id(item))
         return out
+
+
+def _only_whether(node: exp.Expr) -> bool:
+    """Whether it is asked if the query has a row, and what it selects has no part in that."""
+    return isinstance(node.parent, exp.Exists) and isinstance(node, exp.Select) and not node.args.get("distinct")

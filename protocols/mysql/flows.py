@@ -102,6 +102,7 @@ class Source:
     rows: Flow = NOTHING
     rest: Flow = NOTHING
     visible: list[tuple[str, Flow]] | None = None  # what `*` takes
+    stored: bool = False  # a table that the server keeps: each value is as it was written
 
     def __post_init__(self) -> None:
         if self.visible is None:
@@ -219,14 +220,34 @@ def joined(
     return once + [c for c in left if not shared(c[0])] + [c for c in right if not shared(c[0])]
 
 
-def declassified(node: exp.Expr) -> exp.Expr | None:
-    """What is counted or compared by `count(*)`, `count(column)` and `column IS NULL`; None for anything else."""
+def declassified(node: exp.Expr, scope: Scope) -> Sequence[exp.Expr] | None:
+    """What is counted or compared by `count(*)`, `count([DISTINCT] column)`, `column IS NULL`; None for anything else.
+
+    Different values are counted where every source in reach is a stored table: among those of a query that puts a
+    guess beside a value, their number says whether it was right.
+    """
     if isinstance(node, exp.Is):
-        plain = isinstance(node.expression, exp.Null) and isinstance(node.this, exp.Column)
-        return node.this if plain and not isinstance(node.this.this, exp.Star) else None
-    if not isinstance(node, exp.Count) or isinstance(node.parent, exp.Window | exp.Filter) or node.expressions:
-        return None
-    return node.this if isinstance(node.this, exp.Star | exp.Column | exp.Literal) else None
+        plain = isinstance(node.expression, exp.Null) and _plain(node.this)
+        return (node.this,) if plain else None
+    if not isinstance(node, exp.Count) or isinstance(node.parent, exp.Filter) or node.expressions:
+        return None  # what a window counts by is beside this node
+    if isinstance(node.this, exp.Distinct):
+        counted = node.this.expressions
+        return counted if all(map(_plain, counted)) and not node.this.args.get("on") and _stored(scope) else None
+    return (node.this,) if isinstance(node.this, exp.Star | exp.Column | exp.Literal) else None
+
+
+def _plain(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Column) and not isinstance(node.this, exp.Star)
+
+
+def _stored(scope: Scope | None) -> bool:
+    """An aggregate may be one of a query around its own."""
+    while scope is not None:
+        if not all(source.stored for source in scope.sources):
+            return False
+        scope = scope.outer
+    return True
 
 
 def json_columns(table: exp.Expr) -> list[str] | None:

@@ -186,9 +186,11 @@ class Lineage(Tables):
     def _union(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
         parts: list[exp.Expr] = []
         rows = NOTHING
+        meets = False  # equal rows become one, or meet those of the other side: how many are left tells which are equal
         at: exp.Expr = node
         while isinstance(at, exp.SetOperation) and (at is node or at.args.get("with_") is None):
             self._count()
+            meets = meets or not isinstance(at, exp.Union) or at.args.get("distinct") is not False
             parts.append(at.expression)
             rows = rows | self._clauses(at, None, ctes)
             at = at.this
@@ -197,6 +199,8 @@ class Lineage(Tables):
         out = found[0]
         for part in found[1:]:
             out = merged(out, part)
+        if meets:
+            rows = rows | _shown(out.outputs, out.rest)
         return Result(out.outputs, out.rows | rows, out.rest)
 
     def _values(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
@@ -230,6 +234,8 @@ class Lineage(Tables):
         outputs = self._items(node.expressions, scope, star, ctes)
         rows = union(s.rows for s in scope.sources) | self._clauses(node, scope, ctes)
         rest = union(whole(s) for s in scope.sources) if outputs is None else NOTHING
+        if node.args.get("distinct"):
+            rows = rows | _shown(outputs, rest)
         return Result(outputs, rows, rest)
 
     def _clauses(self, node: exp.Expr, scope: Scope | None, ctes: Ctes) -> Flow:
@@ -280,3 +286,8 @@ class Lineage(Tables):
                 return None
             out += source.visible
         return out
+
+
+def _shown(outputs: Sequence[Output] | None, rest: Flow) -> Flow:
+    """Everything that a query shows, where equal rows are told from others."""
+    return (union(o.flow for o in outputs or ()) | rest).derived()

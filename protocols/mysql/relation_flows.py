@@ -110,7 +110,7 @@ class Relations:
             return Source(alias, where, None, ANYTHING, ANYTHING)
         columns, rows = self.relation_flows(relation)
         visible = [c for c in columns if (found := relation.column(c[0])) is None or found.visible]
-        return Source(alias, where, columns, rows, visible=visible)
+        return Source(alias, where, columns, rows, visible=visible, stored=relation.kind == "table")
 
     def _temporary(self, temporary: Any, schema: str, alias: str) -> Source:
         sources = self._of_relations(temporary.sources).derived()

@@ -25,6 +25,7 @@ from protocols.mysql.flows import (
     renamed,
     side,
     union,
+    whole,
 )
 
 
@@ -53,6 +54,7 @@ class Tables(Expressions):
                     self._count(len(star) * (len(right) if natural else len(using)) // 16)
                 if natural and star is not None and right is not None:
                     common = [name for name, _ in star if any(alike(name, other) for other, _ in right)]
+                self._equal(scope, at, star, right, common)
                 # a RIGHT JOIN is read as a LEFT JOIN of its sides in the other order
                 sides = (right, star) if side(join) == "RIGHT" else (star, right)
                 star = joined(*sides, common)
@@ -78,9 +80,29 @@ class Tables(Expressions):
             at = len(scope.sources)
             star = joined(star, self._entry(nested.this, scope, ctes), None)
             if nested.args.get("using") or nested.args.get("method") or side(nested) == "RIGHT":
+                if not nested.args.get("on"):
+                    self._equal(scope, at, None, None, ())
                 star = None
             self._condition(nested, scope, ctes, at)
         return star
+
+    def _equal(
+        self,
+        scope: Scope,
+        at: int,
+        left: list[tuple[str, Flow]] | None,
+        right: list[tuple[str, Flow]] | None,
+        common: Sequence[str],
+    ) -> None:
+        """USING and NATURAL ask whether columns are equal."""
+        if at >= len(scope.sources):
+            return
+        source = scope.sources[at]
+        if left is None or right is None:
+            asked = union(whole(s) for s in scope.sources)
+        else:
+            asked = union(flow for name, flow in (*left, *right) if any(alike(name, c) for c in common))
+        source.rows = source.rows | asked.derived()
 
     def _condition(self, join: exp.Expr, scope: Scope, ctes: Ctes, at: int) -> None:
         on = join.args.get("on")

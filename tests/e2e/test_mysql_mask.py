@@ -100,6 +100,17 @@ def test_an_expression_over_clear_columns_is_not_withheld(both_mysql: BothMySQL)
     assert [row[0] for row in rows] == [f"{original[1]}!" for original in CUSTOMERS]
 
 
+def test_whether_and_how_many_rows_there_are_is_shown(both_mysql: BothMySQL) -> None:
+    """As mappers ask before they insert, and reports and pages count."""
+    number = len(CUSTOMERS)
+    for query, want in (
+        ("SELECT EXISTS(SELECT * FROM customers WHERE id = 1) AS `exists`", (1,)),
+        ("SELECT COUNT(DISTINCT email), COUNT(card), COUNT(*) OVER () FROM customers", (number, number, 1)),
+        ("SELECT COUNT(*) OVER (), id FROM customers ORDER BY id LIMIT 1", (number, 1)),
+    ):
+        assert asked(both_mysql.through("analyst", "shop"), query) == [want]
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -79,6 +79,12 @@ STATEMENTS = named(
     AS (PARTITION BY status ORDER BY total, id) ORDER BY id
     -- percentiles
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total), string_agg(item, ',' ORDER BY id) FROM orders
+    -- existence
+    SELECT EXISTS (SELECT * FROM customers WHERE id = 1), id IN (1, 2), CASE WHEN EXISTS (SELECT c.email FROM customers
+    c WHERE c.id = o.customer_id) THEN 'known' END FROM orders o ORDER BY id
+    -- completeness
+    SELECT sum(CASE WHEN email IS NULL THEN 1 ELSE 0 END), round(count(email) * 100.0 / count(*), 1), count(DISTINCT
+    card) + 0, count(*) OVER () FROM customers
     -- view
     SELECT * FROM spent ORDER BY city
     -- computed from a view

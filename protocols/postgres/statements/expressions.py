@@ -29,15 +29,17 @@ class Expressions(Calls):
     def query(self, node: Node, scope: Scope | None) -> Output:
         raise NotImplementedError
 
-    def expression(self, root: Any, scope: Scope, outputs: Output | None = None) -> Origins:
+    def expression(self, root: Any, scope: Scope, outputs: Output | None = None, *, shown: bool = False) -> Origins:
         """Walks an expression, or a list of them; returns the columns that its value depends on.
 
-        `outputs`: the select list, whose names ORDER BY and GROUP BY may use.
+        `outputs`: the select list, whose names ORDER BY and GROUP BY may use. `shown`: its value is shown or stored,
+        and decides nothing.
         """
         if type(root) is dict and "ColumnRef" in root and root["ColumnRef"].keys() <= FIELDS["ColumnRef"]:
             return self._column(root["ColumnRef"], scope, outputs)  # by far the most frequent expression
         found: set[str] = set()
         around, self.multiplies = self.multiplies, False
+        outer, self.shown = self.shown, shown
         stack: list[Any] = [root]
         while stack:
             item = stack.pop()
@@ -71,6 +73,7 @@ class Expressions(Calls):
         if self.multiplies:
             self.filter(found)  # how many rows come back tells the value
         self.multiplies = around
+        self.shown = outer
         return frozenset(found)
 
     def value(self, root: Any, scope: Scope) -> Origins:
@@ -79,7 +82,7 @@ class Expressions(Calls):
         `ANYTHING` is in it where code makes it that nobody sees, or where a name in it was not resolved.
         """
         opened, blind, self.blind = self.opened, self.blind, False
-        origins = self.expression(root, scope)
+        origins = self.expression(root, scope, shown=True)
         if self.opened != opened or self.blind:
             origins |= ANYTHING
         self.blind = self.blind or blind
@@ -172,6 +175,17 @@ class Expressions(Calls):
 
     # ------------------------------------------------------------ nodes with more to them than their children
 
+    def _invoked(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        found = self._function(body, scope, outputs)
+        names, args = strings(body.get("funcname"))[-2:], body.get("args", [])
+        if len(args) == 1 and names[-1] == "count" and self._is_own(names):
+            self._tells_only_null(body, args[0], scope)
+        return found
+
+    def _is_own(self, names: list[str]) -> bool:
+        """Whether every function of that name is the server's own."""
+        return {function.schema for function in self.names.functions(names)} == {"pg_catalog"}
+
     def _case(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         if "arg" in body:
             self.operator(["="])
@@ -190,7 +204,20 @@ class Expressions(Calls):
         inner = self.query(body.get("subselect", {}), scope).everything
         if "testexpr" in body:
             self.filter(inner)
+        if body.get("subLinkType") == "EXISTS_SUBLINK":
+            return inner & ANYTHING  # what decides whether there is a row is a filter; nobody sees the row
         return inner
+
+    def _null_test(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
+        self._tells_only_null(body, body.get("arg", {}), scope)
+        return NOTHING
+
+    def _tells_only_null(self, body: Node, argument: Node, scope: Scope) -> None:
+        """Whether a stored column is NULL is no secret. Where the answer decides something, it counts as a question."""
+        names = strings(argument["ColumnRef"].get("fields")) if "ColumnRef" in argument else []
+        if self.shown and scope.stores(names):
+            self._column(argument["ColumnRef"], scope, None)
+            self.walked = body
 
     def _array_query(self, body: Node, scope: Scope, outputs: Output | None) -> Origins:
         self.keyword_function("JsonArrayQueryConstructor")
@@ -217,9 +244,10 @@ _HANDLERS: dict[str, Any] = {
     "CaseExpr": Expressions._case,
     "ColumnRef": Expressions._column,
     "CurrentOfExpr": Expressions._cursor,
-    "FuncCall": Expressions._function,
+    "FuncCall": Expressions._invoked,
     "JsonAggConstructor": Expressions._filtered,
     "JsonArrayQueryConstructor": Expressions._array_query,
+    "NullTest": Expressions._null_test,
     "SortBy": Expressions._sort,
     "SubLink": Expressions._sublink,
     "TypeName": Expressions._type,

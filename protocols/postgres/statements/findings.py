@@ -43,6 +43,7 @@ class Findings:
         self.functions: dict[str, None] = {}
         self.why: list[str] = []
         self.where = Where.NONE
+        self.shown = False  # the expression at hand is shown or stored, and decides nothing
         self.read_constant = False  # the analysis depends on a literal's value
         self.changes: list[Change] = []
         self.depth = 0

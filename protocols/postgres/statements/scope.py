@@ -205,6 +205,19 @@ class Scope:
             scope = scope.parent
         return self.source(name)
 
+    def stores(self, names: Sequence[str]) -> bool:
+        """Whether `column` or `alias.column` is surely one that a table stores."""
+        if len(names) == 2:
+            source = self.source(names[0])
+            return source is not None and source.is_plain and source.column(names[1]) is not None
+        scope: Scope | None = self if len(names) == 1 else None
+        while scope is not None:
+            having = [s for s in scope.sources if s.names is None or s.column(names[0]) is not None]
+            if having:
+                return len(having) == 1 and having[0].is_plain and having[0].column(names[0]) is not None
+            scope = scope.parent
+        return False
+
     def relation_source(self, schema: str, name: str) -> Source | None:
         scope: Scope | None = self
         while scope is not None:

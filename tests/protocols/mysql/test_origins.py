@@ -135,6 +135,58 @@ def test_the_kind_of_each_column(sql: str, names: str, want: str) -> None:
         assert ANY_RELATION in found.reads
 
 
+@pytest.mark.parametrize(
+    ("sql", "want"),
+    [
+        ("SELECT COUNT(DISTINCT ssn) FROM users", "c"),
+        ("SELECT COUNT(DISTINCT ssn, name) FROM users GROUP BY name", "c"),
+        ("SELECT COUNT(DISTINCT u.ssn) FROM users u JOIN orders o ON o.id = u.id", "c"),
+        ("SELECT (SELECT COUNT(DISTINCT u.ssn) FROM orders) FROM users u", "c"),
+        ("SELECT COUNT(DISTINCT CONCAT(ssn, '')) FROM users", "x"),
+        ("SELECT COUNT(DISTINCT ssn, 'a') FROM users", "x"),
+        ("SELECT COUNT(DISTINCT v) FROM (SELECT ssn AS v FROM users UNION ALL SELECT 'guess') t", "x"),
+        ("WITH t AS (SELECT ssn AS v FROM users UNION ALL SELECT 'guess') SELECT COUNT(DISTINCT v) FROM t", "x"),
+        ("SELECT (SELECT COUNT(DISTINCT v) FROM orders) FROM (SELECT ssn v FROM users UNION SELECT 'guess') t", "x"),
+        ("SELECT COUNT(DISTINCT x) FROM plain", "x"),
+    ],
+)
+def test_different_values_are_counted_where_no_guess_can_be_among_them(sql: str, want: str) -> None:
+    assert kinds(traced(sql, "n")) == want
+
+
+@pytest.mark.parametrize(
+    ("sql", "want"),
+    [
+        ("SELECT EXISTS(SELECT * FROM users WHERE id = 1) AS n", "k"),
+        ("SELECT IF(EXISTS(SELECT ssn FROM users u WHERE u.id = o.id), 1, 0) FROM orders o", "k"),
+        ("SELECT NOT EXISTS(SELECT ssn FROM users GROUP BY name)", "k"),
+        ("SELECT EXISTS(SELECT 1 FROM users WHERE ssn LIKE '1%')", "x"),
+        ("SELECT EXISTS(SELECT 1 FROM users GROUP BY name HAVING max(ssn) > '1')", "x"),
+        ("SELECT EXISTS(SELECT 1 FROM orders o JOIN users u ON u.ssn = 'a')", "x"),
+        ("SELECT EXISTS(SELECT ssn FROM users EXCEPT SELECT 'a')", "x"),
+        ("SELECT EXISTS(SELECT DISTINCT ssn FROM users LIMIT 1 OFFSET 1)", "x"),
+        ("SELECT EXISTS(SELECT * FROM (SELECT ssn FROM users INTERSECT SELECT 'a') t)", "x"),
+        ("SELECT EXISTS(SELECT * FROM (SELECT ssn FROM users UNION SELECT 'a') t LIMIT 1 OFFSET 1)", "x"),
+        ("SELECT EXISTS(SELECT * FROM (SELECT ssn FROM users UNION ALL SELECT 'a') t LIMIT 1 OFFSET 1)", "c"),
+        ("SELECT (SELECT COUNT(*) FROM (SELECT DISTINCT ssn FROM users WHERE id IN (1, 2)) t)", "x"),
+        ("SELECT EXISTS(SELECT * FROM users JOIN (SELECT 'a' AS ssn) g USING (ssn))", "x"),
+        ("SELECT (SELECT COUNT(*) FROM users NATURAL JOIN (SELECT 'a' AS ssn) g)", "x"),
+        ("SELECT EXISTS(SELECT * FROM orders o JOIN (users JOIN (SELECT 'a' AS ssn) g USING (ssn)) ON 1)", "x"),
+        ("SELECT EXISTS(SELECT * FROM users JOIN orders USING (id))", "k"),
+        ("SELECT COUNT(*) FROM (SELECT DISTINCT ssn FROM users) t", "c"),
+        ("SELECT 'a' IN (SELECT ssn FROM users)", "x"),
+        ("SELECT (SELECT ssn FROM users LIMIT 1)", "x"),
+        ("SELECT COUNT(*) OVER () FROM users", "c"),
+        ("SELECT COUNT(*) OVER (PARTITION BY name), COUNT(ssn) OVER (ORDER BY id) FROM users", "kk"),
+        ("SELECT COUNT(*) OVER (PARTITION BY ssn), COUNT(1) OVER (ORDER BY ssn) FROM users", "xx"),
+        ("SELECT COUNT(*) OVER w FROM users WINDOW w AS (PARTITION BY ssn)", "x"),
+        ("SELECT COUNT(CONCAT(ssn)) OVER () FROM users", "x"),
+    ],
+)
+def test_whether_and_how_many_rows_there_are_is_no_column_s_value(sql: str, want: str) -> None:
+    assert kinds(traced(sql, " ".join("nmop"[: len(want)]))) == want
+
+
 def test_a_computed_column_without_masked_columns_keeps_its_sources() -> None:
     (column,) = traced("SELECT CONCAT(id, name) FROM users", "a").columns
     assert column.origin is Origin.KNOWN

@@ -31,6 +31,20 @@ SSN, NAME, ID = "public.users.ssn", "public.users.name", "public.users.id"
         ("SELECT g FROM users u, unnest(ARRAY[u.ssn]) g", ((SSN,),)),
         ("SELECT u FROM users u", (("public.users.*",),)),
         ("SELECT (u).name FROM users u", (("public.users.*", NAME),)),
+        # whether there is a row, or a value, is not what is in it
+        ("SELECT EXISTS (SELECT * FROM users WHERE id = 1), NOT EXISTS (SELECT ssn FROM users u WHERE u.id = o.id)"
+         " FROM orders o", ((), ())),
+        ("SELECT sum(CASE WHEN ssn IS NULL THEN 1 ELSE 0 END), round(count(u.ssn) * 100.0 / count(*), 2) FROM users u",
+         ((), ())),
+        ("WITH u AS (SELECT ssn IS NOT NULL AS has FROM users) SELECT has, NOT has FROM u", ((), ())),
+        ("SELECT count(DISTINCT ssn) + 1 FROM users", ((),)),
+        ("SELECT x IS NULL, count(x) FROM (SELECT nullif(ssn, '1') AS x FROM users) t GROUP BY 1", ((SSN,), (SSN,))),
+        ("SELECT count(x) FROM (SELECT ssn AS x FROM users UNION ALL SELECT '1') t", ((SSN,),)),
+        ("SELECT nullif(ssn, '1') IS NULL, (ssn || '') IS NULL, count(ssn || '') FROM users GROUP BY 1, 2",
+         ((SSN,), (SSN,), (SSN,))),
+        ("SELECT shout IS NULL, count(shout) + 1 FROM v_users GROUP BY 1", (
+            ("public.users.*", "public.v_users.shout"), ("public.users.*", "public.v_users.shout"))),
+        ("SELECT max(ssn) IS NULL, evil.count(ssn) FROM users", ()),
         # each turn of a recursive query carries a value one column further
         ("WITH RECURSIVE r(a, b, c, n) AS (SELECT '', name, ssn, 1 FROM users UNION ALL SELECT b, c, a, n + 1 FROM r)"
          " SELECT a, n FROM r", ((NAME, SSN), ())),
@@ -76,6 +90,21 @@ def test_no_name_hides_what_a_column_is_made_of(text: str) -> None:
         # which rows are left tells which are equal
         "SELECT i FROM (SELECT g, i FROM (VALUES ('1', 1)) v(g, i) INTERSECT ALL SELECT ssn, id FROM users) s",
         "SELECT i FROM (SELECT g, i FROM (VALUES ('1', 1)) v(g, i) EXCEPT ALL SELECT ssn, id FROM users) s",
+        # whether there is one
+        "SELECT EXISTS (SELECT 1 FROM users WHERE ssn = '1')",
+        "SELECT EXISTS (SELECT ssn FROM users EXCEPT SELECT '1')",
+        "SELECT EXISTS (SELECT DISTINCT ssn FROM users OFFSET 1)",
+        "SELECT EXISTS (SELECT regexp_matches(ssn, '^1') FROM users)",
+        "SELECT EXISTS (SELECT generate_series(1, length(ssn)) FROM users)",
+        "SELECT EXISTS (SELECT FROM regexp_matches(u.ssn, '^1')) FROM users u",
+        "SELECT EXISTS (SELECT FROM generate_series(1, ascii(u.ssn) - 48)) FROM users u",
+        "SELECT EXISTS (SELECT FROM unnest(string_to_array(u.ssn, '1')) OFFSET 1) FROM users u",
+        "SELECT EXISTS (SELECT FROM users JOIN (SELECT '1' AS ssn) g USING (ssn))",
+        "SELECT EXISTS (SELECT FROM users NATURAL JOIN (SELECT '1' AS ssn) g)",
+        "SELECT EXISTS (SELECT max(ssn) FROM users HAVING max(ssn) > '1')",
+        "SELECT EXISTS (SELECT FROM users LIMIT (SELECT ascii(ssn) - 49 FROM users LIMIT 1))",
+        "SELECT 1 FROM users WHERE ssn IS NULL",
+        "SELECT count(*) FROM users GROUP BY id HAVING count(ssn) > 0",
         # a condition of a join sees its two sides and what is around the query, not the other items
         "SELECT (SELECT sum(1) FROM (SELECT 1 k) a JOIN (SELECT 2 j) b ON total::text LIKE '1%', orders c)"
         " FROM (SELECT ssn AS total FROM users) o",
