@@ -38,6 +38,11 @@ _LABELS = re.compile(rf"{_TERM}(?:,{_TERM})*\Z")
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?\Z")  # groups, resources, subresources: RFC 1123 names
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
 _VERSION = re.compile(r"v[0-9]+(?:(?:alpha|beta)[0-9]+)?\Z")
+# what clients that are made from the API's description ask with a `/` behind it, and servers answer either way
+_ASKED_WITH_SLASH = re.compile(
+    r"/(?:version|api(?:/v[a-z0-9]+)?|apis(?:/[-a-z0-9.]+(?:/v[a-z0-9]+)?)?"
+    r"|\.well-known/openid-configuration|openid/v1/jwks)/\Z"
+)
 _MAX_NAME = 253
 
 
@@ -95,15 +100,15 @@ def resolve(method: str, target: str) -> RequestInfo:
 def _path_request(method: str, target: Target) -> RequestInfo:
     if method not in _VERBS and method != "OPTIONS":
         raise RequestRefused("the method is not one of the api server's", 405, "MethodNotAllowed")
-    # `/api/` is trimmed by one reader and a path of its own for another
-    if target.trailing:
+    # `/logs/` is trimmed by one reader and a path of its own for another
+    if target.trailing and not (method in ("GET", "HEAD") and _ASKED_WITH_SLASH.match(target.path)):
         raise RequestRefused("the path ends in `/`: leave that out")
     if any(segment.casefold() in ("api", "apis") for segment in target.segments[:1]) and target.segments[0] not in (
         "api",
         "apis",
     ):
         raise RequestRefused("the path's letter case is not the api server's")
-    return RequestInfo(method.lower(), target.path, False)
+    return RequestInfo(method.lower(), target.path.removesuffix("/") or "/", False)
 
 
 def _resource_request(method: str, target: Target, group: str, version: str, parts: list[str]) -> RequestInfo:

@@ -94,6 +94,30 @@ def test_paths_that_are_no_resource(target: str) -> None:
     assert (found.resource_request, found.verb, found.path) == (False, "get", target)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/version", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/apis/a.b-c.io/v2beta1",
+     "/.well-known/openid-configuration", "/openid/v1/jwks"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_clients_ask_with_a_slash_behind_it_is_the_same(method: str, path: str) -> None:
+    """The official Python client does, in `VersionApi().get_code()` and `ApisApi().get_api_versions()`."""
+    assert resolve(method, f"{path}/") == resolve(method, path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/api//", "//api/", "/apis/apps/v1/deployments/", "/apis/apps/x/", "/api/v1%2Fpods/", "/api/v1/pods/",
+     "/apis/Apps/v1/", "/openapi/v2/", "/metrics/", "/API/", "/version/x/", "/apis/apps/v1/x/y/"],
+)  # fmt: skip
+def test_no_other_path_may_end_in_one(target: str) -> None:
+    with pytest.raises(RequestRefused):
+        resolve("GET", target)
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        with pytest.raises(RequestRefused):
+            resolve(method, "/apis/apps/v1/")
+
+
 def test_what_goes_with_a_request() -> None:
     found = resolve(
         "POST",
@@ -109,7 +133,7 @@ def test_what_goes_with_a_request() -> None:
 
 REFUSED = [
     # second spellings of one path
-    "/api/v1//pods", "//api/v1/pods", "/api/v1/pods/", "/api/v1/namespaces/shop/pods/", "/api/", "/healthz/",
+    "/api/v1//pods", "//api/v1/pods", "/api/v1/pods/", "/api/v1/namespaces/shop/pods/", "/logs/", "/healthz/",
     "/api/v1/./pods", "/api/v1/x/../pods", "/api/v1/namespaces/shop/pods/..", "/./api/v1/pods",
     "/api/v1/%70ods", "/api/v1/namespaces/shop%2Fsecrets", "/api/v1/%2e%2e/pods", "/api/v1/p%6Fds/x",
     "/api/v1/namespaces/shop/secrets/d%62", "/api/v1/pods%00", "/api/v1/pods%0a", "/api/v1/pods%5cx",
@@ -165,7 +189,7 @@ def test_only_refusals_are_raised(tail: str, method: str) -> None:
         return
     # what passes has one spelling: the decoded path reads the same again where nothing was escaped
     if "%" not in tail:
-        assert found.path == ("/api/v1/" + tail).partition("?")[0]
+        assert found.path == (("/api/v1/" + tail).partition("?")[0] if tail.partition("?")[0] else "/api/v1")
 
 
 @given(st.lists(st.text("abc/.%~é ", min_size=1, max_size=6), min_size=1, max_size=4))
