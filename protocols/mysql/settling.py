@@ -196,6 +196,9 @@ def unasked(rule: str, why: str) -> str:
     return f"denied by rule `{rule}`: it needs approval, and nobody can be asked: {why}; try again later"
 
 
+MAX_CALLS = 5  # of the functions that a statement calls, that a refusal names
+
+
 def denial(verdict: Verdict) -> str:
     """What a denied client reads."""
     decision, analysis = verdict.decision, verdict.command.analysis
@@ -203,4 +206,6 @@ def denial(verdict: Verdict) -> str:
     text += f" (this command is: {', '.join(sorted(analysis.effects))}"
     if analysis.unknown and analysis.why and analysis.why not in text:
         text += f"; {analysis.why}"
+    if analysis.functions:
+        text += f"; it calls {', '.join(analysis.functions[:MAX_CALLS])}"
     return text + ")"

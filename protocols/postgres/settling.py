@@ -317,6 +317,9 @@ def unasked(rule: str, why: str) -> str:
     return f"denied by rule `{rule}`: it needs approval, and nobody can be asked: {why}"
 
 
+MAX_CALLS = 5  # of the functions that a statement calls, that a refusal names
+
+
 def denial(verdict: Verdict) -> tuple[str, str, str]:
     """(SQLSTATE, message, hint) of a denied command."""
     decision, analysis = verdict.decision, verdict.command.analysis
@@ -326,4 +329,6 @@ def denial(verdict: Verdict) -> tuple[str, str, str]:
     hint = f"this command is: {', '.join(sorted(analysis.effects))}"
     if analysis.unknown and analysis.why:
         hint += f" ({analysis.why})"
+    if analysis.functions:
+        hint += f"; it calls {', '.join(analysis.functions[:MAX_CALLS])}"
     return errors.INSUFFICIENT_PRIVILEGE, text, hint

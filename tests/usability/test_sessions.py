@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.contract import Effect
+from protocols.contract import Action, Decision, Effect
+from protocols.mysql.settling import denial as mysql_denial
 from protocols.mysql.state import SessionState as MySQLState
 from protocols.mysql.statements import analyse as analyse_mysql
+from protocols.postgres.settling import denial
 from protocols.postgres.state import SessionState
+from protocols.verdicts import Command, StatementVerdict
 from tests.support.mysql_statements import session as mysql_session
 from tests.support.mysql_statements import shop
-from tests.support.statements import effects, of, ran, session
+from tests.support.statements import command, effects, of, ran, session
 
 READ_ONLY = "default_transaction_read_only"
 LIFTS = [
@@ -143,3 +146,22 @@ def test_a_time_limit_of_the_server_is_not_the_sessions() -> None:
     state.unlimited = True
     assert Effect.ADMIN_CONFIG in mysql_effects("SET GLOBAL max_statement_time = 0", state)
     assert Effect.SESSION_GUARD in mysql_effects("SET max_join_size = 1", state)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+REFUSED = Decision(Action.DENY, "default", "no rule allows it")
+
+
+def verdict[C: Command](judged: C) -> StatementVerdict[C]:
+    return StatementVerdict(judged, b"", REFUSED, b"", False, False, False, False)
+
+
+def test_a_refusal_names_what_a_query_calls() -> None:
+    """Why a SELECT is more than one is not in its text."""
+    _, _, hint = denial(verdict(command("SELECT lower(name), txid_current(), purge() FROM users")))
+    assert hint.endswith("; it calls pg_catalog.txid_current, public.purge")
+    assert "calls" not in denial(verdict(command("DELETE FROM users")))[2]
+    analysed = analyse_mysql(b"SELECT UPPER(name), nothing_known(1) FROM users", mysql_session(), shop("mariadb"))
+    assert mysql_denial(verdict(analysed)).endswith("; it calls shop.nothing_known)")
