@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import orjson
 
 from protocols.analyses import AnalysisCache
-from protocols.contract import Action, Analysis, Apart, Cacheable, Decision, Effect, SessionPort
+from protocols.contract import ANYWHERE, Action, Analysis, Apart, Cacheable, Decision, Effect, SessionPort
 from protocols.crossing import LeftOut
 from protocols.numbered import Numbered
 from protocols.records import command_static, text_field
@@ -68,13 +68,21 @@ def decision_on(whole: Analysis, parts: Sequence[Analysis], decide: Callable[[An
     return max((decision, *map(decide, parts)), key=lambda one: one.action)
 
 
-def defines(analysis: Analysis) -> tuple[str, ...] | None:
-    """Of which relations it may change the meaning for other sessions, () any; None: of none."""
-    if DEFINES.isdisjoint(analysis.effects):
+def defines(analysis: Analysis, own: str = "") -> tuple[str, ...] | None:
+    """Of which relations it may change the meaning for other sessions, () any; None: of none.
+
+    `own`: how the schemas begin whose relations no other session sees; "" where there are none.
+    """
+    found = DEFINES & analysis.effects
+    if not found:
         return None
-    if not analysis.writes and DEFINES & analysis.effects == {Effect.DDL_CREATE}:
-        return None  # functions, types, schemas, roles: nothing that is read has a new meaning
-    return analysis.writes
+    if ANYWHERE in analysis.redefines or Effect.EXEC_DYNAMIC in found:
+        return ()
+    named = (*analysis.writes, *analysis.redefines)
+    shared = tuple(name for name in named if not own or not name.startswith(own))
+    if shared:
+        return shared
+    return None if named or found == {Effect.DDL_CREATE} else ()
 
 
 class StatementJudge[C: Command, N: Names, S: State](ABC):

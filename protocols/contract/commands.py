@@ -78,6 +78,9 @@ class Analysis:
     # for each output column those that its value may be made of; it may depend on `predicates`, too. (): not known
     depends: tuple[tuple[str, ...], ...] = ()
     stores: tuple[Store, ...] = ()  # where values of columns go, beside the answer
+    # names of relations, beside `writes`, that a definition gives another meaning; `ANYWHERE`: any name may have one
+    redefines: tuple[str, ...] = ()
+    resolves: bool = False  # a function, operator or type of the same name, made later, could be what it means
     # what else a rule may ask about, by dotted name (`http.method`, `kube.namespace`), each with all of its values
     facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 

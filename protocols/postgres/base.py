@@ -28,7 +28,7 @@ from protocols.waits import Waits
 if TYPE_CHECKING:
     from protocols.postgres.repeats import Answer
 
-_OWN = "pg_temp"  # schemas of the session's own begin so
+OWN = "pg_temp"  # schemas of the session's own begin so: temporary relations are nobody else's
 Messages = list[tuple[int, int, int]]  # (kind, start, end) in a buffer
 
 
@@ -146,11 +146,10 @@ class SessionBase(Recording, Waits):
 
     def _defines(self, entry: Pending, verdict: Verdict) -> None:
         """It is about to be sent, and other sessions may be asking for what it defines."""
-        relations = defines(verdict.command.analysis)
-        if relations is None or (relations and all(name.startswith(_OWN) for name in relations)):
-            return  # temporary ones are nobody else's
-        self.port.defining(relations)
-        self.defining = entry.order or self.syncs + 1
+        relations = defines(verdict.command.analysis, OWN)
+        if relations is not None:
+            self.port.defining(relations)
+            self.defining = entry.order or self.syncs + 1
 
     def _sync(self, entry: Pending | None = None) -> Pending:
         """Numbers a message that ends an implicit transaction: what was made before it is gone after its answer."""

@@ -8,7 +8,7 @@ from protocols.contract import Analysis
 from protocols.intake import Intake
 from protocols.judging import defines
 from protocols.postgres import copy_columns, copy_input, results
-from protocols.postgres.base import SessionBase
+from protocols.postgres.base import OWN, SessionBase
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.copy import CopyMasker
 from protocols.postgres.errors import ProtocolError
@@ -22,6 +22,12 @@ from protocols.postgres.results import MaskError, RowRewriter
 from protocols.verdicts import COPYING, UNSETTLED
 
 _MAX_UNMASKED = 256
+_CALLS = "()"  # no relation's name: it meets only definitions of which it is not known what they define
+
+
+def _meant(analysis: Analysis) -> tuple[str, ...]:
+    """What of a statement a definition can concern: relations, or else that it calls something by name."""
+    return results.relations(analysis) or ((_CALLS,) if analysis.resolves else ())
 
 
 class Masking(SessionBase):
@@ -44,7 +50,7 @@ class Masking(SessionBase):
         if verdict is None:
             return True
         port = self.port
-        return not port.quiet_since(judged) and port.redefined(results.relations(verdict.command.analysis), judged)
+        return not port.quiet_since(judged) and port.redefined(_meant(verdict.command.analysis), judged)
 
     def _unsettled(self, verdict: Verdict) -> str:
         """Why something may be stored that was read under a definition by which it was not judged; "": it will not."""
@@ -53,14 +59,14 @@ class Masking(SessionBase):
         analysis = verdict.command.analysis
         if analysis.writes and self._redefined(verdict, self.port.now_ns()):
             return UNSETTLED
-        if verdict.renames and (relations := defines(analysis)) is not None and self.port.being_copied(relations):
+        if verdict.renames and (relations := defines(analysis, OWN)) is not None and self.port.being_copied(relations):
             return COPYING
         return ""
 
     def _copies(self, entry: Pending, verdict: Verdict) -> None:
         """It is about to be sent: nobody else may define anew what it reads before it is done."""
         analysis = verdict.command.analysis
-        if analysis.writes and analysis.reads:
+        if analysis.writes and (analysis.reads or analysis.resolves):
             self.port.copying(results.relations(analysis))
             self.copying = entry.order or self.syncs + 1
 

@@ -23,7 +23,7 @@ DEVELOPERS = """\
   - id: developers
     description: they make what they need, under the masks of everybody
     who: {groups: [agents]}
-    allow: ["data.*", probe, admin.dos, "ddl.*"]
+    allow: ["data.*", probe, admin.dos, admin.lock, "ddl.*", session.name_resolution]
 
 """
 SHOWN = ["email", "upper(email)"]
@@ -245,6 +245,75 @@ def test_what_is_defined_elsewhere_withholds_nothing_here(two: tuple[Session, Se
         one.ask("CREATE OR REPLACE VIEW mine AS SELECT item AS x FROM orders")
     )  # and what is over is over
     assert bytes_of(other.ask("SELECT x FROM mine ORDER BY x LIMIT 3")) == plain  # what is over is over
+
+
+# what gives a name another meaning without being written under it: (how it is made, what is asked, what undoes it)
+OTHERWISE = {
+    "overload": (
+        "CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS "
+        "'SELECT string_agg(email, '','') FROM customers'",
+        "SELECT lower(x::varchar) FROM mine LIMIT 2",
+        "DROP FUNCTION public.lower(varchar)",
+    ),
+    "elements of a schema": (
+        "CREATE SCHEMA nearer CREATE VIEW mine AS SELECT upper(email) AS x FROM public.customers",
+        "SELECT x || '' FROM mine LIMIT 2",
+        "DROP SCHEMA nearer CASCADE",
+    ),
+    "new name": (
+        "ALTER VIEW near.theirs RENAME TO mine",
+        "SELECT x || '' FROM mine LIMIT 2",
+        "ALTER VIEW near.mine RENAME TO theirs",
+    ),
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("how", OTHERWISE)
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_hides_a_name_is_a_definition_of_it(two: tuple[Session, Session], how: str, waits: bool) -> None:
+    one, other = two
+    made, asked, undone = OTHERWISE[how]
+    one.ask("CREATE SCHEMA near", "CREATE VIEW near.theirs AS SELECT upper(email) AS x FROM public.customers")
+    assert not errors(other.ask("SET search_path = nearer, near, public"))
+    eventually(lambda: not errors(other.ask(asked)) and not errors(one.ask("SELECT x FROM near.theirs LIMIT 1")))
+    if waits:
+        assert not errors(one.ask("BEGIN", "LOCK TABLE public.mine IN ACCESS EXCLUSIVE MODE", made))
+        other.raw.send(wire.query(asked))
+        assert other.raw.quiet()
+        assert not errors(one.ask("COMMIT"))
+        answer = other.say()
+    else:
+        assert not errors(one.ask(made))
+        answer = other.ask(asked)
+    assert not leaks(answer)
+    assert not errors(one.ask(undone))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_call_that_reads_nothing_may_be_of_a_function_that_is_new(two: tuple[Session, Session]) -> None:
+    one, other = two
+    made, _, undone = OTHERWISE["overload"]
+    other.raw.send(wire.query("SELECT pg_sleep(0.4); SELECT lower('a'::varchar)"))
+    assert not errors(one.ask(made))
+    assert not leaks(other.say())
+    assert not errors(one.ask(undone, "DROP TABLE IF EXISTS notes", "CREATE TABLE notes (x text)"))
+    eventually(lambda: not errors(other.ask("INSERT INTO notes VALUES ('')")))
+    other.raw.send(wire.query("SELECT pg_sleep(0.4); INSERT INTO notes VALUES (lower('a'::varchar))"))
+    assert [error["C"] for error in errors(one.ask(made))] == ["55006"]
+    other.say()
+    assert not leaks(other.ask("SELECT x FROM notes"))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_temporary_tables_of_one_name_are_made_at_the_same_time(two: tuple[Session, Session]) -> None:
+    one, other = two
+    one.raw.send(wire.query("SELECT pg_sleep(0.5); CREATE TEMP TABLE step AS SELECT x FROM mine"))
+    assert not errors(other.ask("CREATE TEMP TABLE step AS SELECT x FROM mine", "DROP TABLE step"))
+    assert not errors(one.say())
 
 
 @pytest.mark.e2e

@@ -221,6 +221,8 @@ def _merged(found: list[Statement], shape: str) -> Analysis:
         why="; ".join(dict.fromkeys(a.why for a in parts if a.why)),
         shape=shape,
         stores=tuple(dict.fromkeys(store for part in parts for store in part.stores)),
+        redefines=joined("redefines"),
+        resolves=any(part.resolves for part in parts),
         cacheable=min((Cacheable.TEXT, *(a.cacheable for a in parts)), key=lambda c: _RANK[c]),
     )
 

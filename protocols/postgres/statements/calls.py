@@ -109,6 +109,10 @@ class Calls(Findings):
     def function(self, names: list[str], count: int, args: list[Node], scope: Scope) -> Origins:
         overloads = self.names.functions(names)
         callable_ = [f for f in overloads if f.takes(count)] or overloads
+        # no other takes as little as a built-in without arguments, where those are found first
+        self.resolves |= names[:-1] != ["pg_catalog"] and (
+            count > 0 or "pg_catalog" in self.names.path or not overloads
+        )
         if self.names.touched_all or not self.names.path_known:
             self.unknown("the names of functions are not certain in this session")
         elif names[0].startswith("pg_temp") and len(names) == 2:
@@ -150,6 +154,7 @@ class Calls(Findings):
 
         `base`: the expression; None: a row. Returns those that may be meant.
         """
+        self.resolves = True
         functions = [function for function in self.names.functions([name]) if function.takes(1)]
         for function in functions:
             self._called(function, [base or {}])
@@ -230,6 +235,7 @@ class Calls(Findings):
     def operator(self, names: Sequence[str], unary: bool = False) -> None:
         if not names:
             return
+        self.resolves |= len(names) == 1
         live, exists = self.names.operators(names, unary)
         if self.names.touched_all:
             self.unknown("the open transaction changed definitions")
@@ -258,6 +264,7 @@ class Calls(Findings):
         """A value of this type is made. `lenient`: it may also be no type at all."""
         self.named = True
         found, why = self.names.types(names)
+        self.resolves |= any(one.schema != "pg_catalog" for one in found)
         for one in found:
             effects = self.names.catalog.type_effects(one.oid)
             if effects:

@@ -189,6 +189,7 @@ class Commands(Defining):
         self.behind.update(inner.behind)
         self.blind, self.opaque = self.blind or inner.blind, self.opaque or inner.opaque
         self.opened += inner.opened
+        self.resolves |= inner.resolves
         for mine, theirs in (
             (self.reads, inner.reads),
             (self.writes, inner.writes),
@@ -286,6 +287,8 @@ class Commands(Defining):
             shape=shape,
             cacheable=cacheable,
             stores=tuple(self.stores),
+            redefines=tuple(self.redefines),
+            resolves=self.resolves,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from protocols.contract import Analysis, Cacheable
+from protocols.contract import ANYWHERE, Analysis, Cacheable
 from protocols.postgres.functions import LEAVES_A_TRACE
 from protocols.postgres.statements.definitions import Definition
 from protocols.postgres.statements.model import ChangeKind, Temporary
@@ -20,6 +20,22 @@ from protocols.postgres.statements.session_commands import SessionCommands
 QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 _MAKES = frozenset({"CreateStmt", "ViewStmt", "CreateSeqStmt"})  # the relation that they name is a new one
 _JOINS = frozenset({"AT_AddInherit", "AT_AttachPartition"})
+# they make what no statement can mean already, unless it names elements of a schema
+_NEW = frozenset(
+    {
+        "CreateSchemaStmt",
+        "CreatedbStmt",
+        "CreateTableSpaceStmt",
+        "CreateFdwStmt",
+        "CreateForeignServerStmt",
+        "CreateUserMappingStmt",
+        "CreatePublicationStmt",
+        "CreateSubscriptionStmt",
+        "CreateEventTrigStmt",
+        "CreateAmStmt",
+    }
+)
+_SAME_NAME = frozenset({"AlterObjectSchemaStmt", "AlterOwnerStmt"})  # a relation keeps its own, and is known by it
 _SEQUENCE = ("last_value", "log_cnt", "is_called")
 
 
@@ -170,6 +186,7 @@ class Defining(SessionCommands):
         names = definition.touches(body)
         if tag in ("DropStmt", "DropOwnedStmt") or _drops(body):
             self.change(ChangeKind.TEMP_CHANGE)  # others may be gone with what they rested on
+        self._redefining(tag, body, names)
         if names is None:
             self.change(ChangeKind.DEFINE)
             if TEMP in self.names.path or f"'{TEMP}" in repr(body):
@@ -187,6 +204,25 @@ class Defining(SessionCommands):
         if tag == "RenameStmt" and len(names) > 1 and (names[0][0] or TEMP).startswith(TEMP):  # of a whole relation
             self.change(ChangeKind.TEMP_RENAME, names[0][1], body["newname"])
         self._mixing(tag, body)
+
+    def _redefining(self, tag: str, body: Node, names: list[tuple[str | None, str]] | None) -> None:
+        """The names that other sessions may have to read anew. A new function, operator, cast or type may be what a
+        call means from now on, and run any code; what a new name of a relation hides was read under that name.
+        """
+        own = bool(self.writes) and all(name.startswith(TEMP) for name in self.writes)
+        if names is not None:
+            if tag == "RenameStmt" and len(names) > 1 and not own:
+                self.redefines[names[1][1]] = None
+            return
+        named = [*strings(body.get("funcname")), *strings(body.get("typeName")), *strings(body.get("domainname"))]
+        if (
+            (tag in _NEW and not body.get("schemaElts"))
+            or (tag in _SAME_NAME and self.writes)
+            or own
+            or (named and named[0].startswith(TEMP))
+        ):
+            return
+        self.redefines[ANYWHERE] = None
 
     def _made_view(self, view: Node, query: Node) -> None:
         """A view over temporary relations is one itself, whether the text says so or not (view.c: DefineView)."""

@@ -56,6 +56,8 @@ class Definition:
         """The relations that the statement names as its own objects."""
         for key in ("relation", "view", "rel", "table", "sequence", "base"):
             value = body.get(key)
+            if isinstance(value, dict) and "relation" in value:
+                value = value["relation"]  # of a foreign table
             if isinstance(value, dict) and "relname" in value:
                 yield value
         for key in ("relations", "rels", "objects", "tables"):

@@ -41,6 +41,8 @@ class Findings:
         self.columns: dict[str, None] = {}
         self.predicates: dict[str, None] = {}
         self.functions: dict[str, None] = {}
+        self.resolves = False  # it calls what a new definition could be called instead of
+        self.redefines: dict[str, None] = {}  # names that mean something else once it has run, beside `writes`
         self.why: list[str] = []
         self.where = Where.NONE
         self.shown = False  # the expression at hand is shown or stored, and decides nothing

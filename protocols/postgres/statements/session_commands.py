@@ -272,6 +272,7 @@ class SessionCommands(Writes):
             mine.update(dict.fromkeys(theirs))
         self.stores.update(dict.fromkeys(analysis.stores))
         self.weaken(analysis.where)
+        self.resolves |= analysis.resolves
         if analysis.why:
             self.why.append(analysis.why)
 

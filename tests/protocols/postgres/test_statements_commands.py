@@ -8,6 +8,8 @@ import pgparse
 import pytest
 
 from protocols.contract import Effect
+from protocols.judging import defines
+from protocols.postgres.base import OWN
 from protocols.postgres.catalog import Catalog
 from protocols.postgres.statements import analyse, analyse_function_call, with_parameter_types
 from protocols.postgres.statements.nodes import FIELDS
@@ -161,3 +163,53 @@ def test_analyses_are_values() -> None:
     assert one == two
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.kind = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("SELECT 1", None),
+        ("CREATE TABLE t (a int)", ("public.t",)),
+        ("CREATE FOREIGN TABLE t (a int) SERVER s", ("public.t",)),
+        ("DROP TABLE users", ("public.users",)),
+        ("ALTER TABLE users RENAME TO t", ("public.users", "t")),
+        ("ALTER TABLE users RENAME name TO n", ("public.users",)),
+        ("ALTER TABLE users SET SCHEMA app", ("public.users",)),
+        ("CREATE SCHEMA s", None),
+        ("CREATE ROLE r", None),
+        # what a name, call, cast or operator means may be another one's from now on
+        ("CREATE SCHEMA s CREATE VIEW users AS SELECT 1 AS id", ()),
+        ("CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT 1'", ()),
+        ("CREATE AGGREGATE max(varchar) (sfunc = f, stype = text)", ()),
+        ("CREATE OPERATOR || (leftarg = varchar, rightarg = text, function = f)", ()),
+        ("CREATE CAST (int AS text) WITH FUNCTION f(int)", ()),
+        ("CREATE DOMAIN d AS text CHECK (VALUE <> '')", ()),
+        ("DROP TABLE users CASCADE", ()),
+        ("DROP FUNCTION f(int); CREATE TABLE t (a int)", ()),
+        ("DO 'x'; CREATE TABLE t (a int)", ()),
+        # nobody else's
+        ("CREATE TEMP TABLE t AS SELECT * FROM users", None),
+        ("CREATE TEMP TABLE t (a int); DROP TABLE t CASCADE", None),
+        ("CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", None),
+        ("CREATE TEMP TABLE t (a int); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", ()),
+    ],
+)
+def test_what_has_another_meaning_for_other_sessions(text: str, wanted: tuple[str, ...] | None) -> None:
+    assert defines(analyse(text.encode(), make.session(), catalog()).analysis, OWN) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("SELECT 1, now(), current_user", False),
+        ("SELECT pg_catalog.lower('a')", False),
+        ("SHOW search_path", False),
+        ("SELECT lower('a')", True),
+        ("SELECT 1 + 1", True),
+        ("SELECT (users).name_of FROM users", True),
+        ("BEGIN; SELECT lower('a')", True),
+        ("PREPARE p AS SELECT lower('a'); EXECUTE p", True),
+    ],
+)
+def test_what_a_new_function_could_be_called_by(text: str, wanted: bool) -> None:
+    assert analyse(text.encode(), make.session(), catalog()).analysis.resolves is wanted
