@@ -74,10 +74,10 @@ def defines(analysis: Analysis, own: str = "") -> tuple[str, ...] | None:
     `own`: how the schemas begin whose relations no other session sees; "" where there are none.
     """
     found = DEFINES & analysis.effects
-    if not found:
-        return None
     if ANYWHERE in analysis.redefines or Effect.EXEC_DYNAMIC in found:
         return ()
+    if not found:
+        return None
     named = (*analysis.writes, *analysis.redefines)
     shared = tuple(name for name in named if not own or not name.startswith(own))
     if shared:

@@ -20,7 +20,7 @@ from protocols.postgres.statements.session_commands import SessionCommands
 QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 _MAKES = frozenset({"CreateStmt", "ViewStmt", "CreateSeqStmt"})  # the relation that they name is a new one
 _JOINS = frozenset({"AT_AddInherit", "AT_AttachPartition"})
-# they make what no statement can mean already, unless it names elements of a schema
+# they make what no statement can mean already (unless a schema has elements), or count for new sessions only
 _NEW = frozenset(
     {
         "CreateSchemaStmt",
@@ -33,6 +33,9 @@ _NEW = frozenset(
         "CreateSubscriptionStmt",
         "CreateEventTrigStmt",
         "CreateAmStmt",
+        "CreateRoleStmt",
+        "AlterRoleSetStmt",
+        "AlterDatabaseSetStmt",
     }
 )
 _SAME_NAME = frozenset({"AlterObjectSchemaStmt", "AlterOwnerStmt"})  # a relation keeps its own, and is known by it
@@ -213,6 +216,8 @@ class Defining(SessionCommands):
         if names is not None:
             if tag == "RenameStmt" and len(names) > 1 and not own:
                 self.redefines[names[1][1]] = None
+            if tag == "GrantStmt" and body.get("objtype") == "OBJECT_SCHEMA":
+                self.redefines[ANYWHERE] = None  # who may not use a schema finds names further down the path
             return
         named = [*strings(body.get("funcname")), *strings(body.get("typeName")), *strings(body.get("domainname"))]
         if (

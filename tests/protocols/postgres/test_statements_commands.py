@@ -177,6 +177,10 @@ def test_analyses_are_values() -> None:
         ("ALTER TABLE users SET SCHEMA app", ("public.users",)),
         ("CREATE SCHEMA s", None),
         ("CREATE ROLE r", None),
+        ("ALTER ROLE r SET search_path = a", None),
+        ("GRANT SELECT ON users TO r", None),
+        ("REVOKE USAGE ON SCHEMA app FROM r", ()),
+        ("GRANT r TO s", ()),
         # what a name, call, cast or operator means may be another one's from now on
         ("CREATE SCHEMA s CREATE VIEW users AS SELECT 1 AS id", ()),
         ("CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT 1'", ()),
