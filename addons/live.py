@@ -81,9 +81,6 @@ class LiveSession:
         self._warned = False
         self._holds: dict[HoldTicket, Hold] = {}
         self._recorder = runtime.recorder
-        # asked of every exchange: without a frame in between
-        self.may_record = runtime.recorder.check
-        self.quiet_since = keeper.definitions.quiet_since
 
     # ------------------------------------------------------------ what is masked, and remembered
 
@@ -128,6 +125,9 @@ class LiveSession:
     def redefined(self, relations: Sequence[str], since_ns: int) -> bool:
         return self.keeper.definitions.concern(self, relations, since_ns)
 
+    def quiet_since(self, since_ns: int) -> bool:
+        return self.keeper.definitions.quiet_since(since_ns)
+
     def copying(self, relations: Sequence[str]) -> None:
         self.keeper.definitions.copies.begin(self, relations)
 
@@ -153,6 +153,9 @@ class LiveSession:
 
     def redact_params(self, text: str, values: Sequence[str | None]) -> tuple[str | None, ...]:
         return redact_params(text, values)
+
+    def may_record(self) -> None:
+        self._recorder.check()
 
     def record(self, kind: str, body: bytes) -> None:
         self._recorder.buffer(kind, body)

@@ -69,7 +69,7 @@ def test_one_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_fast_lane_keeps_files_that_exist() -> None:
     tests = checks.ROOT / "tests"
-    folders = {"e2e": tests / "e2e", "attacks": tests / "attacks", "docs": tests / "docs"}
+    folders = {name: tests / name for name in ("e2e", "attacks", "docs", "usability")}
     folders["support"] = tests / "scripts" / "support"
     for folder, names in ({"e2e": FAST_E2E} | SLOW_FILES).items():
         assert [name for name in names if not (folders[folder] / name).is_file()] == []
