@@ -70,8 +70,14 @@ class LocalCa:
         self.certificate_file = folder / "ca.crt"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key_file = folder / "ca.key"
-        if not (key_file.exists() and self.certificate_file.exists()):
+        if not self.certificate_file.exists():
             self._make(key_file)
+        elif not key_file.exists():  # the key comes first: it was lost, and clients trust the certificate that is left
+            raise TlsError(f"`{key_file}` is missing: restore it, or move {folder} away to make a new CA")
+        if key_file.stat().st_mode & 0o077:
+            raise TlsError(
+                f"others can read the CA's key `{key_file}`, and be whoever they like to clients: chmod 600 it"
+            )
         try:
             key = serialization.load_pem_private_key(key_file.read_bytes(), None)
             self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())

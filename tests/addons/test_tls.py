@@ -87,6 +87,21 @@ def test_a_start_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
     assert not (tmp_path / "ca" / "ca.key.new").exists()
 
 
+def test_a_ca_whose_key_is_lost_is_not_replaced_by_another(tmp_path: Path) -> None:
+    before = LocalCa(tmp_path / "ca").certificate_file.read_bytes()
+    (tmp_path / "ca" / "ca.key").unlink()
+    with pytest.raises(TlsError, match="ca.key` is missing: restore it"):
+        LocalCa(tmp_path / "ca")
+    assert (tmp_path / "ca" / "ca.crt").read_bytes() == before
+
+
+def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
+    LocalCa(tmp_path / "ca")
+    (tmp_path / "ca" / "ca.key").chmod(0o640)
+    with pytest.raises(TlsError, match="chmod 600"):
+        LocalCa(tmp_path / "ca")
+
+
 @pytest.mark.parametrize("name", ["ca.key", "ca.crt"])
 def test_a_damaged_ca_is_not_replaced_behind_its_clients_backs(tmp_path: Path, name: str) -> None:
     LocalCa(tmp_path / "ca")
