@@ -90,7 +90,7 @@ def test_a_start_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
 def test_a_ca_whose_key_is_lost_is_not_replaced_by_another(tmp_path: Path) -> None:
     before = LocalCa(tmp_path / "ca").certificate_file.read_bytes()
     (tmp_path / "ca" / "ca.key").unlink()
-    with pytest.raises(TlsError, match="ca.key` is missing: restore it"):
+    with pytest.raises(TlsError, match=r"ca\.key` is missing: restore it"):
         LocalCa(tmp_path / "ca")
     assert (tmp_path / "ca" / "ca.crt").read_bytes() == before
 
