@@ -1,7 +1,8 @@
 """Signed webhooks: people are told without anything waiting for them.
 
-`send` puts an event into a bounded queue per receiver and returns. A task per receiver delivers in order, tries again
-with growing pauses, and records what it could not deliver: a silent hook would look like a quiet day.
+`send` puts an event into a bounded queue per receiver and returns. A task per queue delivers in order, tries again with
+growing pauses, and records what it could not deliver: a silent hook would look like a quiet day. Requests for approval
+have a queue of their own: whoever makes many of them must not keep an alert from arriving.
 
 A receiver checks `Sluicegate-Signature: t=<unix seconds>,v1=<hex>`, where v1 is HMAC-SHA256 under the shared secret
 over `t`, a dot, and the body as received. `Sluicegate-Delivery` names the delivery and is the same for every attempt.
@@ -31,6 +32,7 @@ SIGNATURE_HEADER = "Sluicegate-Signature"
 DELIVERY_HEADER = "Sluicegate-Delivery"
 QUEUE_SIZE = 1000
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses between the attempts: six in all
+_REQUESTS = frozenset({"approval.requested", "approval.decided"})  # what anybody can cause without end
 _RETRIABLE = frozenset({408, 425, 429})
 _ANSWER_BYTES = 64 * 1024  # read and thrown away
 
@@ -60,6 +62,7 @@ class _Delivery:
 @dataclass(slots=True)
 class _Hook:
     config: NotifyConfig
+    events: frozenset[str]
     host: str  # all of the url that is ever logged: the path of a chat hook is its password
     queue: asyncio.Queue[_Delivery] = field(default_factory=lambda: asyncio.Queue(QUEUE_SIZE))
     dropped: int = 0
@@ -78,7 +81,12 @@ class Webhooks:
         clock: Callable[[], float] = time.time,
         pauses: Sequence[float] = RETRY_S,
     ) -> None:
-        self._hooks = [_Hook(config, outbound.check_url(config.url).host) for config in hooks]
+        self._hooks = [
+            _Hook(config, events, outbound.check_url(config.url).host)
+            for config in hooks
+            for events in (frozenset(config.events) & _REQUESTS, frozenset(config.events) - _REQUESTS)
+            if events
+        ]
         self._record = record
         self._gateway = gateway
         self._resolve = resolve
@@ -109,7 +117,7 @@ class Webhooks:
     def send(self, event: str, data: Mapping[str, Any]) -> None:
         """Queue an event for every receiver that wants it. Never blocks, never raises."""
         try:
-            wanting = [hook for hook in self._hooks if event in hook.config.events]
+            wanting = [hook for hook in self._hooks if event in hook.events]
             if not wanting:
                 return
             delivery = _delivery(event, data, self._gateway, self._clock())

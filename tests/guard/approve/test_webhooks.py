@@ -161,6 +161,27 @@ def test_a_receiver_that_hangs_blocks_nobody_and_the_queue_is_bounded(deliver):
     assert len(recorded) == 1 + 1 + QUEUE_SIZE  # dropped (once), the one under way, and all that were queued
 
 
+def test_a_flood_of_requests_keeps_no_alert_and_no_containment_from_arriving(deliver):
+    async def work(hooks, receiver):
+        for number in range(QUEUE_SIZE + 10):
+            hooks.send("approval.requested", {"n": number})
+        hooks.send("alert", {"alert": "bulk read"})
+        hooks.send("containment", {"act": "contain"})
+        deadline = time.monotonic() + 5
+        while len(told(receiver)) < 2 and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        assert len(receiver.deliveries) < 50  # they overtake what waits
+        await hooks.stop(grace=0.01)
+
+    def told(receiver):
+        events = [json.loads(body)["event"] for _, body in receiver.deliveries]
+        return [event for event in events if not event.startswith("approval.")]
+
+    receiver, recorded = deliver(work, events=("approval.requested", "alert", "containment"))
+    assert told(receiver) == ["alert", "containment"]
+    assert {facts["event"] for _, facts in recorded} == {"approval.requested"}
+
+
 def test_data_that_is_no_json_is_logged_and_not_raised(deliver, caplog):
     async def work(hooks, receiver):
         hooks.send("approval.requested", {"x": object()})
