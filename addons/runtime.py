@@ -52,7 +52,7 @@ from guard.record.retention.desk import RetentionDesk
 from guard.record.retention.rules import RetentionRules
 from guard.state import LoopJournal, StateAccess, StateStore
 from guard.state.blocklist import Blocklist
-from guard.state.housekeeping import forget_regularly
+from guard.state.housekeeping import forget_regularly, lost
 from protocols.contract import HTTP_PROTOCOLS
 from protocols.registry import PROTOCOLS, render
 
@@ -107,6 +107,7 @@ class Runtime:
         state = config.state_dir
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.policies = PolicySet.load(config.policies)
+        forgotten = lost(state / "state.db", recorded=any(state.glob("journal/*.seg*")))
         self.recorder = Recorder(config.record, state)
         self.analysts = Analysts()
         self.busy_poll = BusyPoll(config.limits.busy_poll)
@@ -173,6 +174,11 @@ class Runtime:
         self.recorder.event(
             "gateway.start", {"pid": os.getpid(), "policy": self.policies.version, "gateway": self.name}
         )
+        if forgotten:
+            log.warning("%s", forgotten)
+            alert = {"alert": "state lost", "subject": "", "resource": "", "why": forgotten}
+            self.recorder.event("alert", alert)
+            self.webhooks.send("alert", alert)
         self.look.start()
         self.background(self._indexer.run(), "indexer")
         self.background(self.retention.run(), "retention")

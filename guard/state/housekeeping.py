@@ -1,4 +1,4 @@
-"""Keeps the session registry small: what ended long ago leaves it. Evidence is in the journal, and stays there."""
+"""Keeps the session registry small, and notices a store that was lost. Evidence is in the journal, and stays there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from guard.state.access import StateAccess
 from guard.state.database import StateError
@@ -17,6 +18,20 @@ BATCH = 500  # rows in one transaction, so that a login never waits long for one
 _PAUSE_S = 0.1  # between two of them
 
 log = logging.getLogger("sluicegate.state")
+
+
+def lost(path: Path, *, recorded: bool) -> str:
+    """Why people must look at a store that is about to be made; empty: no need. `recorded`: there is a journal."""
+    try:
+        found = path.stat().st_size > 0
+    except OSError:
+        found = False
+    if found or not recorded:
+        return ""
+    return (
+        f"`{path.name}` was lost: who was contained, and which tokens were revoked, is not known any more; "
+        "restore it, or contain them again (`sluicegate events --kind containment`)"
+    )
 
 
 async def forget_once(state: StateAccess, before: float, sleep: Callable[[float], Awaitable[object]]) -> int:
@@ -49,4 +64,4 @@ async def forget_regularly(
             pause = EVERY_S
 
 
-__all__ = ["KEEP_S", "forget_once", "forget_regularly"]
+__all__ = ["KEEP_S", "forget_once", "forget_regularly", "lost"]

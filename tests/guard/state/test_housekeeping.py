@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from guard.state import StateAccess, StateError, StateStore
-from guard.state.housekeeping import AGAIN_S, BATCH, EVERY_S, KEEP_S, forget_once, forget_regularly
+from guard.state.housekeeping import AGAIN_S, BATCH, EVERY_S, KEEP_S, forget_once, forget_regularly, lost
 from guard.state.registry import SessionEnd, SessionEntry
 
 NOW = 1_800_000_000.0
@@ -86,3 +87,13 @@ def test_daily_and_sooner_after_a_failure(store: StateStore, monkeypatch: pytest
         asyncio.run(run())
     assert waited == [AGAIN_S, AGAIN_S, EVERY_S, EVERY_S]
     assert names(store) == {"young"}
+
+
+def test_a_store_that_is_missing_beside_a_journal_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    assert lost(path, recorded=False) == ""  # the first start of all
+    assert "who was contained" in lost(path, recorded=True)
+    path.touch()
+    assert "`state.db` was lost" in lost(path, recorded=True)
+    StateStore(path).close()
+    assert lost(path, recorded=True) == ""
