@@ -8,8 +8,11 @@ import re
 import ssl
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+
+from cryptography import x509
 
 from guard.config.schema import Config, RoleMembers, RolesConfig
 from guard.config.trust import public_issuers, unclear_roles, unclear_rules
@@ -202,6 +205,19 @@ def _tls_files(config: Config, document: Document) -> Iterator[Problem]:
             yield document.problem(place, "`certificate` and `key` belong together: give both or neither", key=True)
         elif certificate is not None and key is not None:
             yield from _load(document, (*place, "certificate"), partial(_pair, certificate, key))
+            yield from _out_of_date(document, (*place, "certificate"), certificate)
+
+
+def _out_of_date(document: Document, place: Location, path: Path) -> Iterator[Problem]:
+    """A warning: where this is checked the clock may be another."""
+    try:
+        leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError):
+        return  # told already
+    now, since, until = datetime.now(UTC), leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if not since <= now <= until:
+        why = f"expired on {until.date()}" if now > until else f"is not valid before {since.date()}"
+        yield document.problem(place, f"`{path}` {why}: whoever verifies it refuses the connection", warning=True)
 
 
 def _permissions(config: Config, document: Document) -> Iterator[Problem]:

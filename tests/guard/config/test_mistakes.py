@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guard.config.loader import check
+from tests.guard.config.conftest import make_certificate
 
 VALUE = "s3cr3t/Pa$$word"
 
@@ -58,6 +61,15 @@ def test_what_may_be_meant_is_a_warning(write: Any, old: str, new: str, told: st
     path = write(old, new)
     [problem] = check(path)
     assert str(problem).startswith(f"{path}:{told}")
+
+
+@pytest.mark.parametrize(("days", "told"), [(-9, "expired on"), (9, "is not valid before")])
+def test_a_certificate_that_is_out_of_date_is_warned_of(write: Any, tmp_path: Path, days: int, told: str) -> None:
+    certificate, key = make_certificate(tmp_path, datetime.now(UTC) + timedelta(days=days))
+    path = write("    resource: shop\n", f"    resource: shop\n    tls: {{certificate: {certificate}, key: {key}}}\n")
+    [problem] = check(path)
+    assert problem.warning
+    assert (problem.line, told in problem.message) == (7, True)
 
 
 @pytest.mark.parametrize(
