@@ -232,27 +232,6 @@ def test_a_vote_through_another_process_is_picked_up(bench, path):
     in_loop(work)
 
 
-def test_a_vote_that_a_failed_look_missed_is_found_by_the_next(bench, path, monkeypatch):
-    async def work():
-        held = await bench.ask()
-        second = Bench(path)
-        await second.book.vote(held.id, ALICE, True, "ok")
-
-        async def locked(_):
-            raise StateError("locked")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(bench.book._state, "look", locked)
-            with pytest.raises(StateError):
-                await bench.book.poll()
-        assert not held.future.done()
-        await bench.book.poll()
-        assert held.future.result().approved
-        await second.leave()
-
-    in_loop(work)
-
-
 def test_row_33_a_client_that_leaves_withdraws_its_request(bench):
     async def work():
         held = await bench.ask()
