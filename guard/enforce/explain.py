@@ -1,7 +1,7 @@
 """The meaning of the rules, one rule at a time and in words.
 
-This is the slow twin of `index`: it says the same by reading each rule literally. `explain` shows it to people, denials
-name from it what was not covered, and the tests hold the two against each other.
+This is the slow twin of `index`: it says the same by reading each rule literally. `explain` shows it to people, and the
+tests hold the two against each other.
 """
 
 from __future__ import annotations
@@ -148,7 +148,12 @@ def trace(
         if any(one.verb == verb and one.outcome == "matches" for one in traces):
             return _mark(traces, verb)
     matching = {one.rule for one in traces if one.outcome == "matches"}
-    granting = [r for r in rules if not silent[r.name] and (r.verb == "allow" or r.name in matching)]
+    granting = [
+        rule
+        for rule in rules
+        if not silent[rule.name]
+        and (rule.verb == "allow" or (rule.name in matching and not rule.only_stops(principal, start)))
+    ]
     if not effects or uncovered(granting, a, effects):
         return traces
     if any(one.verb == "hold" and one.outcome == "matches" for one in traces):

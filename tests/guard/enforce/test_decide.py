@@ -188,6 +188,8 @@ class TestCoverage:
         answer = decide(load(READ + held), DELETE)
         assert (answer.action, answer.rule) == (Action.DENY, DEFAULT_RULE)
         assert "no rule allows data.delete on public.t" in answer.why
+        told = session(load(READ + held)).explain(DELETE, NOON, FACTS)
+        assert [one.outcome for one in told] == ["covers", "matches"]
         assert not session(load(held)).may_connect
 
     def test_a_hold_in_a_network_stops_who_has_no_address_and_opens_nothing_to_them(self, load: Any) -> None:
