@@ -66,7 +66,7 @@ class Answers(Masking):
         self._capture(entry, message)
         if entry.size > self.limits.inspect_max:
             raise ProtocolError("definitions above the inspection limit")
-        if entry.keeps_head:
+        if entry.keeps_head and len(entry.head) <= self.limits.response_max:
             entry.head += message
 
     def _ok(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
@@ -168,11 +168,20 @@ class Answers(Masking):
         assert entry.prepared is not None
         if status & _MORE_RESULTS:
             raise ProtocolError("a cursor with further results")
+        if not self._keeps_head(entry.head):
+            entry.head = b""
         entry.prepared.cursor = Cursor(entry, self.port.policy_epoch())
         self._after(entry)
         self._flags(status)
         self._finish(entry, b"suspended")
         self._done()
+
+    def _keeps_head(self, head: bytes) -> bool:
+        """Each fetch is on record with the head of its result: not with a very long one, nor with very many."""
+        if len(head) > self.limits.response_max:
+            return False
+        kept = sum(len(one.cursor.head) for one in self.prepared.values() if one.cursor is not None)
+        return kept + len(head) <= self.limits.texts_max
 
     def _fetched_end(self, entry: Pending, buf: bytes, pos: int, stop: int) -> bytes | None:
         if buf[pos + HEADER] == ERR:

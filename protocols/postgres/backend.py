@@ -271,7 +271,7 @@ class Backend(Outcomes):
             if portal is not None:
                 portal.rewriter, portal.columns = self._masks(portal, message)
                 portal.described = True
-                portal.description = message
+                portal.description = message if len(message) <= self.limits.response_max else b""
             elif entry.prepared is not None:
                 self._describe_statement(entry, entry.prepared, message)
             return b"" if entry.hidden else None
@@ -285,10 +285,10 @@ class Backend(Outcomes):
         prepared.rows = b""
         prepared.described.clear()
         prepared.repeat = None
-        if len(message) > SHORT and not entry.hidden:
+        if len(message) > SHORT and not entry.hidden:  # the records of its portals may go without
             kept = sum(len(one.rows) for one in self.prepared.values())
-            if kept + len(message) > self.limits.texts_max:
-                return  # the records of its portals go without
+            if len(message) > self.limits.response_max or kept + len(message) > self.limits.texts_max:
+                return
         prepared.rows = message
 
     def _masks(self, what: Pending | Portal, message: bytes) -> tuple[RowRewriter | None, bytes]:

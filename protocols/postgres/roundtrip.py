@@ -117,7 +117,8 @@ class RoundTrip(Repeats):
             raise ProtocolError("a command tag that is no string")
         prepared = entry.prepared
         if described:
-            entry.parts = [buf[messages[1][1] : messages[1][2]]]
+            if messages[1][2] - messages[1][1] <= self.limits.response_max:
+                entry.parts = [buf[messages[1][1] : messages[1][2]]]
         elif prepared is not None and (known := prepared.description(entry.formats)):
             entry.parts = [known]
         self._capture(entry, buf[messages[first][1] : stop])

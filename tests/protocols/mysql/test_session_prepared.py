@@ -292,6 +292,27 @@ def test_rows_of_a_cursor_come_with_fetch(old: bool) -> None:
     assert talk.last()["rows"] == 1
 
 
+def test_a_very_long_head_is_not_on_record_with_each_fetch() -> None:
+    columns = [wire.column("a rather long name " + "x" * 40, "orders") for _ in range(200)]
+    head = packets(1, b"\xc8", *columns)
+    talk = Talk(response_max=4096, texts_max=3 * 4096)
+    talk.prepare(1, "SELECT total FROM orders", 0, 1)
+    talk.client(execute(1, flags=1))
+    talk.server(head + wire.packet(202, wire.end(wire.AUTOCOMMIT | wire.CURSOR)))
+    for _ in range(3):
+        talk.client(wire.fetch(1, 1))
+        talk.server(packets(1, wire.binary_row(*[5] * 200), wire.end(wire.AUTOCOMMIT | wire.CURSOR)))
+        assert (talk.last()["rows"], talk.last()["truncated"]) == (1, False)
+        assert len(talk.last()["wire"]) < 4096
+    for statement in range(2, 12):  # nor are those of very many cursors kept
+        talk.prepare(statement, "SELECT total FROM orders", 0, 1)
+        talk.client(execute(statement, flags=1))
+        talk.server(packets(1, b"\x14", *columns[:20], wire.end(wire.AUTOCOMMIT | wire.CURSOR)))
+    kept = [len(one.cursor.head) for one in talk.session.prepared.values() if one.cursor is not None]
+    assert len(kept) == 11
+    assert 2 * 4096 < sum(kept) <= 3 * 4096
+
+
 def test_a_fetch_without_a_cursor_never_goes_up() -> None:
     talk = Talk()
     talk.prepare(1, "SELECT total FROM orders", 0, 1)

@@ -77,3 +77,24 @@ def test_texts_that_sql_gives_a_name_are_bounded(made: str, monkeypatch: pytest.
     assert kept_of(talk, named) < 40 * len(LONG)
     talk.client(query("FETCH n1" if "CURSOR" in made else "EXECUTE n1"))
     assert talk.last("command")["effects"][-1] == "unknown"
+
+
+@pytest.mark.parametrize("how", ["statement", "portal", "round trip"])
+def test_a_very_long_description_is_not_on_record_with_each_row(how: str) -> None:
+    columns = wire.columns(*[wire.field(f"a rather long name {n}") for n in range(400)])
+    talk = in_block(response_max=4096)
+    talk.client(parse("s", "SELECT 1") + describe("S", "s") * (how == "statement") + SYNC)
+    talk.server(wire.PARSED, (wire.parameters() + columns) * (how == "statement") + ready("T"))
+    answer = wire.row(*[b"1"] * 400)
+    if how == "round trip":
+        talk.client(bind("", "s") + describe("P") + execute() + SYNC)
+        talk.server(wire.BOUND + columns + answer + wire.complete("SELECT 1") + ready("T"))
+        assert len(base64.b64decode(talk.last()["wire"])) <= 4096
+        return
+    talk.client(bind("p", "s") + describe("P", "p") * (how == "portal") + SYNC)
+    talk.server(wire.BOUND + columns * (how == "portal") + ready("T"))
+    for _ in range(3):
+        talk.client(execute("p", 1) + SYNC)
+        talk.server(answer + wire.SUSPENDED + ready("T"))
+        assert talk.last()["rows"] == 1
+        assert len(base64.b64decode(talk.last()["wire"])) <= 4096
