@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sluicegate.session")
 
 WARN_BEFORE = 60.0  # seconds before its end that a session is told
+_SOON = 0.02  # seconds until a cancel request is looked at again whose statement waits for fresh names
 NO_LONGER = "the policy no longer gives you this resource"
 
 
@@ -300,6 +301,10 @@ class LiveSession:
         if relay is None or session is None:
             return None
         asked: list[asyncio.Task[None]] = []
+        if session.waiting is Wait.CATALOG:
+            # what it is about has not been sent yet: asked now, the server would find nothing to cancel
+            asyncio.get_running_loop().call_later(_SOON, self.cancel)
+            return None
 
         def cancel() -> None:
             if not session.cancelled() and self.cancel_upstream is not None:

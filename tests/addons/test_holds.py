@@ -303,6 +303,25 @@ def test_a_vote_elsewhere_before_anybody_here_knows_that_it_is_stored(
     run(tmp_path, work)
 
 
+def test_a_cancel_request_waits_for_what_it_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh names may take a while: until they are there the server has not got the statement, and forgets the wish."""
+
+    async def work(bench: Bench) -> None:
+        fresh, asked = asyncio.Event(), []
+        monkeypatch.setattr(bench.live.keeper, "current", lambda not_before=0.0: catalog() if fresh.is_set() else None)
+        monkeypatch.setattr(bench.live.keeper, "refresh", lambda not_before=0.0: fresh.wait())
+        monkeypatch.setattr(bench.live, "cancel_upstream", lambda: asked.append(bench.upstream.sent))
+        bench.send("SELECT id FROM orders")
+        bench.live.cancel()
+        await asyncio.sleep(0.1)
+        assert not asked
+        fresh.set()
+        await until(lambda: bool(asked))
+        assert asked == [query("SELECT id FROM orders")]
+
+    run(tmp_path, work)
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_client_that_cancels_while_its_request_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
