@@ -494,3 +494,59 @@ class TestMayConnect:
         assert not session(load(READ + '  - {id: d, description: d, deny: ["*"]}\n')).may_connect
         assert session(load(READ + '  - {id: d, description: d, deny: ["*"], when: {days: [sun]}}\n')).may_connect
         assert session(load(READ + "  - {id: d, description: d, deny: {relations: [a.b]}}\n")).may_connect
+
+
+def test_an_exemption_ends_with_its_hour_for_a_session_that_lives_on(load: Any) -> None:
+    hours = 'when: {hours: ["08:00-12:30"], timezone: UTC}'
+    rules = READ + f"  - {{id: never, description: d, deny: [data.select], unless: {{{hours}}}}}\n"
+    here = session(load(rules))
+    answer = here.decide(SELECT, now=NOON, facts=FACTS)
+    assert (answer.action, answer.valid_until <= NOON + 1800) == (Action.ALLOW, True)
+    assert here.decide(SELECT, now=NOON + 1799, facts=FACTS).action is Action.ALLOW
+    assert here.decide(SELECT, now=NOON + 1800, facts=FACTS).action is Action.DENY
+
+
+def test_what_is_written_without_naming_columns_is_written_in_all_of_them(load: Any) -> None:
+    rules = "  - {id: w, description: d, allow: [data.insert]}\n"
+    rules += '  - {id: no, description: d, deny: {effects: [data.insert], columns: ["*.ssn"]}}\n'
+    insert = command("data.insert", writes=("public.users",))
+    assert decide(load(rules), insert).action is Action.DENY
+    named = replace(insert, columns=("public.users.name",))
+    assert decide(load(rules), named).action is Action.ALLOW
+
+
+def test_a_filter_on_a_column_that_is_only_watched_is_no_probe(load: Any) -> None:
+    for strategy, probes in (("watch", False), ("redact", True)):
+        mask = f'  - {{id: m, description: d, mask: {{columns: ["*.ssn"], strategy: {strategy}}}}}\n'
+        filtered = replace(SELECT, predicates=("public.t.ssn",))
+        assert (Effect.PROBE in session(load(READ + mask)).effects(filtered)) is probes
+
+
+def test_holds_for_other_people_of_one_group_are_refused(load: Any) -> None:
+    rules = READ + "".join(
+        f"  - {{id: h{n}, description: d, hold: [data.delete], approvers: {{groups: [oncall], subjects: [{who}]}}}}\n"
+        for n, who in enumerate(("ann", "bob"))
+    )
+    answer = decide(load(rules), DELETE)
+    assert (answer.action, "different approvers" in answer.why) == (Action.DENY, True)
+
+
+@pytest.mark.parametrize("verb", ["deny", "terminate"])
+def test_who_is_stopped_in_everything_may_not_connect(load: Any, verb: str) -> None:
+    assert not session(load(READ + f'  - {{id: out, description: d, {verb}: ["*"]}}\n')).may_connect
+    spared = f'  - {{id: out, description: d, {verb}: ["*"], unless: {{when: {{days: [sun]}}}}}}\n'
+    assert session(load(READ + spared)).may_connect
+
+
+def test_a_hold_that_names_no_effects_covers_nothing_that_is_unknown(load: Any) -> None:
+    policies = load('  - {id: h, description: d, hold: {relations: ["public.*"]}}\n')
+    assert decide(policies, SELECT).action is Action.HOLD
+    assert decide(policies, command("unknown", "data.select", reads=("public.t",))).action is Action.DENY
+
+
+def test_an_exemption_on_one_resource_spares_nobody_on_another(load: Any) -> None:
+    for name, action in (("shop", Action.ALLOW), ("billing", Action.DENY)):
+        rules = (
+            READ + f"  - {{id: no, description: d, deny: [data.select], unless: {{resource: {{names: [{name}]}}}}}}\n"
+        )
+        assert decide(load(rules), SELECT).action is action
