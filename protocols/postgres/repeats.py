@@ -301,7 +301,7 @@ class Repeats(SessionBase):
     def _remember(self, entry: Pending, buf: bytes, first: int, done: int, told: int, status: str) -> None:
         """An answer in one piece that was taken: rows begin at `first`, CommandComplete at `done`."""
         verdict, like = entry.verdict, entry.repeat
-        if verdict is None or len(buf) - done > _LONGEST_END or first > _LONGEST_HEAD:
+        if verdict is None or len(buf) - done > _LONGEST_END or first > min(_LONGEST_HEAD, self.limits.response_max):
             return
         command, head, catalog = verdict.command, buf[:first], self.port.catalog()
         answer = like.answer if like is not None else self.answers.get(id(command))
