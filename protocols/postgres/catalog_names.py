@@ -176,7 +176,7 @@ class CatalogNames:
         self._generated: dict[tuple[int, int], frozenset[int] | None] = {}
         for owner, number, tree in results.get("generated", ()):  # the shipped names have none
             self._generated[int(owner or 0), int(number or 0)] = _columns(tree)
-        self.generating = frozenset(oid for oid, _ in self._generated)
+        self.telling = self._telling()
         self.cascades: dict[int, list[tuple[int, str, str, tuple[int, ...]]]] = {}
         for owner, target, on_delete, on_update, keys in results["foreign_keys"]:
             numbers = tuple(int(k) for k in (keys or "").strip("{}").split(",") if k)
@@ -269,6 +269,20 @@ class CatalogNames:
 
     def is_generated(self, table_oid: int, attnum: int) -> bool:
         return (table_oid, attnum) in self._generated
+
+    def _telling(self) -> frozenset[int]:
+        """Tables where IS NULL tells more than whether a value is stored, of what it was made or what is inside: those
+        with generated columns or columns that are rows, and their parents."""
+        rows = {kind.oid for kind in self.types_by_oid.values() if kind.category == "C"}
+        waiting = [oid for oid, _ in self._generated]
+        waiting += [r.oid for r in self.relations.values() if any(kind in rows for _, kind in r.columns.values())]
+        found: set[int] = set()
+        while waiting:
+            oid = waiting.pop()
+            if oid not in found:
+                found.add(oid)
+                waiting += self._parents.get(oid, ())
+        return frozenset(found)
 
     def made_of(self, table_oid: int, attnum: int) -> tuple[str, ...]:
         """The columns, with their parents, that a generated column (or a view's that shows one) is computed from."""

@@ -141,7 +141,10 @@ MULTIPLIES_ROWS = words(
     json_array_elements json_array_elements_text json_each json_each_text json_object_keys json_to_recordset
     json_populate_recordset jsonb_array_elements jsonb_array_elements_text jsonb_each jsonb_each_text
     jsonb_object_keys jsonb_to_recordset jsonb_populate_recordset jsonb_path_query jsonb_path_query_tz
-    aclexplode pg_options_to_table pg_snapshot_xip txid_snapshot_xip ts_debug _pg_expandarray
+    aclexplode pg_options_to_table pg_snapshot_xip txid_snapshot_xip ts_debug ts_token_type _pg_expandarray
+    pg_extension_update_paths pg_get_multixact_members pg_get_publication_tables pg_partition_ancestors
+    pg_partition_tree pg_stat_get_backend_io pg_stat_get_progress_info pg_stat_get_subscription pg_tablespace_databases
+    pg_wal_summary_contents pgp_armor_headers
     each skeys svals st_dump st_dumppoints st_dumprings st_dumpsegments st_subdivide st_squaregrid st_hexagongrid
     """
 )

@@ -36,6 +36,7 @@ RELATIONS: Sequence[tuple[int, int, str, str, Sequence[tuple[str, int]]]] = (
     (30003, PUBLIC, "v_users", "v", [("id", INT4), ("name", TEXT), ("shout", TEXT)]),
     (30004, EVIL, "users", "r", [("id", INT4)]),
     (30005, PUBLIC, "lines", "r", [("order_id", INT4), ("note", TEXT)]),
+    (30006, PUBLIC, "parcels", "r", [("id", INT4), ("whole", 30102)]),
 )
 # (OID, schema, name, volatility, arguments)
 FUNCTIONS = (

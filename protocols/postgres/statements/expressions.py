@@ -214,8 +214,9 @@ class Expressions(Calls):
 
     def _tells_only_null(self, body: Node, argument: Node, scope: Scope) -> None:
         """Whether a stored column is NULL is no secret. Where the answer decides something, it counts as a question."""
-        names = strings(argument["ColumnRef"].get("fields")) if "ColumnRef" in argument else []
-        if self.shown and scope.stores(names):
+        fields = argument["ColumnRef"].get("fields", ()) if "ColumnRef" in argument else ()
+        names = strings(fields)  # shorter where a star is in it: `name.*` is a row, whatever columns are called so
+        if self.shown and len(names) == len(fields) and scope.stores(names):
             self._column(argument["ColumnRef"], scope, None)
             self.walked = body
 

@@ -133,7 +133,7 @@ class NameSpace:
             not one.why
             and one.relation is not None
             and one.relation.kind in ("r", "p")
-            and one.relation.oid not in self.catalog.generating
+            and one.relation.oid not in self.catalog.telling
             for one in found
         )
 

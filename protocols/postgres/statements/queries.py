@@ -17,6 +17,7 @@ from protocols.postgres.statements.text import MAX_WORK
 
 _COERCED = frozenset({"whereClause", "havingClause", "limitCount", "limitOffset", "valuesLists"})
 _SETTING_NAME = frozenset({"pg_catalog.pg_settings.name"})
+_LISTS = {"GroupingSet": "content", "RowExpr": "args"}  # what GROUP BY reads for keys of its own
 EMPTY = Output([], NOTHING)
 MAX_TARGETS = 1664  # columns of one select list; the server refuses more (MaxTupleAttributeNumber)
 MAX_TURNS = 8  # of a recursive query, until its columns depend on no more than before
@@ -129,6 +130,7 @@ class Queries(Sources):
                     self.filter(output.everything)
             else:
                 self.filter(self.expression(key, scope, output))
+                self._keys(_numbers(key), scope, output)
 
     def targets(self, nodes: Any, scope: Scope) -> Output:
         """A select list or RETURNING list."""
@@ -240,6 +242,18 @@ def _one_setting(body: Node, scope: Scope) -> str:
     if not plain or column != ["name"] or value is None or value[0] != "s":
         return ""
     return value[1] if scope.sources[0].column("name") == _SETTING_NAME else ""
+
+
+def _numbers(key: Node) -> list[Node]:
+    """The numbers of output columns inside grouping sets, and inside rows, which GROUP BY takes for lists."""
+    found: list[Node] = []
+    waiting = [key]
+    while waiting:
+        node = waiting.pop()
+        parts = [part for tag, name in _LISTS.items() if tag in node for part in node[tag].get(name, ())]
+        found += [part for part in parts if constant(part) is not None]
+        waiting += [part for part in parts if not _LISTS.keys().isdisjoint(part)]
+    return found
 
 
 def _merge(results: list[Output]) -> Output:

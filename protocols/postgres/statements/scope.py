@@ -153,7 +153,7 @@ class Source:
         if len(self._targets) != 1 or self._targets[0].why or len(self._relations) != 1:
             return False
         (relation,) = self._relations
-        return relation.kind in "rp" and (self._catalog is None or relation.oid not in self._catalog.generating)
+        return relation.kind in "rp" and (self._catalog is None or relation.oid not in self._catalog.telling)
 
     def loose_column(self, name: str) -> Origins:
         """The origins of a column of this name that may exist although it is not known to."""

@@ -45,6 +45,12 @@ SSN, NAME, ID = "public.users.ssn", "public.users.name", "public.users.id"
         ("SELECT shout IS NULL, count(shout) + 1 FROM v_users GROUP BY 1", (
             ("public.users.*", "public.v_users.shout"), ("public.users.*", "public.v_users.shout"))),
         ("SELECT max(ssn) IS NULL, evil.count(ssn) FROM users", ()),
+        # a row is not the column of that name, and what is inside a row may be NULL as well
+        ("SELECT (SELECT total.* IS NULL), count(DISTINCT total.*) + 0 FROM (SELECT nullif(ssn, '1') AS x FROM"
+         " users) total, orders o GROUP BY 1", ((SSN,), (SSN,))),
+        ("SELECT (SELECT total.* IS NULL FROM orders) FROM (SELECT nullif(ssn, '1') FROM users) total", ((SSN,),)),
+        ("SELECT whole IS NOT NULL, id IS NULL FROM parcels",
+         (("public.parcels.whole",), ("public.parcels.id",))),
         # each turn of a recursive query carries a value one column further
         ("WITH RECURSIVE r(a, b, c, n) AS (SELECT '', name, ssn, 1 FROM users UNION ALL SELECT b, c, a, n + 1 FROM r)"
          " SELECT a, n FROM r", ((NAME, SSN), ())),
@@ -102,6 +108,11 @@ def test_no_name_hides_what_a_column_is_made_of(text: str) -> None:
         "SELECT EXISTS (SELECT FROM users JOIN (SELECT '1' AS ssn) g USING (ssn))",
         "SELECT EXISTS (SELECT FROM users NATURAL JOIN (SELECT '1' AS ssn) g)",
         "SELECT EXISTS (SELECT max(ssn) FROM users HAVING max(ssn) > '1')",
+        "SELECT 1 FROM users GROUP BY ROLLUP (ssn)",
+        "SELECT ssn, name FROM users GROUP BY ROLLUP (1), 2",
+        "SELECT ssn, name FROM users GROUP BY (2, 1)",
+        "SELECT EXISTS (SELECT name, ssn FROM users GROUP BY GROUPING SETS (id, CUBE (id, (2, 1))) OFFSET 9)",
+        "SELECT EXISTS (SELECT FROM pg_partition_tree(ascii(ssn)::oid)) FROM users",
         "SELECT EXISTS (SELECT FROM users LIMIT (SELECT ascii(ssn) - 49 FROM users LIMIT 1))",
         "SELECT 1 FROM users WHERE ssn IS NULL",
         "SELECT count(*) FROM users GROUP BY id HAVING count(ssn) > 0",
