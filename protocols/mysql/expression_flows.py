@@ -85,6 +85,10 @@ class Expressions(Relations):
             special = self._special(node, scope, ctes)
             if special is not None:
                 flow = flow | special
+            if isinstance(node, exp.Window):
+                flow = flow | self._window(node, scope, ctes)
+                stack.append(node.this)
+                continue
             for value in node.args.values():
                 for part in value if isinstance(value, list) else (value,):
                     if isinstance(part, exp.Expr):
@@ -109,13 +113,7 @@ class Expressions(Relations):
             scoped: Scope | None = scope
             flow = NOTHING
             while scoped is not None:
-                for window in scoped.windows:
-                    if window is not node:
-                        inner = [v for k, v in window.args.items() if k in ("partition_by", "order", "spec")]
-                        for value in inner:
-                            for part in value if isinstance(value, list) else (value,):
-                                if isinstance(part, exp.Expr):
-                                    flow = flow | self._collect(part, scoped, ctes)
+                flow = flow | union(self._window(w, scoped, ctes) for w in scoped.windows if w is not node)
                 scoped = scoped.outer
             return flow
         if isinstance(node, exp.Func) and not isinstance(node, _GRAMMAR):
@@ -127,6 +125,16 @@ class Expressions(Relations):
             if name and self._catalog.routine("", name) is not None:
                 return ANYTHING
         return None
+
+    def _window(self, window: exp.Expr, scope: Scope, ctes: Ctes) -> Flow:
+        """What rows are put together and counted by; it may name what the list calls so."""
+        flow = NOTHING
+        for key in ("partition_by", "order", "spec"):
+            value = window.args.get(key)
+            for part in value if isinstance(value, list) else (value,):
+                if isinstance(part, exp.Expr):
+                    flow = flow | self._collect(part, scope, ctes, aliases=True)
+        return flow
 
     def _variable(self, node: exp.Expr) -> Flow:
         if self._state is None or self._assigns:

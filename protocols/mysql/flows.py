@@ -180,6 +180,13 @@ def bare(node: exp.Expr) -> exp.Expr:
     return node
 
 
+def may_be_number(node: exp.Expr) -> bool:
+    """Whether GROUP BY or ORDER BY may take it for a column's number: in brackets, `TRUE`, `-(-1)`, a parameter."""
+    while isinstance(node, exp.Ordered | exp.Paren | exp.Neg):
+        node = node.this
+    return isinstance(node, exp.Boolean | exp.Placeholder) or (isinstance(node, exp.Literal) and not node.is_string)
+
+
 def renamed(result: Result, names: Sequence[str]) -> Result:
     """The columns under the names of `alias(a, b)`."""
     if not names:

@@ -38,6 +38,7 @@ from protocols.mysql.flows import (
     bare,
     called,
     given,
+    may_be_number,
     merged,
     opens,
     renamed,
@@ -134,7 +135,8 @@ class Lineage(Tables):
                 if not isinstance(node.this, exp.Query | exp.Values | exp.Subquery):
                     raise Untraceable("a join in parentheses where a query is expected")
                 inner = self._query(node.this, outer, ctes)
-                return Result(inner.outputs, inner.rows | self._clauses(node, outer, ctes), inner.rest)
+                rows = inner.rows | self._clauses(node, outer, ctes)
+                return Result(inner.outputs, rows | _shown(inner) if _numbered(node) else rows, inner.rest)
             if isinstance(node, exp.SetOperation):
                 return self._union(node, outer, ctes)
             if isinstance(node, exp.Select):
@@ -190,7 +192,7 @@ class Lineage(Tables):
         at: exp.Expr = node
         while isinstance(at, exp.SetOperation) and (at is node or at.args.get("with_") is None):
             self._count()
-            meets = meets or not isinstance(at, exp.Union) or at.args.get("distinct") is not False
+            meets = meets or not isinstance(at, exp.Union) or at.args.get("distinct") is not False or _numbered(at)
             parts.append(at.expression)
             rows = rows | self._clauses(at, None, ctes)
             at = at.this
@@ -200,7 +202,7 @@ class Lineage(Tables):
         for part in found[1:]:
             out = merged(out, part)
         if meets:
-            rows = rows | _shown(out.outputs, out.rest)
+            rows = rows | _shown(out)
         return Result(out.outputs, out.rows | rows, out.rest)
 
     def _values(self, node: exp.Expr, outer: Scope | None, ctes: Ctes) -> Result:
@@ -234,9 +236,8 @@ class Lineage(Tables):
         outputs = self._items(node.expressions, scope, star, ctes)
         rows = union(s.rows for s in scope.sources) | self._clauses(node, scope, ctes)
         rest = union(whole(s) for s in scope.sources) if outputs is None else NOTHING
-        if node.args.get("distinct"):
-            rows = rows | _shown(outputs, rest)
-        return Result(outputs, rows, rest)
+        found = Result(outputs, rows, rest)
+        return Result(outputs, rows | _shown(found), rest) if node.args.get("distinct") or _numbered(node) else found
 
     def _clauses(self, node: exp.Expr, scope: Scope | None, ctes: Ctes) -> Flow:
         """What decides the rows of a query: every clause but its list and its tables."""
@@ -288,6 +289,12 @@ class Lineage(Tables):
         return out
 
 
-def _shown(outputs: Sequence[Output] | None, rest: Flow) -> Flow:
+def _shown(found: Result) -> Flow:
     """Everything that a query shows, where equal rows are told from others."""
-    return (union(o.flow for o in outputs or ()) | rest).derived()
+    return (union(o.flow for o in found.outputs or ()) | found.rest).derived()
+
+
+def _numbered(node: exp.Expr) -> bool:
+    """Whether a clause may name a column by its number."""
+    clauses = (node.args.get("group"), node.args.get("order"))
+    return any(may_be_number(key) for clause in clauses if clause is not None for key in clause.expressions)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
 
 from protocols.mysql.catalog import SYSTEM_SCHEMAS, Catalog, Relation, schema_only
@@ -25,20 +24,14 @@ from protocols.mysql.flows import (
     Source,
     Untraceable,
     Variables,
-    called,
     opens,
     union,
 )
+from protocols.mysql.generated import made_of
 from protocols.mysql.statements.bodies import view_body
 
 # schemas whose tables of names and settings have no column that is computed from rows
 NO_ROWS = frozenset({"performance_schema", "sys", "mysql"})
-
-
-def _of_sequence(column: exp.Expr) -> bool:
-    """Whether it is the name of a sequence: nextval(`shop`.`numbers`)."""
-    call = column.parent
-    return call is not None and called(call) in ("NEXTVAL", "LASTVAL")
 
 
 class Relations:
@@ -155,26 +148,10 @@ class Relations:
             flow = Flow(frozenset({f"{own}.{column.name}"}))
             if system and (not clear or column.name.lower() in ROW_DERIVED):
                 flow = flow | ANYTHING
-            elif column.generated:
-                flow = flow | self._generated(relation, column.generated)
-            elif column.preset:  # DEFAULT(column) works it out, and a row that was given no value holds it
-                flow = flow | self._generated(relation, column.preset)
+            else:
+                flow = flow | Flow(frozenset(), made_of(relation, column))
             out.append((column.name, flow))
         return out, NOTHING
-
-    def _generated(self, relation: Relation, text: str) -> Flow:
-        """A generated column is computed from columns of its own row."""
-        every = Flow(frozenset(), frozenset(f"{relation.qualified}.{c.name}" for c in relation.columns))
-        try:
-            tree = sqlglot.parse_one(text, read="mysql")
-        except (sqlglot.errors.SqlglotError, RecursionError):
-            return every
-        names = [c.name for c in tree.find_all(exp.Column) if not _of_sequence(c)]
-        if tree.find(exp.Command, exp.Query) is not None or any(relation.column(n) is None for n in names):
-            return every
-        return Flow(
-            frozenset(), frozenset(f"{relation.qualified}.{c.name}" for n in names if (c := relation.column(n)))
-        )
 
     def _view_flows(self, relation: Relation) -> tuple[list[tuple[str, Flow]], Flow]:
         own = relation.qualified

@@ -27,6 +27,7 @@ HARMLESS = frozenset(
 VERSIONS = {"mariadb": (10, 11, 19), "mysql": (9, 7, 4)}
 
 
+_MADE = (Column("id"), Column("a"), Column("sum", generated="(`a` + 1)"), Column("given", preset="uuid_of(`x`.`y`, 1)"))
 _V_USERS = "select `u`.`id` AS `id`,`u`.`ssn` AS `n` from `shop`.`users` `u`"
 
 
@@ -56,6 +57,7 @@ def shop(flavour: str = "mariadb", **more: Any) -> Catalog:
         table("information_schema", "TABLES", "TABLE_SCHEMA", "TABLE_NAME", kind="system view"),
         table("information_schema", "PROCESSLIST", "ID", "INFO", kind="system view"),
         table("shop", "unsure", "id", triggers=None),
+        Relation("shop", "made", "table", _MADE),
     ]  # fmt: skip
     routines = [
         Routine("shop", "wipe", "function"),

@@ -14,7 +14,7 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.contract import ANY_RELATION, ANYWHERE, Effect
-from protocols.mysql.flows import alike, given
+from protocols.mysql.flows import alike, given, may_be_number
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
 from protocols.mysql.statements.sources import Sources, renamed
 from protocols.mysql.statements.walk import Walk
@@ -94,11 +94,12 @@ class Queries(Sources):
         scope = Scope(parent)
         self._with(node, scope)
         parts = []
+        tails = []
         compares = False
         while isinstance(node, exp.SetOperation):  # a chain leans to the left: no recursion for its length
             parts.append(node.expression)
             compares = compares or not isinstance(node, exp.Union) or node.args.get("distinct") is not False
-            self.tail(node, scope, None)
+            tails.append(node)
             if node.args.get("on") or node.args.get("by_name") or node.args.get("side"):
                 self.walk.unknown("a set operation that is not MySQL's")
             node = node.this
@@ -113,11 +114,16 @@ class Queries(Sources):
         if compares:
             # equal rows become one, or meet equal rows of the other side: those that are left tell which are equal
             self._compared(outputs)
+        for tail in tails:
+            self.tail(tail, scope, outputs)
         return outputs
 
     def _compared(self, outputs: Outputs | None) -> None:
         """Whole rows are compared; None: their columns are not known."""
-        self.walk.predicate(self.walk.columns if outputs is None else union(o for _, o in outputs))
+        self.walk.predicate(self._shown(outputs))
+
+    def _shown(self, outputs: Outputs | None) -> Origins:
+        return frozenset(self.walk.columns) if outputs is None else union(o for _, o in outputs)
 
     def bracketed(self, node: Any, parent: Scope | None) -> Outputs | None:
         scope = Scope(parent)
@@ -131,8 +137,9 @@ class Queries(Sources):
         order = node.args.get("order")
         if order is not None:
             inner = Scope(scope)
-            if outputs is not None:
-                inner.aliases = dict(outputs)
+            # columns that are not known have any name
+            inner.sources = [Source("", None, everything=self._shown(None))] if outputs is None else []
+            inner.aliases = _named(outputs)
             self.walk.predicate(self._order(order, inner, outputs))
         for part in ("limit", "offset"):
             if node.args.get(part) is not None:
@@ -166,6 +173,10 @@ class Queries(Sources):
             walk.unknown("a SELECT of nothing")
         outputs: list[tuple[str, Origins]] | None = []
         for item in node.expressions:
+            if isinstance(item, exp.Alias):
+                scope.waiting.setdefault(given(item.alias).lower(), []).append(item)
+        scope.listing = True
+        for item in node.expressions:
             wide = self._star(item, scope)
             if wide is not None:
                 known, more = wide
@@ -177,9 +188,9 @@ class Queries(Sources):
             origins = self.expression(item, scope)
             if outputs is not None:
                 outputs.append((given(item.alias_or_name).lower(), origins))
+        scope.listing, scope.waiting = False, {}
         if outputs is not None:
-            scope_after = dict(outputs)
-            scope.aliases = {n: o for n, o in scope_after.items() if n}
+            scope.aliases = _named(outputs)
         distinct = args.get("distinct")
         if distinct is not None:
             if distinct.args.get("on"):
@@ -249,7 +260,9 @@ class Queries(Sources):
                 if outputs is not None and 0 <= position < len(outputs):
                     found |= outputs[position][1]
                     continue
-                found |= union(s.everything for s in scope.sources)
+                found |= union(s.everything for s in scope.sources) | self._shown(outputs)
+            elif may_be_number(node):
+                found |= self._shown(outputs)
             else:
                 found |= self.expression(node, scope)
         return frozenset(found)
@@ -291,15 +304,28 @@ class Queries(Sources):
                     walk.why.append(f"the variable `@{name}` may hold anything")
             elif isinstance(node, exp.Window):
                 parts = [p for key in ("partition_by", "order") if (p := node.args.get(key))]
+                listing, scope.listing = scope.listing, False
                 for part in parts:
                     for one in part if isinstance(part, list) else [part]:
                         origins = self.expression(one, scope)
                         walk.predicate(origins)
                         found |= origins
+                scope.listing = listing
                 stack.append(node.this)
             else:
                 stack.extend(node.iter_expressions())
         return frozenset(found)
+
+    def _work_out(self, name: str, scope: Scope) -> None:
+        """What the lists around call so, where that may be meant before they are read to their end."""
+        at: Scope | None = scope
+        while at is not None:
+            items = at.waiting.pop(name, ()) if at is not scope or not at.listing else ()
+            listing, at.listing = at.listing, True
+            for item in items:
+                at.aliases[name] = at.aliases.get(name, NOTHING) | self.expression(item, at)
+            at.listing = listing
+            at = at.parent
 
     def _column_of(self, source: Source, spelt: str) -> Origins:
         name = spelt.lower()
@@ -334,6 +360,7 @@ class Queries(Sources):
             sources = scope.named(table, schema)
             origins = union(self._column_of(source, node.name) for source in sources) if sources else None
         else:
+            self._work_out(name, scope)
             origins = scope.find(name)
         if origins is None:
             sight: Scope | None = scope
@@ -345,3 +372,12 @@ class Queries(Sources):
         for origin in origins:
             walk.columns[origin] = None
         return origins
+
+
+def _named(outputs: Outputs | None) -> dict[str, Origins]:
+    """The columns that have a name."""
+    named: dict[str, Origins] = {}
+    for name, origins in outputs or ():
+        if name:
+            named[name] = named.get(name, NOTHING) | origins
+    return named

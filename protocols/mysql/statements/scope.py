@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from protocols.mysql.flows import alike
 
@@ -38,6 +39,8 @@ class Scope:
     sources: list[Source] = field(default_factory=list)
     ctes: dict[str, Outputs | None] = field(default_factory=dict)  # by exact name
     aliases: dict[str, Origins] = field(default_factory=dict)  # of the select list
+    listing: bool = False  # the list is read: its own items do not see its aliases; their windows and inner queries do
+    waiting: dict[str, list[Any]] = field(default_factory=dict)  # items by their aliases that were not worked out
 
     def cte(self, name: str) -> tuple[str, Outputs | None]:
         """(the name that was found, its columns): "" for none. It may differ from `name` in case."""
@@ -87,7 +90,7 @@ class Scope:
                 if origins is not None:
                     hit = True
                     found |= origins
-            if name in scope.aliases:
+            if name in scope.aliases and not (scope is self and self.listing):
                 hit = True
                 found |= scope.aliases[name]
             if hit:

@@ -11,8 +11,9 @@ from typing import Any
 from sqlglot import exp
 
 from protocols.contract import Effect
-from protocols.mysql.catalog import Relation, schema_only
+from protocols.mysql.catalog import Catalog, Relation, schema_only
 from protocols.mysql.flows import given
+from protocols.mysql.generated import made_of
 from protocols.mysql.statements.lexer import Unreadable
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
 from protocols.mysql.statements.walk import Walk
@@ -193,7 +194,7 @@ class Sources:
         walk.spend(len(relation.columns))
         if relation.qualified in walk.state.touched:
             walk.unknown(f"the relation `{qualified}` was changed by this session since the catalog was read")
-        columns = {c.name.lower(): frozenset({f"{qualified}.{c.name}"}) for c in relation.columns} or None
+        columns = _columns(relation, walk.catalog)
         everything = frozenset({f"{qualified}.*"})
         if relation.kind == "view":
             columns, everything = self._view(relation, columns)
@@ -215,6 +216,16 @@ class Sources:
             name: origins | behind[1] for (name, origins), behind in zip(columns.items(), body.outputs, strict=True)
         }
         return merged, own | union(o for _, o in body.outputs)
+
+
+def _columns(relation: Relation, catalog: Catalog) -> dict[str, Origins] | None:
+    """Each with what the server makes it of; None where they are not known."""
+    memo, key = catalog.memo(), ("origins", relation.schema, relation.name)
+    if key not in memo:
+        own = relation.qualified
+        memo[key] = {c.name.lower(): frozenset({f"{own}.{c.name}"}) | made_of(relation, c) for c in relation.columns}
+    found: dict[str, Origins] = memo[key]
+    return found or None
 
 
 def _alias(node: Any) -> str:

@@ -181,6 +181,14 @@ def test_different_values_are_counted_where_no_guess_can_be_among_them(sql: str,
         ("SELECT COUNT(*) OVER (PARTITION BY ssn), COUNT(1) OVER (ORDER BY ssn) FROM users", "xx"),
         ("SELECT COUNT(*) OVER w FROM users WINDOW w AS (PARTITION BY ssn)", "x"),
         ("SELECT COUNT(CONCAT(ssn)) OVER () FROM users", "x"),
+        # a window and an inner query may name what the list calls so
+        ("SELECT ssn AS name, COUNT(*) OVER (ORDER BY name), COUNT(*) OVER (PARTITION BY name) FROM users", "kxx"),
+        ("SELECT ROW_NUMBER() OVER w, ssn AS name FROM users WINDOW w AS (ORDER BY name)", "xk"),
+        ("SELECT COUNT(*) OVER (ORDER BY total), id FROM orders", "kk"),
+        ("SELECT (SELECT COUNT(*) FROM (SELECT ssn FROM users GROUP BY 1) t)", "x"),
+        ("SELECT (SELECT COUNT(*) FROM (SELECT ssn FROM users UNION ALL SELECT 1 ORDER BY (1) LIMIT 1) t)", "x"),
+        ("SELECT (SELECT COUNT(*) FROM ((SELECT ssn FROM users) ORDER BY TRUE LIMIT 1) t)", "x"),
+        ("SELECT (SELECT MAX(id) FROM (SELECT id FROM users ORDER BY 1) t)", "k"),
     ],
 )
 def test_whether_and_how_many_rows_there_are_is_no_column_s_value(sql: str, want: str) -> None:
