@@ -15,12 +15,13 @@ from sqlglot import exp
 
 from protocols.contract import ANY_RELATION, ANYWHERE, Effect
 from protocols.mysql.flows import alike, given, may_be_number
-from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
-from protocols.mysql.statements.sources import Sources, renamed
+from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, named, union
+from protocols.mysql.statements.sources import Sources, cte_name, reads, renamed
 from protocols.mysql.statements.walk import Walk
 
 _BEYOND_ASCII = "a name beyond ASCII that is not spelt as the catalog has it: servers may take it for another"
 MAX_QUERIES = 40  # queries inside queries
+MAX_TURNS = 8  # of a recursive query, until its columns depend on no more than before
 MAX_STAR = 4096  # columns that a star is spelt out to
 
 _STATEMENTS = (
@@ -69,26 +70,41 @@ class Queries(Sources):
         clause = node.args.get("with_") or node.args.get("with")
         if clause is None:
             return
+        recursive = bool(clause.args.get("recursive"))
+        later = [cte_name(cte) for cte in clause.expressions]
         for cte in clause.expressions:
+            name = later.pop(0)
             alias = cte.args.get("alias")
-            name = alias.name if alias is not None else ""
             names = [c.name.lower() for c in alias.args.get("columns") or ()] if alias is not None else []
-            if clause.args.get("recursive"):
-                body = cte.this
-                first = body
-                while isinstance(first, exp.SetOperation):
-                    first = first.this
-                start = None
-                if first is not body:  # the columns of the first part are those of the whole
-                    quiet = Queries(Walk(self.walk.state, self.walk.catalog, self.walk.depth))
-                    quiet.depth, quiet.walk.work = self.depth, self.walk.work
-                    start = quiet.query(first, scope)
-                    self.walk.work = quiet.walk.work
-                    scope.ctes[name] = renamed(start, names)
+            if recursive:
+                if later and reads(cte.this, later):
+                    self.walk.unknown("a common table expression that reads a later one")
+                scope.ctes[name] = renamed(self._start(cte.this, scope), names)
+            outputs = renamed(self.query(cte.this, scope), names)
+            if recursive and reads(cte.this, [name]):
+                # each turn may carry a value one column further
+                for _ in range(MAX_TURNS):
+                    if outputs == scope.ctes[name]:
+                        break
+                    scope.ctes[name] = outputs
+                    outputs = renamed(self.query(cte.this, scope), names)
                 else:
-                    scope.ctes[name] = None
-            outputs = self.query(cte.this, scope)
-            scope.ctes[name] = renamed(outputs, names)
+                    self._compared(None)
+                    outputs = None
+            scope.ctes[name] = outputs
+
+    def _start(self, body: Any, scope: Scope) -> Outputs | None:
+        """The columns of a recursive query's first part are those of the whole."""
+        first = body
+        while isinstance(first, exp.SetOperation):
+            first = first.this
+        if first is body:
+            return None
+        quiet = Queries(Walk(self.walk.state, self.walk.catalog, self.walk.depth))
+        quiet.depth, quiet.walk.work = self.depth, self.walk.work
+        start = quiet.query(first, scope)
+        self.walk.work = quiet.walk.work
+        return start
 
     def _set_operation(self, node: Any, parent: Scope | None) -> Outputs | None:
         scope = Scope(parent)
@@ -139,7 +155,7 @@ class Queries(Sources):
             inner = Scope(scope)
             # columns that are not known have any name
             inner.sources = [Source("", None, everything=self._shown(None))] if outputs is None else []
-            inner.aliases = _named(outputs)
+            inner.aliases = named(outputs)
             self.walk.predicate(self._order(order, inner, outputs))
         for part in ("limit", "offset"):
             if node.args.get(part) is not None:
@@ -172,6 +188,7 @@ class Queries(Sources):
         if not node.expressions:
             walk.unknown("a SELECT of nothing")
         outputs: list[tuple[str, Origins]] | None = []
+        listed: list[tuple[str, Origins]] = []
         for item in node.expressions:
             if isinstance(item, exp.Alias):
                 scope.waiting.setdefault(given(item.alias).lower(), []).append(item)
@@ -185,12 +202,11 @@ class Queries(Sources):
                 elif outputs is not None:
                     outputs += more
                 continue
-            origins = self.expression(item, scope)
+            listed.append((given(item.alias_or_name).lower(), self.expression(item, scope)))
             if outputs is not None:
-                outputs.append((given(item.alias_or_name).lower(), origins))
+                outputs.append(listed[-1])
         scope.listing, scope.waiting = False, {}
-        if outputs is not None:
-            scope.aliases = _named(outputs)
+        scope.aliases = named(listed)
         distinct = args.get("distinct")
         if distinct is not None:
             if distinct.args.get("on"):
@@ -372,12 +388,3 @@ class Queries(Sources):
         for origin in origins:
             walk.columns[origin] = None
         return origins
-
-
-def _named(outputs: Outputs | None) -> dict[str, Origins]:
-    """The columns that have a name."""
-    named: dict[str, Origins] = {}
-    for name, origins in outputs or ():
-        if name:
-            named[name] = named.get(name, NOTHING) | origins
-    return named

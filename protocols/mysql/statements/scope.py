@@ -106,3 +106,12 @@ def union(sets: Iterable[Origins]) -> Origins:
     for one in sets:
         found |= one
     return frozenset(found)
+
+
+def named(outputs: Outputs | None) -> dict[str, Origins]:
+    """The columns that have a name."""
+    found: dict[str, Origins] = {}
+    for name, origins in outputs or ():
+        if name:
+            found[name] = found.get(name, NOTHING) | origins
+    return found

@@ -12,7 +12,7 @@ from sqlglot import exp
 
 from protocols.contract import Effect
 from protocols.mysql.catalog import Catalog, Relation, schema_only
-from protocols.mysql.flows import given
+from protocols.mysql.flows import alike, given
 from protocols.mysql.generated import made_of
 from protocols.mysql.statements.lexer import Unreadable
 from protocols.mysql.statements.scope import NOTHING, Origins, Outputs, Scope, Source, union
@@ -252,3 +252,13 @@ def _from_outputs(alias: str, outputs: Outputs | None) -> Source:
     for name, origins in outputs:
         columns[name] = columns.get(name, NOTHING) | origins
     return Source(alias, columns, everything=union(columns.values()))
+
+
+def cte_name(cte: Any) -> str:
+    alias = cte.args.get("alias")
+    return str(alias.name) if alias is not None else ""
+
+
+def reads(body: Any, names: Sequence[str]) -> bool:
+    """Whether a query may read one of these common table expressions."""
+    return any(not t.args.get("db") and any(alike(t.name, n) for n in names) for t in body.find_all(exp.Table))

@@ -139,6 +139,17 @@ def test_writes(text: str, writes: tuple[str, ...], effects: set[Effect]) -> Non
         ("SELECT COUNT(*) OVER (PARTITION BY s), ssn = '1' AS s FROM users", {"shop.users.ssn"}),
         ("SELECT ssn = '1' AS s, EXISTS(SELECT 1 FROM orders WHERE s) FROM users", {"shop.users.ssn"}),
         ("SELECT id FROM (SELECT id, ssn AS s, (SELECT (SELECT s)) AS k FROM users) t ORDER BY k", {"shop.users.ssn"}),
+        ("SELECT u.*, ssn AS s FROM users u, (SELECT 1) U ORDER BY s", {"shop.users.ssn"}),
+        # each turn of a recursive query carries a value one column further
+        (
+            "WITH RECURSIVE r(a, b, c) AS (SELECT 1, 2, ssn FROM users UNION ALL SELECT b, c, 3 FROM r)"
+            " SELECT 1 FROM r WHERE a = 1",
+            {"shop.users.ssn"},
+        ),
+        (
+            "WITH RECURSIVE r(a, b) AS (SELECT 1, ssn FROM users UNION ALL SELECT b, 2 FROM r WHERE a <> 1) SELECT 1",
+            {"shop.users.ssn"},
+        ),
         ("SELECT id FROM made WHERE sum = 1", {"shop.made.sum", "shop.made.a"}),
         ("SELECT id FROM made ORDER BY given", {"shop.made.given", "shop.made.a", "shop.made.id"}),
     ],
@@ -147,6 +158,14 @@ def test_predicates(text: str, predicates: set[str]) -> None:
     analysis = of(text)
     assert predicates <= set(analysis.predicates)
     assert not analysis.unknown, analysis.why
+
+
+def test_a_common_table_expression_may_hide_a_table_from_those_before_it() -> None:
+    text = (
+        "WITH RECURSIVE a AS (SELECT id FROM orders), {} AS (SELECT ssn AS id FROM users) SELECT 1 FROM a WHERE id = 1"
+    )
+    assert of(text.format("orders")).unknown
+    assert not of(text.format("later")).unknown
 
 
 @pytest.mark.parametrize(
