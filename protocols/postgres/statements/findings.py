@@ -53,6 +53,7 @@ class Findings:
         # a literal without a type may become one of a column's type: beside it in a `call`, or beside an `operator`
         self.untyped = ""
         self.blind = False  # a name was not resolved: the origins that were found are not all
+        self.ahead = False  # a common table expression was used that was not walked yet
         self.combines = False  # values are turned into another type, perhaps
         self.leaves_trace = False  # a function changes what a later statement can read of the session
         self.multiplies = False  # the expression at hand returns as many rows as its arguments say

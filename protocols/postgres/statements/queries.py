@@ -178,10 +178,31 @@ class Queries(Sources):
             return around
         scope = Scope(around)
         ctes = [c.get("CommonTableExpr", {}) for c in clause.get("ctes", ())]
+        around_it, self.ahead = self.ahead, False
         if clause.get("recursive"):
             # each may use the others, itself included; what a self-reference carries, its first branch carries, too
             for cte in ctes:
                 scope.ctes[cte.get("ctename", "")] = AHEAD
+        self._expressions(clause, ctes, scope)
+        if self.ahead:
+            self._in_any_order(clause, ctes, scope)
+        self.ahead = self.ahead or around_it  # it may have been one of a clause around this one
+        return scope
+
+    def _in_any_order(self, clause: Node, ctes: list[Node], scope: Scope) -> None:
+        """One uses another that stands behind it: all are walked again until each has seen all of what it uses."""
+        for _ in range(MAX_TURNS):
+            if self.budget.turns == 0:
+                break
+            self.budget.turns -= 1
+            self.budget.spend(MAX_WORK // 1000)
+            before = dict(scope.ctes)
+            self._expressions(clause, ctes, scope)
+            if scope.ctes == before:
+                return
+        self.unknown("common table expressions that use those behind them")
+
+    def _expressions(self, clause: Node, ctes: list[Node], scope: Scope) -> None:
         for cte in ctes:
             if not cte.keys() <= FIELDS["CommonTableExpr"]:
                 self.unknown("a common table expression that is not understood here")
@@ -200,7 +221,6 @@ class Queries(Sources):
                     self.expression(("CTECycleClause", cte["cycle_clause"]), scope)
                     self.filter(output.everything)  # it ends where a value comes again: how many rows there are tells
             scope.ctes[name] = output
-        return scope
 
     def _settled(self, scope: Scope, name: str, aliases: list[str], query: Node, output: Output) -> Output:
         """The output of a recursive query: each turn may carry a value one column further."""

@@ -119,6 +119,7 @@ class Sources(Expressions):
             cte = scope.cte(name)
             if cte is not None:
                 self.blind = self.blind or cte is AHEAD
+                self.ahead = self.ahead or cte is AHEAD
                 scope.sources.append(_derived(shown, rename(cte, renames)))
                 return
         targets = self.read_targets(body)
