@@ -126,7 +126,7 @@ def test_no_name_hides_what_a_column_is_made_of(text: str) -> None:
         "WITH RECURSIVE a AS (SELECT x FROM b), b AS (SELECT s FROM c), c(s) AS (SELECT ssn FROM users)"
         " SELECT 1 FROM a WHERE x = '1'",
         "WITH RECURSIVE a AS (SELECT DISTINCT s FROM b), b AS (SELECT ssn AS s FROM users) SELECT count(*) FROM a",
-        "WITH RECURSIVE a AS (WITH i AS (SELECT s FROM b WHERE s = '1') SELECT 1 FROM i), b AS (SELECT ssn AS s FROM users)"
+        "WITH RECURSIVE a AS (WITH i AS (SELECT s FROM b WHERE s = '1') SELECT FROM i), b(s) AS (SELECT ssn FROM users)"
         " SELECT count(*) FROM a",
         # how many rows a named window's frame has
         "SELECT sum(1) OVER w FROM orders WINDOW w AS (ORDER BY id ROWS BETWEEN"
