@@ -285,7 +285,10 @@ class CatalogNames:
         return frozenset(found)
 
     def made_of(self, table_oid: int, attnum: int) -> tuple[str, ...]:
-        """The columns, with their parents, that a generated column (or a view's that shows one) is computed from."""
+        """The columns, with their parents, that a generated column (or a view's that shows one) is computed from.
+
+        Before version 16 a child's column may be generated where its parent's is not, and is read through it.
+        """
         if not self._generated:
             return ()
         for _ in range(64):
@@ -298,15 +301,33 @@ class CatalogNames:
             if not 0 < attnum <= len(outputs):
                 return ()
             table_oid, attnum = outputs[attnum - 1]
-        if (table_oid, attnum) not in self._generated or relation is None:
+        if table_oid not in self.telling or relation is None:
             return ()
-        numbers = self._generated[table_oid, attnum]
-        every = numbers is None or 0 in numbers
         found: dict[str, None] = {}
-        for number, _ in relation.columns.values():
-            if (every or number in (numbers or ())) and number != attnum:
-                found.update(dict.fromkeys(self.origin(table_oid, number) or ()))
+        name = next((name for name, (number, _) in relation.columns.items() if number == attnum), "")
+        for oid in self._with_children(table_oid):
+            found.update(dict.fromkeys(self._made_of(oid, name)))
         return tuple(found)
+
+    def _with_children(self, oid: int) -> list[int]:
+        found = [oid]
+        for one in found:  # it grows
+            found += [child for child in self._children.get(one, ()) if child in self.telling and child not in found]
+        return found
+
+    def _made_of(self, oid: int, name: str) -> list[str]:
+        relation = self.relations_by_oid.get(oid)
+        attnum = relation.columns[name][0] if relation is not None and name in relation.columns else 0
+        if relation is None or (oid, attnum) not in self._generated:
+            return []
+        numbers = self._generated[oid, attnum]
+        every = numbers is None or 0 in numbers
+        return [
+            origin
+            for number, _ in relation.columns.values()
+            if (every or number in (numbers or ())) and number != attnum
+            for origin in self.origin(oid, number) or ()
+        ]
 
     def parents(self, oid: int) -> tuple[int, ...]:
         """The tables that it inherits from or is a partition of, directly."""

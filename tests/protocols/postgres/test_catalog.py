@@ -339,3 +339,19 @@ def test_an_operator_does_not_hide_a_function_that_is_judged_by_its_name(
         left = "text" if "leftarg" in operator else "NONE"
         right = operator.partition("rightarg = ")[2].partition(",")[0]
         connection.execute(f"DROP OPERATOR cat.## ({left}, {right})")
+
+
+def test_a_column_that_a_child_generates_is_made_of_the_childs_columns(connection: psycopg.Connection[Any]) -> None:
+    if connection.info.server_version >= 160000:
+        pytest.skip("since 16 a child's column is generated where its parent's is, and nowhere else")
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL search_path = cat; CREATE TABLE upper_one(ssn text, made text)")
+        connection.execute("CREATE TABLE lower_one(made text GENERATED ALWAYS AS (nullif(ssn, '1')) STORED, ssn text)")
+        connection.execute("ALTER TABLE lower_one INHERIT upper_one")
+        catalog = load(connection)
+        parent = catalog.relations["cat", "upper_one"]
+        assert set(catalog.made_of(parent.oid, 2)) == {"cat.lower_one.ssn", "cat.upper_one.ssn"}
+        assert catalog.made_of(parent.oid, 1) == ()
+        found = analyse(b"SELECT count(made), ssn IS NULL FROM cat.upper_one", SessionState(), catalog).analysis
+        assert "cat.lower_one.ssn" in found.depends[0]
+        assert found.clear_columns == frozenset()
